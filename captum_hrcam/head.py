@@ -1,0 +1,69 @@
+"""The head: one linear layer on pooled features, and what its maps are measured against."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Head:
+    """s = W z + b on the concatenated averages z of all layers.
+
+    Attributes:
+        weights: layer name -> (K, C_l), float64 on the CPU.
+        bias: (K,).
+        mean_score: layer name -> (K,), what the layer gives each class on average over the
+            training data, w_l . mean(z_l).
+        spread: layer name -> (K,), typical standard deviation of the layer's map over space.
+        centred: whether weights are centred over classes.
+    """
+
+    weights: dict[str, Tensor]
+    bias: Tensor
+    mean_score: dict[str, Tensor]
+    spread: dict[str, Tensor]
+    centred: bool = False
+
+    @property
+    def n_outputs(self) -> int:
+        return len(self.bias)
+
+    def scores(self, z: Mapping[str, Tensor]) -> Tensor:
+        """{layer: (N, C_l)} -> (N, K), each layer's product added in the features' dtype."""
+        first = next(iter(z.values()))
+        total = self.bias.to(first)
+        for name, weight in self.weights.items():
+            total = total + z[name] @ weight.to(z[name]).T
+        return total
+
+    def ordinary(self, layer: str, t: float) -> Tensor:
+        """(K,), the level that evidence must exceed: mean plus t spatial standard deviations."""
+        return self.mean_score[layer] + t * self.spread[layer]
+
+    def state(self) -> dict[str, Any]:
+        """Plain tensors and dictionaries, for ``torch.save``."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Head":
+        return cls(**state)
+
+
+def fold(weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """W (z - mean) / scale + b as W' z + b', so that the map uses raw feature maps."""
+    folded = weight / scale
+    return folded, bias - folded @ mean
+
+
+def centre(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Subtract the mean over classes: a softmax is unchanged, its maps become unique."""
+    return weight - weight.mean(0), bias - bias.mean()
+
+
+def split_layers(weight: Tensor, channels: Mapping[str, int]) -> dict[str, Tensor]:
+    """(K, N) -> {layer: (K, C_l)}."""
+    parts = torch.split(weight, list(channels.values()), dim=1)
+    return {name: part.contiguous() for name, part in zip(channels, parts, strict=True)}

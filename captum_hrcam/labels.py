@@ -1,0 +1,121 @@
+"""What a head is trained towards: labels turned into target rows, and their loss."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LOSSES = ("cross_entropy", "binary_cross_entropy", "mse")
+
+
+def target_rows(labels: object, n: int, n_classes: int, loss: str) -> Tensor:
+    """Check one batch of labels and return it as rows of targets.
+
+    Args:
+        labels: class indices (n,), one-hot or soft rows (n, K); for binary cross-entropy 0/1 rows
+            (n, K) or (n,) with K = 1; for mse real values (n,) or (n, K).
+        n: the number of images in the batch.
+        n_classes: K.
+        loss: one of ``LOSSES``.
+
+    Returns:
+        (n, K), float64, on the CPU.
+
+    Raises:
+        TypeError: labels are not a tensor or numbers.
+        ValueError: wrong length, range or NaN; the message says which value.
+    """
+    try:
+        y = torch.as_tensor(labels).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"labels: got {type(labels).__name__}, expected a tensor or numbers. The loader must "
+            "yield (*inputs, label)."
+        ) from error
+    if y.ndim == 0 or y.shape[0] != n:
+        raise ValueError(
+            f"labels: got shape {tuple(y.shape)} for a batch of {n} images, expected {n} labels. "
+            "The loader must yield (*inputs, label)."
+        )
+    if y.ndim == 2 and y.shape[1] == 1 and not (loss == "cross_entropy" and n_classes == 1):
+        y = y[:, 0]
+    if y.ndim == 1 and loss == "cross_entropy":
+        return _one_hot(y, n_classes)
+    rows = (y[:, None] if y.ndim == 1 else y).double()
+    if rows.shape != (n, n_classes):
+        raise ValueError(
+            f"labels: got shape {tuple(y.shape)}, expected ({n}, {n_classes}): one column for each "
+            "of the head's outputs."
+        )
+    if not torch.isfinite(rows).all():
+        raise ValueError("labels: NaN or infinity among them; remove or mend these samples.")
+    if loss != "mse" and ((rows < 0) | (rows > 1)).any():
+        raise ValueError(
+            f"labels: values from {rows.min():g} to {rows.max():g}, expected 0 to 1 for "
+            f"loss={loss!r}. For real-valued labels use loss='mse'."
+        )
+    if loss == "cross_entropy" and (rows.sum(1) - 1).abs().max() > 1e-3:
+        raise ValueError(
+            "labels: rows do not sum to 1, expected one-hot or soft rows for "
+            "loss='cross_entropy'. For several labels an image use loss='binary_cross_entropy'."
+        )
+    return rows
+
+
+def _one_hot(y: Tensor, n_classes: int) -> Tensor:
+    if y.is_floating_point():
+        if not torch.isfinite(y).all():
+            raise ValueError("labels: NaN or infinity among them; remove or mend these samples.")
+        if (y != y.round()).any():
+            raise ValueError(
+                "labels: non-integer values, expected class indices for loss='cross_entropy'. "
+                "For real-valued labels use loss='mse'."
+            )
+    y = y.long()
+    if y.numel() and (y.min() < 0 or y.max() >= n_classes):
+        bad = int(y.min() if y.min() < 0 else y.max())
+        raise ValueError(
+            f"labels: {bad} is outside 0..{n_classes - 1}, the classes of the model's output. "
+            "Number the classes from 0 or pass n_classes."
+        )
+    return F.one_hot(y, n_classes).double()
+
+
+def check_classes(mean: Tensor, loss: str) -> None:
+    """Refuse targets in which a class never, or only ever, occurs.
+
+    Args:
+        mean: (K,) the mean target row.
+        loss: one of ``LOSSES``.
+    """
+    if loss == "mse":
+        return
+    absent = (mean <= 0).nonzero().flatten().tolist()
+    if absent:
+        raise ValueError(
+            f"labels: class {absent[0]} has no sample in train_data ({len(absent)} such of "
+            f"{len(mean)}), so nothing tells what it looks like. Add samples, pass n_classes, or "
+            "use targets='model'."
+        )
+    always = (mean >= 1).nonzero().flatten().tolist()
+    if always:
+        raise ValueError(
+            f"labels: every sample has class {always[0]}, expected at least two kinds. Add samples "
+            "of the others."
+        )
+
+
+def model_targets(outputs: Tensor, loss: str) -> Tensor:
+    """The model's own predictions as target rows, (n, K): no label is needed."""
+    outputs = outputs.detach().double().cpu()
+    if loss == "cross_entropy":
+        return outputs.softmax(1)
+    return outputs.sigmoid() if loss == "binary_cross_entropy" else outputs
+
+
+def loss_per_sample(scores: Tensor, rows: Tensor, loss: str) -> Tensor:
+    """(n, K) scores and targets -> (n,) losses, summed over outputs."""
+    if loss == "cross_entropy":
+        return -(rows * F.log_softmax(scores, 1)).sum(1)
+    if loss == "binary_cross_entropy":
+        return F.binary_cross_entropy_with_logits(scores, rows, reduction="none").sum(1)
+    return ((scores - rows) ** 2).sum(1) / 2

@@ -1,0 +1,188 @@
+"""Heads from pooled features: pattern, ridge, and the paper's Adam; all convex but small.
+
+Every solver returns weights (K, N) on *standardised* features; `rescale` then turns their scores
+into calibrated ones, s -> a s + d, which keeps maps complete.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from captum_hrcam.features import Features, Moments
+from captum_hrcam.labels import loss_per_sample
+
+PENALTIES = [10.0**k for k in (3, 2.5, 2, 1.5, 1, 0.5, 0, -0.5, -1, -1.5, -2, -2.5, -3, -4)]
+
+
+def pattern(moments: Moments) -> Tensor:
+    """W = Cov(z, y) / Var(z) for each channel alone, in units of standardised features.
+
+    What the class looks like in each channel (Haufe et al. 2014, NeuroImage 87:96-110), the limit
+    of ever stronger L2. No iteration, O(N K) memory.
+
+    Returns:
+        (K, N).
+    """
+    weight = moments.covariance / moments.scale
+    return torch.where(moments.informative, weight, torch.zeros_like(weight))
+
+
+def minimise(objective: Callable[[], Tensor], parameters: list[Tensor], steps: int = 200) -> None:
+    """Full-batch L-BFGS on a convex objective, in place."""
+    optimiser = torch.optim.LBFGS(
+        parameters,
+        max_iter=steps,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-10,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        value = objective()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimiser.step(closure)
+
+
+def rescale(scores: Tensor, y: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+    """The temperature a and bias d with which a s + d predicts best.
+
+    One temperature for a softmax, one for each output elsewhere. Targets are drawn a little
+    towards the mean (Platt 1999), so that separable data keep a finite temperature.
+
+    Args:
+        scores: (n, K).
+        y: (n, K) targets.
+        loss: see ``labels.LOSSES``.
+
+    Returns:
+        a (K,) and d (K,); a is never negative.
+    """
+    n, k = scores.shape
+    scores, y = scores.double(), y.double()
+    if loss == "mse":
+        centred = scores - scores.mean(0)
+        variance = (centred**2).sum(0)
+        slope = (centred * (y - y.mean(0))).sum(0) / variance.clamp(min=1e-300)
+        a = torch.where(variance > 0, slope, torch.zeros_like(slope))
+        return a, y.mean(0) - a * scores.mean(0)
+    y = (n * y + (y.mean(0) if loss == "cross_entropy" else 0.5)) / (n + 1)
+    mean = scores.mean(0)
+    unit = (scores - mean).std(0, correction=0).mean().clamp(min=1e-12)
+    centred = (scores - mean) / unit
+    log_a = torch.zeros(1 if loss == "cross_entropy" else k, dtype=torch.float64)
+    d = torch.zeros(k, dtype=torch.float64)
+    log_a.requires_grad_(True)
+    d.requires_grad_(True)
+    minimise(lambda: loss_per_sample(centred * log_a.exp() + d, y, loss).mean(), [log_a, d])
+    a = (log_a.detach().exp() / unit).expand(k).clone()
+    return a, d.detach() - a * mean
+
+
+@dataclass
+class RidgePath:
+    """Held-out losses along the penalty path, from the strongest down."""
+
+    penalties: list[float]
+    losses: list[float]
+    errors: list[float]
+    chosen: float
+
+
+def ridge(x: Tensor, y: Tensor, loss: str, penalties: list[float]) -> list[Tensor]:
+    """Penalised loss, mean_n L(W x + b, y) + penalty / 2 ||W||^2, warm-started down the path.
+
+    Args:
+        x: (n, N) standardised features.
+        y: (n, K) targets.
+        loss: see ``labels.LOSSES``.
+        penalties: from strong to weak.
+
+    Returns:
+        For each penalty the weights (K, N).
+    """
+    x, y = x.float(), y.float()
+    weight = torch.zeros(y.shape[1], x.shape[1], requires_grad=True)
+    bias = torch.zeros(y.shape[1], requires_grad=True)
+    solutions = []
+    for penalty in penalties:
+        _ridge_step(x, y, weight, bias, loss, penalty)
+        solutions.append(weight.detach().double().clone())
+    return solutions
+
+
+def _ridge_step(
+    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, loss: str, penalty: float
+) -> None:
+    """Solve for one penalty from where weight and bias stand, in place."""
+    unit = 1 / max(penalty, 1.0)  # strong penalties give tiny weights: solve well scaled
+
+    def objective() -> Tensor:
+        fit = loss_per_sample(x @ (weight.T * unit) + bias, y, loss).mean()
+        return fit + penalty / 2 * ((weight * unit) ** 2).sum()
+
+    with torch.no_grad():
+        weight /= unit
+    minimise(objective, [weight, bias])
+    with torch.no_grad():
+        weight *= unit
+
+
+def ridge_path(x: Tensor, y: Tensor, held_x: Tensor, held_y: Tensor, loss: str) -> RidgePath:
+    """Choose the penalty: the strongest within one standard error of the best held-out loss.
+
+    Each candidate's scores are rescaled first, so that shrinkage alone is not punished.
+    """
+    losses, errors = [], []
+    for weight in ridge(x, y, loss, PENALTIES):
+        a, d = rescale(x.double() @ weight.T, y, loss)
+        held = loss_per_sample(held_x.double() @ weight.T * a + d, held_y.double(), loss)
+        losses.append(held.mean().item())
+        errors.append(held.std(correction=0).item() / len(held) ** 0.5)
+    best = min(range(len(losses)), key=losses.__getitem__)
+    chosen = next(i for i, value in enumerate(losses) if value <= losses[best] + errors[best])
+    return RidgePath(PENALTIES, losses, errors, PENALTIES[chosen])
+
+
+def adam(
+    features: Features, loss: str, *, epochs: int, batch_size: int, lr: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """The paper's head: a default-initialised linear layer on raw features, Adam, no penalty.
+
+    Returns:
+        weight (K, N) and bias (K,) on raw features.
+    """
+    z, y = features.z.float(), features.y.float()
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(seed)
+        linear = torch.nn.Linear(z.shape[1], y.shape[1])
+        optimiser = torch.optim.Adam(linear.parameters(), lr=lr)
+        for _ in range(epochs):
+            for batch in torch.randperm(len(z)).split(batch_size):
+                optimiser.zero_grad()
+                loss_per_sample(linear(z[batch]), y[batch], loss).mean().backward()
+                optimiser.step()
+    return linear.weight.detach().double(), linear.bias.detach().double()
+
+
+def layer_norms(
+    weight: Tensor, channels: dict[str, int], balance: str | None, information: dict[str, float]
+) -> Tensor:
+    """Factors (N,) that bring each layer's standardised weights to the wanted norm.
+
+    None leaves them, "equal" gives every layer norm 1, "information" the root of what the layer
+    alone tells on held-out data, 1 - loss / loss of the mean.
+    """
+    if balance is None:
+        return torch.ones(weight.shape[1], dtype=weight.dtype)
+    factors = []
+    for name, part in zip(channels, weight.split(list(channels.values()), 1), strict=True):
+        norm = part.norm().clamp(min=1e-300)
+        wanted = 1.0 if balance == "equal" else max(information[name], 0.0) ** 0.5
+        factors.append((wanted / norm).expand(part.shape[1]) if part.any() else part[0])
+    return torch.cat(factors)

@@ -1,0 +1,83 @@
+"""The table of small models that the identities run over."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+GAP = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
+
+
+class VGGLike(nn.Module):
+    """conv, in-place ReLU, pool, twice; ends in GAP and a linear layer."""
+
+    def __init__(self, d: int, k: int = 3) -> None:
+        super().__init__()
+        self.stage1 = nn.Sequential(CONV[d](2, 4, 3, padding=1), nn.ReLU(inplace=True))
+        self.pool1 = POOL[d](2)
+        self.stage2 = nn.Sequential(CONV[d](4, 6, 3, padding=1, groups=2), nn.ReLU(inplace=True))
+        self.pool2 = POOL[d](2)
+        self.stage3 = nn.Sequential(CONV[d](6, 8, 3, padding=1), NORM[d](8), nn.ReLU(inplace=True))
+        self.gap = nn.Sequential(GAP[d](1), nn.Flatten())
+        self.fc = nn.Linear(8, k)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool2(self.stage2(self.pool1(self.stage1(x))))
+        return self.fc(self.gap(self.stage3(x)))
+
+
+class Residual(nn.Module):
+    """Strided residual blocks whose sum is overwritten by an in-place ReLU."""
+
+    def __init__(self, d: int, k: int = 3) -> None:
+        super().__init__()
+        self.stem = CONV[d](2, 4, 3, padding=1)
+        self.conv = CONV[d](4, 4, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.down = CONV[d](4, 8, 3, stride=2, padding=1, dilation=1)
+        self.gap = nn.Sequential(GAP[d](1), nn.Flatten())
+        self.fc = nn.Linear(8, k)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.relu(self.conv(x) + x)
+        return self.fc(self.gap(self.down(x).relu_()))
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    build: Callable[[], nn.Module]
+    layers: tuple[str, ...]
+    size: tuple[int, ...]
+    whole_factors: bool = True
+
+    def model(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return self.build()
+
+    def images(self, n: int = 4) -> Tensor:
+        generator = torch.Generator().manual_seed(1)
+        return torch.randn(n, 2, *self.size, generator=generator)
+
+
+def _cases() -> list[Case]:
+    sizes = {1: (16,), 2: (8, 12), 3: (8, 4, 4)}
+    odd = {1: (13,), 2: (9, 11), 3: (5, 6, 7)}
+    cases = []
+    for d in (1, 2, 3):
+        vgg, res = ("stage1", "stage2", "stage3"), ("stem", "conv", "down")
+        cases += [
+            Case(f"vgg{d}d", lambda d=d: VGGLike(d), vgg, sizes[d]),
+            Case(f"residual{d}d", lambda d=d: Residual(d), res, sizes[d]),
+            Case(f"vgg{d}d-odd", lambda d=d: VGGLike(d), vgg, odd[d], False),
+        ]
+    return cases
+
+
+CASES = _cases()

@@ -1,0 +1,48 @@
+"""The paper in slow, obviously right loops, float64: no contraction trick, no hook trick."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def feature_maps(model: nn.Module, layers: dict[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
+    """Clones of every layer's output."""
+    kept: dict[str, Tensor] = {}
+    handles = [
+        module.register_forward_hook(
+            lambda m, args, out, name=name: kept.__setitem__(name, out.detach().clone().double())
+        )
+        for name, module in layers.items()
+    ]
+    model.eval()
+    with torch.no_grad():
+        model(x)
+    for handle in handles:
+        handle.remove()
+    return {name: kept[name] for name in layers}
+
+
+def class_map(maps: dict[str, Tensor], weights: dict[str, Tensor], c: int, size) -> Tensor:
+    """A^c = sum_i w_i^c up(f_i): every feature map upsampled by itself, then weighted."""
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+    n = len(next(iter(maps.values())))
+    total = torch.zeros(n, 1, *size, dtype=torch.float64)
+    for name, f in maps.items():
+        for i in range(f.shape[1]):
+            up = F.interpolate(f[:, i : i + 1], size=tuple(size), mode=mode, align_corners=False)
+            total += weights[name][c, i].double() * up
+    return total
+
+
+def scores(maps: dict[str, Tensor], weights: dict[str, Tensor], bias: Tensor) -> Tensor:
+    """s_c = sum_i w_i^c mean(f_i) + b_c."""
+    n, k = len(next(iter(maps.values()))), len(bias)
+    result = torch.zeros(n, k, dtype=torch.float64)
+    for image in range(n):
+        for c in range(k):
+            s = bias[c].double()
+            for name, f in maps.items():
+                for i in range(f.shape[1]):
+                    s = s + weights[name][c, i].double() * f[image, i].mean()
+            result[image, c] = s
+    return result
