@@ -1,17 +1,61 @@
-"""The only door to Captum's private names: if Captum renames one, mend it here."""
+"""The contract with Captum, and the only door to its private names."""
 
+from typing import Any
+
+import torch
 from captum._utils.common import (
-    _format_additional_forward_args as format_additional_forward_args,
+    _format_additional_forward_args,
+    _format_tensor_into_tuples,
+    _select_targets,
 )
 from captum._utils.common import _format_output as format_output
-from captum._utils.common import _format_tensor_into_tuples as format_tensor_into_tuples
-from captum._utils.common import _select_targets as select_targets
 from captum._utils.typing import TargetType
+from torch import Tensor
 
-__all__ = [
-    "TargetType",
-    "format_additional_forward_args",
-    "format_output",
-    "format_tensor_into_tuples",
-    "select_targets",
-]
+__all__ = ["TargetType", "TensorOrTuple", "as_tuples", "format_output", "target_classes"]
+
+TensorOrTuple = Tensor | tuple[Tensor, ...]
+
+
+def as_tuples(
+    inputs: TensorOrTuple, additional_forward_args: object
+) -> tuple[bool, tuple[Tensor, ...], tuple[Any, ...]]:
+    """(inputs came as a tuple, inputs, additional forward arguments), the inputs checked."""
+    is_tuple = isinstance(inputs, tuple)
+    inputs_tuple = _format_tensor_into_tuples(inputs)
+    args = _format_additional_forward_args(additional_forward_args) or ()
+    for x in inputs_tuple:
+        if not isinstance(x, Tensor) or x.ndim < 2 or 0 in x.shape:
+            got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"inputs: got {got}, expected tensors (N, C, *spatial), none empty.")
+        if len(x) != len(inputs_tuple[0]):
+            raise ValueError(
+                f"inputs: got batches of {len(inputs_tuple[0])} and {len(x)}, expected the same "
+                "number of images in each. Pass what has no batch as additional_forward_args."
+            )
+    return is_tuple, inputs_tuple, args
+
+
+def target_classes(target: TargetType, n: int, n_outputs: int) -> Tensor:
+    """The class of each image (n,), or one for all (1,), by Captum's own selection.
+
+    Raises:
+        AssertionError: as Captum's, for a missing target or one out of range.
+    """
+    if n_outputs == 1 and target is None:
+        target = 0
+    assert target is not None, (
+        f"target: got None, but the head has {n_outputs} outputs. Pass the class to explain."
+    )
+    target = target.detach().cpu() if isinstance(target, Tensor) else target
+    table = torch.arange(n_outputs).expand(n, n_outputs)
+    expected = (
+        f"target: got {target!r:.80} for {n} images, expected a class in 0..{n_outputs - 1}, "
+        "or one for each image."
+    )
+    try:
+        classes = _select_targets(table, target)
+    except (IndexError, RuntimeError, TypeError) as error:
+        raise AssertionError(expected) from error
+    assert classes.shape == (n,), expected
+    return classes[:1] if bool((classes == classes[0]).all()) else classes

@@ -87,8 +87,7 @@ class Sample:
         """Take one batch: tensors with one row per image each."""
         batch = len(rows[0])
         key = torch.rand(batch, generator=self._generator)
-        position = torch.arange(self.n, self.n + batch)
-        self._batches.append((key, position, *rows))
+        self._batches.append((key, *rows))
         self.n += batch
         self._held += batch
         if self.size is not None and self._held > 2 * self.size:
@@ -103,7 +102,7 @@ class Sample:
         return tuple(column[keep] for column in columns)
 
     def rows(self) -> tuple[Tensor, ...]:
-        """(position, *rows) of what was kept."""
+        """What was kept, as it was added."""
         return self._thin()[1:]
 
 
@@ -134,17 +133,18 @@ class FeatureCollector:
 
     @property
     def n(self) -> int:
+        """Images taken so far."""
         return self._sample.n
 
-    def add(self, z: Tensor, y: Tensor, outputs: Tensor) -> None:
-        """Take one batch: z (B, N), y (B, K), outputs (B, K')."""
-        held = _held_out(torch.arange(self.n, self.n + len(z)))
+    def add(self, z: Tensor, y: Tensor, outputs: Tensor, *, position: int) -> None:
+        """Take one batch: z (B, N), y (B, K), outputs (B, K'), its first image at ``position``."""
+        held = torch.arange(position, position + len(z)) % 5 == 4
         for is_held, rows in ((False, ~held), (True, held)):
             if rows.any():
                 moments = Moments.of(z[rows], y[rows])
                 known = self._moments.get(is_held)
                 self._moments[is_held] = moments if known is None else known + moments
-        self._sample.add(z, y, outputs)
+        self._sample.add(held, z, y, outputs)
 
     def all(self) -> tuple[Features, Moments]:
         """Every row kept, and the moments of every image seen."""
@@ -154,11 +154,6 @@ class FeatureCollector:
 
     def split(self) -> tuple[Features, Moments, Features]:
         """(rows to fit on, their moments, held-out rows)."""
-        position, *rows = self._sample.rows()
-        held = _held_out(position)
+        held, *rows = self._sample.rows()
         features = Features(*rows)
         return features[~held], self._moments[False], features[held]
-
-
-def _held_out(position: Tensor) -> Tensor:
-    return position % 5 == 4

@@ -1,134 +1,213 @@
-"""From pooled features to a head: solve, balance layers, calibrate, fold, report."""
+"""From pooled features to a head: choose, solve, balance layers, calibrate, fold, report."""
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from captum_hrcam import solvers
+from captum_hrcam.checks import one_of, positive, whole
 from captum_hrcam.features import FeatureCollector, Features, Moments
 from captum_hrcam.head import Head, centre, fold, split_layers
-from captum_hrcam.labels import check_classes, loss_per_sample
-from captum_hrcam.report import FitReport, agreement_figures, layer_shares
+from captum_hrcam.labels import LOSSES, check_classes, loss_per_sample
+from captum_hrcam.report import agreement_figures, layer_shares
 
 SOLVERS = ("pattern", "ridge", "adam")
 BALANCES = ("auto", "equal", "information", None)
 MAX_PATTERN_ROWS = 20_000  # rows that calibrate a pattern head; its moments see every image
+MIN_IMAGES = 5  # every fifth is held out
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a head is to be solved; refuses what it does not know.
+
+    Args: as in ``HRCAM.fit``.
+    """
+
+    loss: str = "cross_entropy"
+    solver: str = "pattern"
+    penalty: float | str = "auto"
+    balance_layers: str | None = "auto"
+    standardize: bool = True
+    epochs: int = 100
+    batch_size: int = 32
+    lr: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        one_of("loss", self.loss, LOSSES)
+        one_of("solver", self.solver, SOLVERS)
+        one_of("balance_layers", self.balance_layers, BALANCES)
+        self._check_penalty()
+        if self.solver == "adam" and self.balance_layers not in ("auto", None):
+            raise ValueError(
+                f"balance_layers: got {self.balance_layers!r} with solver='adam', the paper's head "
+                "exactly, which has none. Use solver='pattern' or 'ridge'."
+            )
+        whole("epochs", self.epochs, 1)
+        whole("batch_size", self.batch_size, 1)
+        positive("lr", self.lr)
+
+    def _check_penalty(self) -> None:
+        if self.penalty == "auto":
+            return
+        if isinstance(self.penalty, str) or not 0 <= self.penalty < float("inf"):
+            raise ValueError(
+                f"penalty: got {self.penalty!r}, expected 'auto' or a finite number >= 0."
+            )
+        if self.solver != "ridge":
+            raise ValueError(
+                f"penalty: got {self.penalty!r} with solver={self.solver!r}, which has none. Use "
+                "solver='ridge' or leave penalty='auto'."
+            )
+
+    @property
+    def max_rows(self) -> int | None:
+        """Rows of features to keep; None for all."""
+        return MAX_PATTERN_ROWS if self.solver == "pattern" else None
+
+
+@dataclass
+class Chosen:
+    """What was settled on held-out features before the solve, and why."""
+
+    recipe: Recipe
+    path: solvers.RidgePath | None = None
+    information: dict[str, float] = field(default_factory=dict)
+    why: list[str] = field(default_factory=list)
 
 
 def fit_head(
     train: FeatureCollector,
     val: FeatureCollector | None,
     channels: Mapping[str, int],
-    *,
-    loss: str,
-    solver: str,
-    penalty: float | str,
-    balance_layers: str | None,
-    standardize: bool,
-    adam: Mapping[str, Any],
+    recipe: Recipe,
 ) -> tuple[Head, dict[str, Any]]:
     """Choose on held-out features, then solve on all.
+
+    Args:
+        train: the training features.
+        val: features that choices and figures are made on; None for a fifth of ``train``, which
+            the head is then solved on too.
+        channels: layer name -> C_l, in the order of the features.
+        recipe: how to solve.
 
     Returns:
         The head without its maps' spread, and the figures for a ``FitReport``.
     """
     begin = time.perf_counter()
+    if train.n < MIN_IMAGES:
+        raise ValueError(f"train_data: got {train.n} images, expected at least {MIN_IMAGES}.")
     channels = dict(channels)
     features, moments = train.all()
-    check_classes(moments.mean_y, loss)
-    fit_part, fit_moments, held = train.split()
+    check_classes(moments.mean_y, recipe.loss)
+    part, part_moments, held = train.split()
     if val is not None:
-        fit_part, fit_moments, held = features, moments, val.all()[0]
-    choices: list[str] = []
-    path = None
-    if solver == "ridge" and penalty == "auto":
-        path = solvers.ridge_path(
-            _standardised(fit_part, fit_moments, standardize),
-            fit_part.y,
-            _standardised(held, fit_moments, standardize),
-            held.y,
-            loss,
+        part, part_moments, held = features, moments, val.all()[0]
+    chosen = _choose(recipe, part, part_moments, held, channels)
+    weight, bias = _solve(chosen, features, moments, channels)
+    # Figures on images that the head has not seen: without val_data, those of a head of the rest.
+    seen = val is not None
+    held_weight, held_bias = (
+        (weight, bias) if seen else _solve(chosen, part, part_moments, channels)
+    )
+    scores = held.z.double() @ held_weight.T + held_bias
+    head = _head(weight, bias, moments, channels, recipe.loss)
+    path = chosen.path
+    figures = {
+        "n": train.n,
+        "channels": channels,
+        "shares": _shares(head, features, channels),
+        "solver": recipe.solver,
+        "balance_layers": chosen.recipe.balance_layers,
+        "penalty": float(chosen.recipe.penalty) if recipe.solver == "ridge" else None,
+        "penalty_path": path.rows() if path else [],
+        "choices": chosen.why,
+        "figures_from": f"{len(held)} {'validation' if seen else 'held-out'} images",
+        "seconds_solve": time.perf_counter() - begin,
+        **agreement_figures(scores, held, recipe.loss),
+    }
+    return head, figures
+
+
+def _choose(
+    recipe: Recipe, part: Features, moments: Moments, held: Features, channels: dict[str, int]
+) -> Chosen:
+    """Settle every "auto" on held-out features."""
+    chosen = Chosen(recipe)
+    if recipe.solver == "ridge" and recipe.penalty == "auto":
+        x = _standardised(part, moments, recipe.standardize)
+        held_x = _standardised(held, moments, recipe.standardize)
+        chosen.path = solvers.ridge_path(x, part.y, held_x, held.y, recipe.loss)
+        chosen.recipe = replace(chosen.recipe, penalty=chosen.path.chosen)
+        chosen.why.append(
+            f"penalty {chosen.path.chosen:g}: the strongest within one standard error of the best "
+            "held-out loss"
         )
-        penalty = path.chosen
-        choices.append(f"penalty {penalty:g}: the strongest within one standard error of the best")
-    if balance_layers == "auto":
-        balance_layers = "equal" if solver == "pattern" else None
-        choices.append(f"balance_layers {balance_layers}: what measured best for {solver} heads")
-    information: dict[str, float] = {}
-    if balance_layers == "information":
-        information = _information(fit_part, fit_moments, held, channels, loss)
-        told = ", ".join(f"{name} {value:.2f}" for name, value in information.items())
-        choices.append(f"information of each layer alone, on held-out data: {told}")
+    if recipe.balance_layers == "auto":
+        balance = "equal" if recipe.solver == "pattern" else None
+        chosen.recipe = replace(chosen.recipe, balance_layers=balance)
+        chosen.why.append(f"balance_layers {balance}: the default for {recipe.solver} heads")
+    if recipe.balance_layers == "information":
+        chosen.information = _information(part, moments, held, channels, recipe.loss)
+        told = ", ".join(f"{name} {value:.2f}" for name, value in chosen.information.items())
+        chosen.why.append(f"each layer alone tells, of 1, on held-out images: {told}")
+    return chosen
 
-    def solve(rows: Features, of: Moments) -> tuple[Tensor, Tensor]:
-        if solver == "adam":
-            weight, bias = solvers.adam(rows, loss, **adam)
-        else:
-            weight, bias = _solve_linear(
-                rows, of, channels, solver, loss, penalty, balance_layers, information, standardize
-            )
-        return centre(weight, bias) if loss == "cross_entropy" else (weight, bias)
 
-    weight, bias = solve(features, moments)
-    # Figures on data that the head has not seen: a head of the fit part when there is no val_data.
-    held_weight, held_bias = (weight, bias) if val is not None else solve(fit_part, fit_moments)
-    held_scores = held.z.double() @ held_weight.T + held_bias
+def _solve(
+    chosen: Chosen, rows: Features, moments: Moments, channels: dict[str, int]
+) -> tuple[Tensor, Tensor]:
+    """W (K, N) and b (K,) on raw features, scores calibrated, centred for a softmax."""
+    recipe = chosen.recipe
+    if recipe.solver == "adam":
+        weight, bias = solvers.adam(
+            rows,
+            recipe.loss,
+            epochs=recipe.epochs,
+            batch_size=recipe.batch_size,
+            lr=recipe.lr,
+            seed=recipe.seed,
+        )
+        return centre(weight, bias) if recipe.loss == "cross_entropy" else (weight, bias)
+    scale = moments.scale if recipe.standardize else torch.ones_like(moments.scale)
+    if recipe.solver == "pattern":
+        weight = solvers.pattern(moments) * (scale / moments.scale)
+    else:
+        x = _standardised(rows, moments, recipe.standardize)
+        weight = solvers.ridge(x, rows.y, recipe.loss, [float(recipe.penalty)])[0]
+    in_deviations = weight * (moments.scale / scale)
+    factors = solvers.layer_norms(
+        in_deviations, channels, recipe.balance_layers, chosen.information
+    )
+    zero = torch.zeros(len(weight), dtype=weight.dtype)
+    weight, bias = fold(weight * factors, zero, moments.mean_z, scale)
+    if recipe.loss == "cross_entropy":
+        weight, bias = centre(weight, bias)
+    a, d = solvers.rescale(rows.z.double() @ weight.T + bias, rows.y, recipe.loss)
+    return weight * a[:, None], bias * a + d
+
+
+def _head(
+    weight: Tensor, bias: Tensor, moments: Moments, channels: dict[str, int], loss: str
+) -> Head:
     weights = split_layers(weight, channels)
     means = split_layers(moments.mean_z[None], channels)
-    head = Head(
+    return Head(
         weights=weights,
         bias=bias,
         mean_score={name: w @ means[name][0] for name, w in weights.items()},
-        spread={name: torch.zeros(len(bias), dtype=torch.float64) for name in weights},
         centred=loss == "cross_entropy",
     )
+
+
+def _shares(head: Head, features: Features, channels: dict[str, int]) -> dict[str, Tensor]:
     parts = split_layers(features.z.double(), channels)
-    report = {
-        "n": train.n,
-        "channels": channels,
-        "shares": layer_shares({name: parts[name] @ w.T for name, w in weights.items()}),
-        "solver": solver,
-        "balance_layers": balance_layers,
-        "penalty": float(penalty) if solver == "ridge" else None,
-        "penalty_path": list(zip(path.penalties, path.losses, path.errors, strict=True))
-        if path
-        else [],
-        "choices": choices,
-        "figures_from": f"{len(held)} {'validation' if val is not None else 'held-out'} images",
-        "seconds_solve": time.perf_counter() - begin,
-        **agreement_figures(held_scores, held, loss),
-    }
-    return head, report
-
-
-def _solve_linear(
-    rows: Features,
-    moments: Moments,
-    channels: dict[str, int],
-    solver: str,
-    loss: str,
-    penalty: float | str,
-    balance: str | None,
-    information: dict[str, float],
-    standardize: bool,
-) -> tuple[Tensor, Tensor]:
-    """A pattern or ridge head with calibrated scores, on raw features."""
-    scale = moments.scale if standardize else torch.ones_like(moments.scale)
-    if solver == "pattern":
-        weight = solvers.pattern(moments) * (scale / moments.scale)
-    else:
-        x = _standardised(rows, moments, standardize)
-        weight = solvers.ridge(x, rows.y, loss, [float(penalty)])[0]
-    unit = moments.scale / scale  # what one step of this feature is in standard deviations
-    factors = solvers.layer_norms(weight * unit, channels, balance, information)
-    weight, bias = fold(weight * factors, torch.zeros(len(weight)).double(), moments.mean_z, scale)
-    if loss == "cross_entropy":
-        weight, bias = centre(weight, bias)
-    a, d = solvers.rescale(rows.z.double() @ weight.T + bias, rows.y, loss)
-    return weight * a[:, None], bias * a + d
+    return layer_shares({name: parts[name] @ w.T for name, w in head.weights.items()})
 
 
 def _standardised(features: Features, moments: Moments, standardize: bool) -> Tensor:
@@ -139,36 +218,18 @@ def _standardised(features: Features, moments: Moments, standardize: bool) -> Te
 
 
 def _information(
-    fit_part: Features, moments: Moments, held: Features, channels: dict[str, int], loss: str
+    part: Features, moments: Moments, held: Features, channels: dict[str, int], loss: str
 ) -> dict[str, float]:
     """1 - loss / loss of the mean, of each layer's pattern alone on held-out data."""
-    constant = torch.zeros_like(fit_part.y, dtype=torch.float64)
-    _, d = solvers.rescale(constant, fit_part.y, loss)
+    constant = torch.zeros_like(part.y, dtype=torch.float64)
+    _, d = solvers.rescale(constant, part.y, loss)
     base = loss_per_sample(torch.zeros_like(held.y).double() + d, held.y, loss).mean()
     weights = split_layers(solvers.pattern(moments), channels)
-    x = split_layers(_standardised(fit_part, moments, True).double(), channels)
+    x = split_layers(_standardised(part, moments, True).double(), channels)
     held_x = split_layers(_standardised(held, moments, True).double(), channels)
     information = {}
     for name, weight in weights.items():
-        a, d = solvers.rescale(x[name] @ weight.T, fit_part.y, loss)
+        a, d = solvers.rescale(x[name] @ weight.T, part.y, loss)
         value = loss_per_sample(held_x[name] @ weight.T * a + d, held.y, loss).mean()
         information[name] = max(0.0, 1 - (value / base).item())
     return information
-
-
-def report_from(figures: Mapping[str, Any], **rest: Any) -> FitReport:
-    """A ``FitReport`` with the warnings that its figures call for."""
-    report = FitReport(**figures, **rest)
-    if report.agreement < 0.9:
-        report.warnings.append(
-            f"head and model agree on {report.agreement:.1%} of images only: the map explains the "
-            "head. Try targets='model' or more layers."
-        )
-    n_features = sum(report.channels.values())
-    weak = report.solver == "adam" or (report.penalty is not None and report.penalty < 0.1)
-    if weak and n_features > report.n / 10:
-        report.warnings.append(
-            f"a weakly penalised head on {n_features} features of {report.n} images uses channels "
-            "that cancel noise: expect poor maps. Use solver='pattern' for maps."
-        )
-    return report

@@ -3,16 +3,24 @@
 A^c = sum over l of up( sum over i in l of W[c, i] f_i )          (Shinde et al. 2021)
 """
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from captum_hrcam.activations import accumulator_dtype
+from captum_hrcam.checks import one_of
 
+FUSIONS = ("sum", "evidence")
 LINEAR_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
-INTERPOLATE_MODES = ("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear")
+INTERPOLATE_MODES = {
+    1: (None, "linear", "nearest", "nearest-exact", "area"),
+    2: (None, "bilinear", "bicubic", "nearest", "nearest-exact", "area"),
+    3: (None, "trilinear", "nearest", "nearest-exact", "area"),
+}
 
 
 def contract(f: Tensor, weight: Tensor) -> Tensor:
@@ -29,17 +37,22 @@ def contract(f: Tensor, weight: Tensor) -> Tensor:
     # A view also for channels_last: its two spatial strides merge.
     pixels = f.flatten(2).to(dtype)  # (N, C, h*w)
     with torch.autocast(f.device.type, enabled=False):
-        maps = torch.matmul(weight.to(dtype), pixels)  # (N, K, h*w)
+        maps = torch.matmul(weight.to(dtype).to(f.device), pixels)  # (N, K, h*w)
     return maps.reshape(f.shape[0], -1, *f.shape[2:])
 
 
 def upsample(maps: Tensor, size: Sequence[int], mode: str | None = None) -> Tensor:
     """Maps (N, K, *spatial) at another size; by default (bi, tri)linear, align_corners=False."""
     size = tuple(size)
+    if len(size) != maps.ndim - 2:
+        raise ValueError(
+            f"inputs: got one with {len(size)} spatial dimensions, but the layers' feature maps "
+            f"have {maps.ndim - 2}. Pass a reshape_transform that gives (N, C, *spatial)."
+        )
     if tuple(maps.shape[2:]) == size:
         return maps
     mode = mode or LINEAR_MODES[len(size)]
-    align_corners = None if mode.startswith("nearest") else False
+    align_corners = False if mode.endswith(("linear", "cubic")) else None
     return F.interpolate(maps, size=size, mode=mode, align_corners=align_corners)
 
 
@@ -57,9 +70,46 @@ def rectify(layer_map: Tensor, ordinary: Tensor) -> Tensor:
 
     Args:
         layer_map: (N, K, *spatial) at native resolution.
-        ordinary: (K,), or (N, 1) with one target per image; the layer's mean over the training
-            data plus t spatial standard deviations.
+        ordinary: (K,), or (N, 1) with one target per image; see ``Head.ordinary``.
     """
     shape = ordinary.shape if ordinary.ndim == 2 else (1, *ordinary.shape)
-    ordinary = ordinary.reshape(*shape, *[1] * (layer_map.ndim - 2))
+    ordinary = ordinary.reshape(*shape, *[1] * (layer_map.ndim - 2)).to(layer_map)
     return (layer_map - ordinary).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How the layers' maps become one map at the input's size.
+
+    Args:
+        name: "sum", the paper's, or "evidence", the sum of each layer's positive evidence.
+        interpolate_mode: of ``torch.nn.functional.interpolate``; None is (bi, tri)linear.
+        threshold: t of "evidence", in spatial standard deviations.
+
+    Raises:
+        ValueError: an unknown name, a threshold that is no finite number.
+    """
+
+    name: str = "sum"
+    interpolate_mode: str | None = None
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        one_of("fusion", self.name, FUSIONS)
+        if not isinstance(self.threshold, (int, float)) or not math.isfinite(self.threshold):
+            raise ValueError(f"evidence_threshold: got {self.threshold!r}, expected a number.")
+
+    def sizes(self, inputs: Sequence[Tensor]) -> list[tuple[int, ...]]:
+        """The maps' sizes, one for each input, checked against the interpolation mode."""
+        for x in inputs:
+            if not 3 <= x.ndim <= 5:
+                raise ValueError(
+                    f"inputs: got one of shape {tuple(x.shape)}, which has no space for a map, "
+                    "expected (N, C, *spatial). Pass it as additional_forward_args."
+                )
+            one_of("interpolate_mode", self.interpolate_mode, INTERPOLATE_MODES[x.ndim - 2])
+        return [tuple(x.shape[2:]) for x in inputs]
+
+    def __call__(self, maps: Iterable[Tensor], size: Sequence[int]) -> Tensor:
+        """Native layer maps (N, K, *spatial) -> (N, K, *size)."""
+        return add_upsampled(maps, size, self.interpolate_mode).contiguous()

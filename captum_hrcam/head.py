@@ -1,7 +1,7 @@
 """The head: one linear layer on pooled features, and what its maps are measured against."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,12 +23,13 @@ class Head:
 
     weights: dict[str, Tensor]
     bias: Tensor
-    mean_score: dict[str, Tensor]
-    spread: dict[str, Tensor]
+    mean_score: dict[str, Tensor] = field(default_factory=dict)
+    spread: dict[str, Tensor] = field(default_factory=dict)
     centred: bool = False
 
     @property
     def n_outputs(self) -> int:
+        """K."""
         return len(self.bias)
 
     def scores(self, z: Mapping[str, Tensor]) -> Tensor:
@@ -36,12 +37,27 @@ class Head:
         first = next(iter(z.values()))
         total = self.bias.to(first)
         for name, weight in self.weights.items():
-            total = total + z[name] @ weight.to(z[name]).T
+            total = total + (z[name] @ weight.to(z[name]).T).to(first)
         return total
 
     def ordinary(self, layer: str, t: float) -> Tensor:
         """(K,), the level that evidence must exceed: mean plus t spatial standard deviations."""
         return self.mean_score[layer] + t * self.spread[layer]
+
+    def renamed(self, layers: list[str]) -> "Head":
+        """The same head under other layer names, in order."""
+        old = list(self.weights)
+
+        def rename(values: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {new: values[name] for new, name in zip(layers, old, strict=True)}
+
+        return Head(
+            rename(self.weights),
+            self.bias,
+            rename(self.mean_score),
+            rename(self.spread),
+            self.centred,
+        )
 
     def state(self) -> dict[str, Any]:
         """Plain tensors and dictionaries, for ``torch.save``."""
@@ -50,6 +66,13 @@ class Head:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Head":
         return cls(**state)
+
+
+def for_classes(values: Tensor, classes: Tensor | None) -> Tensor:
+    """Rows of (K, ...): all for None; (1, ...) for one class; (N, 1, ...) for one per image."""
+    if classes is None:
+        return values
+    return values[classes] if len(classes) == 1 else values[classes][:, None]
 
 
 def fold(weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,6 +61,11 @@ def target_rows(labels: object, n: int, n_classes: int, loss: str) -> Tensor:
     return rows
 
 
+def n_label_columns(labels: object) -> int:
+    """K of label rows (n, K); 0 where labels are one number each and tell nothing of K."""
+    return labels.shape[1] if isinstance(labels, Tensor) and labels.ndim == 2 else 0
+
+
 def _one_hot(y: Tensor, n_classes: int) -> Tensor:
     if y.is_floating_point():
         if not torch.isfinite(y).all():

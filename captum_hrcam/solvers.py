@@ -93,6 +93,10 @@ class RidgePath:
     errors: list[float]
     chosen: float
 
+    def rows(self) -> list[tuple[float, float, float]]:
+        """(penalty, held-out loss, its standard error)."""
+        return list(zip(self.penalties, self.losses, self.errors, strict=True))
+
 
 def ridge(x: Tensor, y: Tensor, loss: str, penalties: list[float]) -> list[Tensor]:
     """Penalised loss, mean_n L(W x + b, y) + penalty / 2 ||W||^2, warm-started down the path.

@@ -16,6 +16,8 @@ VERSION = 1
 def save(path: str | os.PathLike[str], head: Head, attribute_to_layer_input: bool) -> None:
     """Write to a temporary file beside ``path``, then rename."""
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path: no folder {os.fspath(path.parent)!r}; make it first.")
     state = {
         "format": FORMAT,
         "version": VERSION,
@@ -50,4 +52,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Head, bool]:
             f"path: {os.fspath(path)!r} has format version {state.get('version')}, this "
             f"captum-hrcam reads {VERSION}. Update captum-hrcam or fit again."
         )
-    return Head.from_state(state["head"]), bool(state["attribute_to_layer_input"])
+    try:
+        return Head.from_state(state["head"]), bool(state["attribute_to_layer_input"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(foreign) from error

@@ -1,0 +1,276 @@
+"""Class maps from a linear head on pooled feature maps: what HRCAM and CAM share."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from captum.attr import LayerAttribution
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from captum_hrcam._captum import (
+    TargetType,
+    TensorOrTuple,
+    as_tuples,
+    format_output,
+    target_classes,
+)
+from captum_hrcam.activations import ReshapeTransform, eval_mode, gap, read_feature_maps
+from captum_hrcam.checks import one_row_per_image, same_channels
+from captum_hrcam.fusion import Fusion, contract, rectify
+from captum_hrcam.head import Head, for_classes
+from captum_hrcam.layers import resolve_layers, unwrap
+
+LayerLike = nn.Module | str | Sequence[nn.Module | str]
+
+
+class HeadAttribution(LayerAttribution):
+    r"""
+    Class maps A^c = sum_l up( sum_i W[c, i] f_i ) from the feature maps f_l of one or more layers
+    and a linear head (W, b) on their averages.
+
+    Subclasses say where the head comes from: :class:`~captum_hrcam.HRCAM` fits it,
+    :class:`~captum_hrcam.CAM` takes the model's own.
+
+    Args:
+        forward_func (Callable): the model, or any function around it.
+        layer (Module, str, or a sequence of either): layers, shallow to deep; dotted names are
+            looked up in ``forward_func``.
+        attribute_to_layer_input (bool): use the layers' inputs instead of their outputs.
+        reshape_transform (Callable): turns a layer's tensor into (N, C, \*spatial), for tokens or
+            channels-last layouts.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: LayerLike,
+        *,
+        attribute_to_layer_input: bool = False,
+        reshape_transform: ReshapeTransform | None = None,
+    ) -> None:
+        if not callable(forward_func):
+            raise TypeError(
+                f"forward_func: got {type(forward_func).__name__}, expected a model or a function."
+            )
+        if reshape_transform is not None and not callable(reshape_transform):
+            raise TypeError(
+                f"reshape_transform: got {type(reshape_transform).__name__}, expected a function."
+            )
+        self.layers: dict[str, nn.Module] = resolve_layers(forward_func, layer)
+        super().__init__(unwrap(forward_func), list(self.layers.values()))
+        self.attribute_to_layer_input = attribute_to_layer_input
+        self.reshape_transform = reshape_transform
+
+    @property
+    def head(self) -> Head:
+        """The linear head; subclasses provide it."""
+        raise NotImplementedError
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """{layer name: (K, C_l)}, on raw feature maps, float64."""
+        return {name: weight.clone() for name, weight in self.head.weights.items()}
+
+    @property
+    def bias(self) -> Tensor:
+        """(K,), float64."""
+        return self.head.bias.clone()
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """False: feature maps are weighted, not the input."""
+        return False
+
+    @log_usage(part_of_slo=True)
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        *,
+        fusion: str = "sum",
+        relu_attributions: bool = False,
+        interpolate_mode: str | None = None,
+        evidence_threshold: float = 0.5,
+    ) -> TensorOrTuple:
+        r"""
+        The class map of each image: signed, not normalised, at the input's resolution.
+
+        Args:
+            inputs (Tensor or tuple[Tensor, ...]): (N, C, \*spatial) each.
+            target (int, tuple, Tensor, or list): class index, in any of Captum's forms; one for
+                all images or one for each. None or 0 where the head has one output.
+            additional_forward_args (Any): passed to ``forward_func`` after the inputs.
+            fusion (str): "sum", the paper's and complete: mean over pixels plus bias is the score.
+                "evidence": of each layer's map the part that exceeds its mean over the training
+                data by ``evidence_threshold`` spatial standard deviations; never negative, not
+                complete.
+            relu_attributions (bool): return the positive part of the map.
+            interpolate_mode (str): of ``torch.nn.functional.interpolate``; default (bi, tri)linear.
+            evidence_threshold (float): t of ``fusion="evidence"``.
+
+        Returns:
+            *Tensor* or *tuple[Tensor, ...]*: (N, 1, \*spatial) for each input, detached,
+            contiguous, in float32 (float64 for float64 feature maps).
+
+        Raises:
+            AssertionError: Captum's, for a target out of range or missing.
+            RuntimeError: not fitted; a layer did not run or ran twice.
+            ValueError: another number of channels than the head's; an unknown option.
+        """
+        fuse = Fusion(fusion, interpolate_mode, evidence_threshold)
+        is_tuple, maps, sizes = self._fusable(inputs, target, additional_forward_args, fuse)
+        fused = tuple(fuse(maps.values(), size) for size in sizes)
+        return format_output(
+            is_tuple, tuple(a.relu() for a in fused) if relu_attributions else fused
+        )
+
+    def layer_maps(
+        self,
+        inputs: TensorOrTuple,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        *,
+        fusion: str = "sum",
+        interpolate_mode: str | None = None,
+        evidence_threshold: float = 0.5,
+    ) -> dict[str, TensorOrTuple]:
+        r"""
+        Each layer's own map; together they add up to :meth:`attribute`.
+
+        Args:
+            inputs, target, additional_forward_args, fusion, interpolate_mode, evidence_threshold:
+                as in :meth:`attribute`.
+
+        Returns:
+            *dict*: {layer name: (N, 1, \*spatial)}, each at the input's size (a tuple of maps
+            where ``inputs`` is a tuple).
+
+        Raises:
+            AssertionError, RuntimeError, ValueError: as :meth:`attribute`.
+        """
+        fuse = Fusion(fusion, interpolate_mode, evidence_threshold)
+        is_tuple, maps, sizes = self._fusable(inputs, target, additional_forward_args, fuse)
+        return {
+            name: format_output(is_tuple, tuple(fuse([a], size) for size in sizes))
+            for name, a in maps.items()
+        }
+
+    def class_maps(
+        self,
+        inputs: TensorOrTuple,
+        additional_forward_args: object = None,
+        *,
+        fusion: str = "sum",
+        interpolate_mode: str | None = None,
+        evidence_threshold: float = 0.5,
+    ) -> TensorOrTuple:
+        r"""
+        The maps of all classes, in one forward pass.
+
+        Args:
+            inputs, additional_forward_args, fusion, interpolate_mode, evidence_threshold:
+                as in :meth:`attribute`.
+
+        Returns:
+            *Tensor* or *tuple[Tensor, ...]*: (N, K, \*spatial) for each input.
+
+        Raises:
+            RuntimeError, ValueError: as :meth:`attribute`.
+        """
+        fuse = Fusion(fusion, interpolate_mode, evidence_threshold)
+        is_tuple, inputs, args = as_tuples(inputs, additional_forward_args)
+        sizes = fuse.sizes(inputs)
+        maps = self._native_maps(self.head, inputs, args, None, fuse)
+        return format_output(is_tuple, tuple(fuse(maps.values(), size) for size in sizes))
+
+    @torch.no_grad()
+    def predict(self, inputs: TensorOrTuple, additional_forward_args: object = None) -> Tensor:
+        r"""
+        The head's scores s = W z + b.
+
+        Args:
+            inputs, additional_forward_args: as in :meth:`attribute`.
+
+        Returns:
+            *Tensor*: (N, K) logits (real values for ``loss="mse"``).
+
+        Raises:
+            RuntimeError, ValueError: as :meth:`attribute`.
+        """
+        head = self.head
+        _, inputs, args = as_tuples(inputs, additional_forward_args)
+        pooled: dict[str, Tensor] = {}
+
+        def read(name: str, f: Tensor) -> None:
+            same_channels(name, f, head.weights[name])
+            pooled[name] = gap(f)
+
+        self._forward(inputs, args, read)
+        return head.scores({name: pooled[name] for name in self.layers})
+
+    # ---- one forward pass
+
+    def _fusable(
+        self,
+        inputs: TensorOrTuple,
+        target: TargetType,
+        additional_forward_args: object,
+        fuse: Fusion,
+    ) -> tuple[bool, dict[str, Tensor], list[tuple[int, ...]]]:
+        """(inputs came as a tuple, native maps of the target, the sizes they are to have)."""
+        head = self.head
+        is_tuple, inputs, args = as_tuples(inputs, additional_forward_args)
+        sizes = fuse.sizes(inputs)
+        classes = target_classes(target, len(inputs[0]), head.n_outputs)
+        return is_tuple, self._native_maps(head, inputs, args, classes, fuse), sizes
+
+    @torch.no_grad()
+    def _native_maps(
+        self,
+        head: Head,
+        inputs: tuple[Tensor, ...],
+        args: tuple[Any, ...],
+        classes: Tensor | None,
+        fuse: Fusion,
+    ) -> dict[str, Tensor]:
+        """{layer: sum_i W[c, i] f_i} at the layers' own resolution, contracted inside the hooks."""
+        weights = {name: for_classes(head.weights[name], classes) for name in self.layers}
+        ordinary: Mapping[str, Tensor] = {}
+        if fuse.name == "evidence":
+            ordinary = {
+                name: for_classes(head.ordinary(name, fuse.threshold), classes)
+                for name in self.layers
+            }
+        maps: dict[str, Tensor] = {}
+
+        def read(name: str, f: Tensor) -> None:
+            one_row_per_image(name, f, len(inputs[0]))
+            same_channels(name, f, weights[name])
+            a = contract(f, weights[name])
+            maps[name] = rectify(a, ordinary[name]) if ordinary else a
+
+        self._forward(inputs, args, read)
+        return {name: maps[name].to(inputs[0].device) for name in self.layers}
+
+    @torch.no_grad()
+    def _forward(
+        self,
+        inputs: tuple[Tensor, ...],
+        args: tuple[Any, ...],
+        read: Callable[[str, Tensor], None],
+    ) -> Any:
+        """One forward pass in eval mode, each layer's feature maps read by the way."""
+        owner = getattr(self.forward_func, "__self__", self.forward_func)
+        modules = [m for m in (owner, *self.layers.values()) if isinstance(m, nn.Module)]
+        with (
+            eval_mode(*modules),
+            read_feature_maps(
+                self.layers,
+                read,
+                from_input=self.attribute_to_layer_input,
+                reshape_transform=self.reshape_transform,
+            ),
+        ):
+            return self.forward_func(*inputs, *args)

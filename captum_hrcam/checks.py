@@ -1,0 +1,55 @@
+"""Checks shared by the public entries: each names the argument, what came, and the remedy."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+
+def one_of(argument: str, value: object, allowed: Sequence[object]) -> None:
+    """Refuse a value that is not among ``allowed``."""
+    if value not in allowed:
+        raise ValueError(
+            f"{argument}: got {value!r}, expected one of {', '.join(map(repr, allowed))}."
+        )
+
+
+def positive(argument: str, value: float) -> None:
+    """Refuse anything but a finite number above 0."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1e300:
+        raise ValueError(f"{argument}: got {value!r}, expected a finite number above 0.")
+
+
+def whole(argument: str, value: int, least: int) -> None:
+    """Refuse anything but a whole number of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{argument}: got {value!r}, expected a whole number >= {least}.")
+
+
+def one_row_per_image(layer: str, f: Tensor, n: int) -> None:
+    """Refuse feature maps whose first dimension is not the batch."""
+    if len(f) != n:
+        raise ValueError(
+            f"layer {layer!r} gave {len(f)} feature maps for {n} images, expected one for each. "
+            "Choose a layer whose first dimension is the batch."
+        )
+
+
+def same_channels(layer: str, f: Tensor, weight: Tensor) -> None:
+    """Refuse feature maps with other channels than the head's weights for the layer."""
+    if f.shape[1] != weight.shape[-1]:
+        raise ValueError(
+            f"layer {layer!r} gave {f.shape[1]} channels, but the head has weights for "
+            f"{weight.shape[-1]}. Use the model that the head was fitted on, or fit again."
+        )
+
+
+def same_shape(
+    what: str, argument: str, got: Mapping[str, object], seen: dict[str, object]
+) -> None:
+    """Refuse a batch that differs from the first one; remember the first."""
+    for name, value in got.items():
+        if seen.setdefault(name, value) != value:
+            raise ValueError(
+                f"{argument}: {what} {name} is {value} in one batch and {seen[name]} in the first. "
+                "Bring all images to one size and channel count, in the data set's transform."
+            )

@@ -1,0 +1,177 @@
+"""One frozen pass over a loader: what the layers' averages are, and what they should tell."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from captum_hrcam.activations import gap
+from captum_hrcam.checks import one_row_per_image, same_shape
+from captum_hrcam.features import FeatureCollector, Sample
+from captum_hrcam.labels import model_targets, n_label_columns, target_rows
+
+Read = Callable[[str, Tensor], None]
+Forward = Callable[[tuple[Tensor, ...], tuple[Any, ...], Read], Any]
+
+
+@dataclass
+class FrozenPass:
+    """Reads loaders through a frozen model; pools inside its hooks and keeps no feature map.
+
+    Args:
+        forward: ``forward(inputs, args, read)`` runs the model and calls ``read(name, f)``.
+        layers: the layers' names, in the order of the features.
+        targets: "labels" or "model".
+        loss: see ``labels.LOSSES``.
+        n_classes: the head's outputs; by default those of the model.
+        device: where inputs go before the forward pass; None leaves them.
+
+    Attributes:
+        channels: layer name -> C_l, once a batch was read.
+        resolutions: layer name -> native spatial size.
+    """
+
+    forward: Forward
+    layers: list[str]
+    targets: str
+    loss: str
+    n_classes: int | None
+    device: torch.device | None = None
+    channels: dict[str, int] = field(default_factory=dict)
+    resolutions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    _first: dict[str, object] = field(default_factory=dict)
+
+    def read(
+        self,
+        data: Iterable[Any],
+        argument: str,
+        collector: FeatureCollector,
+        images: Sample | None = None,
+        *,
+        progress: str | None = None,
+    ) -> None:
+        """Read all of ``data`` once into ``collector``; a sample of the inputs into ``images``.
+
+        Args:
+            data: batches ``(*inputs, label)``.
+            argument: what to call ``data`` in an error.
+            collector: receives pooled features, target rows and the model's outputs.
+            images: receives the inputs.
+            progress: the progress bar's text; None draws none.
+        """
+        n = 0
+        for batch in tqdm(data, desc=progress, disable=progress is None):
+            inputs, labels = split_batch(batch, argument, self.targets)
+            got = {f"of input {i}": tuple(x.shape[1:]) for i, x in enumerate(inputs)}
+            same_shape("the shape", argument, got, self._first)
+            z, outputs = self._pool(inputs, argument)
+            collector.add(z, self._target_rows(labels, outputs), outputs, position=n)
+            if images is not None:
+                images.add(*(x.detach().cpu() for x in inputs))
+            n += len(z)
+        if n == 0:
+            raise ValueError(f"{argument}: it gave no batch; expected at least one.")
+
+    def _pool(self, inputs: tuple[Tensor, ...], argument: str) -> tuple[Tensor, Tensor]:
+        """(pooled features (n, N), the model's outputs (n, K')) of one batch, on the CPU."""
+        n = len(inputs[0])
+        pooled: dict[str, Tensor] = {}
+
+        def read(name: str, f: Tensor) -> None:
+            one_row_per_image(name, f, n)
+            same_shape("the channels of layer", argument, {name: f.shape[1]}, self._first)
+            self.resolutions.setdefault(name, tuple(f.shape[2:]))
+            pooled[name] = gap(f)
+
+        outputs = score_rows(self.forward(to_device(inputs, self.device), (), read), n)
+        self.channels = {name: pooled[name].shape[1] for name in self.layers}
+        z = torch.cat([pooled[name].cpu() for name in self.layers], 1)
+        if not torch.isfinite(z).all():
+            raise ValueError(
+                f"{argument}: NaN or infinity in the pooled features of a batch. Check the inputs "
+                "and the model's weights."
+            )
+        return z, outputs
+
+    def _target_rows(self, labels: object, outputs: Tensor) -> Tensor:
+        """(n, K) of one batch, from its labels or from the model's own outputs."""
+        if self.targets == "model":
+            if outputs.shape[1] == 0:
+                raise ValueError(
+                    "targets: 'model' needs a model whose output is a tensor of scores (N, K), or "
+                    "(N,) for one output. Wrap the model in a function that returns it."
+                )
+            k = outputs.shape[1]
+        else:
+            k = self.n_classes or outputs.shape[1] or n_label_columns(labels)
+        if k == 0:
+            raise ValueError(
+                "n_classes: the model's output is no row of scores (N, K), so the number of "
+                "classes is unknown. Pass n_classes."
+            )
+        if k == 1 and self.loss == "cross_entropy":
+            raise ValueError(
+                "loss: got 'cross_entropy' for a model of one output, which a softmax cannot use. "
+                "Use loss='binary_cross_entropy' (one logit) or 'mse'."
+            )
+        if self.targets == "model":
+            return model_targets(outputs, self.loss)
+        return target_rows(labels, len(outputs), k, self.loss)
+
+
+def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, ...], Any]:
+    """(\\*inputs, label) -> (inputs, label).
+
+    With ``targets="model"`` the last item is dropped where it can only be a label: no space.
+    """
+    items = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    labels = None
+    if targets == "labels":
+        if len(items) < 2:
+            raise TypeError(
+                f"{argument}: a batch holds {len(items)} item, expected (*inputs, label). For data "
+                "without labels use targets='model'."
+            )
+        *rest, labels = items
+        items = tuple(rest)
+    elif len(items) > 1 and not (isinstance(items[-1], Tensor) and items[-1].ndim > 2):
+        items = items[:-1]
+    bad = [x for x in items if not isinstance(x, Tensor) or x.ndim < 2 or 0 in x.shape]
+    if bad or not items:
+        got = ", ".join(_brief(x) for x in items) or "nothing"
+        raise TypeError(
+            f"{argument}: a batch must be (*inputs, label) with inputs (N, C, *spatial), "
+            f"got inputs {got}."
+        )
+    if len({len(x) for x in items}) > 1:
+        got = ", ".join(_brief(x) for x in items)
+        raise ValueError(f"{argument}: a batch's inputs must hold the same images, got {got}.")
+    return items, labels
+
+
+def score_rows(output: Any, n: int) -> Tensor:
+    """The model's output as (n, K'), float32 on the CPU; K' = 0 where it is no row of scores."""
+    if isinstance(output, Tensor) and output.is_floating_point() and output.ndim in (1, 2):
+        rows = output.detach().float().cpu().reshape(len(output), -1)
+        if len(rows) == n:
+            return rows
+    return torch.zeros(n, 0)
+
+
+def _brief(x: object) -> str:
+    return f"a tensor {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+
+
+def device_of(module: object) -> torch.device | None:
+    """The device of a module's first parameter; None where there is none."""
+    if isinstance(module, torch.nn.Module):
+        return next((p.device for p in module.parameters()), None)
+    return None
+
+
+def to_device(inputs: tuple[Tensor, ...], device: torch.device | None) -> tuple[Tensor, ...]:
+    """Inputs where the model is, moved only if they are elsewhere."""
+    return inputs if device is None else tuple(x.to(device, non_blocking=True) for x in inputs)
