@@ -1,0 +1,83 @@
+"""Reading a data set's files: tables, folders and images, with errors that name the path."""
+
+import csv
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+# What Pillow raises for damaged files depends on the format and on where the damage lies.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+
+
+def check_split(split: str, allowed: Sequence[str]) -> None:
+    """ValueError unless ``split`` is one of ``allowed``."""
+    if split not in allowed:
+        raise ValueError(f"split: got {split!r}, expected one of {', '.join(map(repr, allowed))}.")
+
+
+def existing(path: Path, expected: str) -> Path:
+    """``path`` itself; FileNotFoundError saying what was expected where nothing is there."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: not found. {expected}")
+    return path
+
+
+def read_table(
+    path: Path, columns: Iterable[str], expected: str, delimiter: str = ","
+) -> list[dict[str, str]]:
+    """The rows of a CSV or TSV file by column name, checked to hold ``columns`` in every row."""
+    # Excel saves with a byte-order mark, which would become part of the first column's name.
+    with existing(path, expected).open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, delimiter=delimiter)
+        header = list(reader.fieldnames or ())
+        absent = [column for column in columns if column not in header]
+        if absent:
+            raise ValueError(
+                f"{path}: no column {', '.join(map(repr, absent))}; it has {header}. {expected}"
+            )
+        rows = list(reader)
+    for line, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise ValueError(f"{path}, line {line}: expected {len(header)} fields, as its header.")
+    if not rows:
+        raise ValueError(f"{path}: holds a header and no rows. {expected}")
+    return rows
+
+
+def check_listed(table: Path, folder: Path, names: Sequence[str], expected: str) -> None:
+    """FileNotFoundError unless all ``names`` that ``table`` lists are files under ``folder``.
+
+    Each folder is listed once: asking after tens of thousands of files singly is slow on network
+    disks.
+    """
+    present: dict[str, set[str]] = {}
+    missing = []
+    for name in names:
+        parent, _, base = name.rpartition("/")
+        if parent not in present:
+            inside = folder / parent
+            present[parent] = set(os.listdir(inside)) if inside.is_dir() else set()
+        if base not in present[parent]:
+            missing.append(name)
+    if missing:
+        raise FileNotFoundError(
+            f"{folder / missing[0]}: listed in {table}, but not there; "
+            f"{len(missing)} of {len(names)} listed images are missing. {expected}"
+        )
+
+
+def read_image(path: Path, mode: str = "RGB") -> Image.Image:
+    """The decoded image in Pillow's ``mode``; OSError naming a missing or damaged file."""
+    try:
+        with Image.open(path) as image:
+            return image.convert(mode)
+    except FileNotFoundError:
+        raise
+    except _DAMAGED as error:
+        raise OSError(
+            f"{path}: cannot be read as an image ({error}). The file is damaged or truncated; "
+            "extract or copy it again."
+        ) from error
