@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,6 +87,26 @@ def read_feature_maps(
             f"layer {missing[0]!r} did not run in the forward pass. Choose a layer that the "
             "model's forward calls as a module (scripted and traced models do not run hooks)."
         )
+
+
+@contextmanager
+def trace_modules(
+    model: nn.Module,
+    enter: Callable[[str, nn.Module, Any, Any], None],
+    leave: Callable[[str, nn.Module, Any, Any], None],
+) -> Iterator[None]:
+    """Call ``enter(name, module, args, kwargs)`` and ``leave(name, module, args, output)`` around
+    each run of each submodule; scripted ones, where hooks do not run, are passed over."""
+    handles = []
+    try:
+        for name, module in model.named_modules():
+            if name and not isinstance(module, torch.jit.ScriptModule):
+                before = module.register_forward_pre_hook(partial(enter, name), with_kwargs=True)
+                handles += [before, module.register_forward_hook(partial(leave, name))]
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -1,12 +1,10 @@
-"""Which layers: names looked up, and one layer per resolution found by a traced forward."""
+"""Which layers: modules and dotted names looked up in the model."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-from captum_hrcam.activations import ReshapeTransform, eval_mode
+from torch import nn
 
 
 def unwrap(forward_func: Callable[..., Any]) -> Callable[..., Any]:
@@ -18,11 +16,7 @@ def resolve_layers(
     forward_func: Callable[..., Any], layer: nn.Module | str | Sequence[nn.Module | str]
 ) -> dict[str, nn.Module]:
     """{name: module} for modules or dotted names, checked against the model."""
-    if isinstance(forward_func, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        raise ValueError(
-            f"forward_func: got {type(forward_func).__name__}, which splits a batch over copies of "
-            "the model. Pass the model itself, forward_func.module."
-        )
+    refuse_parallel("forward_func", forward_func)
     model = unwrap(forward_func)
     model = getattr(model, "__self__", model)  # a bound method's module
     named = dict(model.named_modules()) if isinstance(model, nn.Module) else None
@@ -42,6 +36,15 @@ def resolve_layers(
             )
         resolved[name] = module
     return resolved
+
+
+def refuse_parallel(argument: str, model: Any) -> None:
+    """Refuse wrappers that run copies of the model, whose hooks see parts of a batch."""
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ValueError(
+            f"{argument}: got {type(model).__name__}, which splits a batch over copies of the "
+            f"model. Pass the model itself, {argument}.module."
+        )
 
 
 def _resolve(
@@ -73,105 +76,3 @@ def _resolve(
             "submodules, or its dotted name."
         )
     return names[id(item)], item
-
-
-class FoundLayers(list[str]):
-    """Layer names from ``find_layers``; prints with channels and resolution.
-
-    Attributes:
-        shapes: name -> shape of the layer's feature maps without the batch, (C, \\*spatial).
-    """
-
-    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        super().__init__(shapes)
-        self.shapes = shapes
-
-    def __str__(self) -> str:
-        width = max(map(len, self))
-        return "\n".join(
-            f"{name:<{width}}  {shape[0]:>5} channels  {'x'.join(map(str, shape[1:]))}"
-            for name, shape in self.shapes.items()
-        )
-
-
-@torch.no_grad()
-def find_layers(
-    model: nn.Module,
-    example_inputs: Tensor | tuple[Any, ...],
-    *,
-    reshape_transform: ReshapeTransform | None = None,
-) -> FoundLayers:
-    r"""
-    One layer per resolution, the deepest before each downsampling, by one traced forward.
-
-    The paper's pre-max-pooling layers: for ResNet relu, layer1..layer4; for VGG the ReLU before
-    each pool. A layer that runs several times in a forward is never chosen.
-
-    Args:
-        model (Module): a CNN in 1D, 2D or 3D.
-        example_inputs (Tensor or tuple): what the model is called with, (N, C, \*spatial).
-        reshape_transform (Callable): as for :class:`~captum_hrcam.HRCAM`.
-
-    Returns:
-        FoundLayers: dotted names, shallow to deep, a list that prints as a table.
-
-    Raises:
-        TypeError: ``model`` is not a module.
-        ValueError: no layer gives spatial feature maps.
-
-    Examples::
-
-        >>> from torch import nn, randn
-        >>> model = nn.Sequential(
-        ...     nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        ...     nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(),
-        ...     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
-        >>> find_layers(model, randn(1, 1, 16, 16))
-        ['1', '4']
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module.")
-    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    ndim = max((x.ndim for x in inputs if isinstance(x, Tensor)), default=0)
-    trace: list[tuple[str, tuple[int, ...]]] = []
-    handles = []
-
-    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def record(module: nn.Module, args: Any, output: Any) -> None:
-            if not isinstance(output, Tensor):
-                trace.append((name, ()))
-                return
-            if reshape_transform is not None and output.ndim > 2:
-                output = reshape_transform(output)
-            trace.append((name, tuple(output.shape[1:]) if output.ndim == ndim else ()))
-
-        return record
-
-    model = unwrap(model)  # type: ignore[assignment]
-    try:
-        handles = [m.register_forward_hook(hook(name)) for name, m in model.named_modules() if name]
-        with eval_mode(model):
-            model(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    shapes = _deepest_of_each_size(trace)
-    if not shapes:
-        raise ValueError(
-            "model: no layer gives feature maps (N, C, *spatial) that run once in the forward. "
-            "Name the layers yourself, with reshape_transform for tokens."
-        )
-    return FoundLayers(shapes)
-
-
-def _deepest_of_each_size(
-    trace: list[tuple[str, tuple[int, ...]]],
-) -> dict[str, tuple[int, ...]]:
-    runs: dict[str, int] = {}
-    for name, _ in trace:
-        runs[name] = runs.get(name, 0) + 1
-    maps = [(n, s) for n, s in trace if len(s) > 1 and runs[n] == 1 and max(s[1:]) > 1]
-    chosen: dict[tuple[int, ...], tuple[str, tuple[int, ...]]] = {}
-    for name, shape in maps:
-        chosen[shape[1:]] = (name, shape)  # the latest of each size
-    return dict(chosen.values())

@@ -1,0 +1,257 @@
+"""Layers found: one per resolution, the deepest before each downsampling, by a traced forward."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_hrcam.activations import ReshapeTransform, eval_mode, trace_modules
+from captum_hrcam.layers import refuse_parallel, unwrap
+
+_ShapeOf = Callable[[nn.Module, Any], tuple[int, ...]]
+
+
+class FoundLayers(list[str]):
+    """Layer names from ``find_layers``; prints with channels and resolution.
+
+    Attributes:
+        shapes: name -> shape of the layer's feature maps without the batch, (C, \\*spatial).
+    """
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        super().__init__(shapes)
+        self.shapes = shapes
+
+    def __str__(self) -> str:
+        width = max(map(len, self), default=0)
+        return "\n".join(
+            f"{name:<{width}}  {shape[0]:>5} channels  {'x'.join(map(str, shape[1:]))}"
+            for name, shape in self.shapes.items()
+        )
+
+
+@torch.no_grad()
+def find_layers(
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Any, ...],
+    *,
+    reshape_transform: ReshapeTransform | None = None,
+) -> FoundLayers:
+    r"""
+    One layer per resolution, the deepest before each downsampling, by one traced forward.
+
+    The paper's pre-max-pooling layers: for ResNet relu, layer1..layer4; for VGG the ReLU before
+    each pool. The rule:
+
+    - A downsampling is where a side of the maps is halved from one layer to the next. The few
+      pixels that an unpadded convolution costs are none.
+    - A module that downsamples at most once is one layer, whatever it holds: a block, a stage, a
+      transition. One that downsamples more often is opened. One that ends in a pooling stands
+      for the layer that it pools.
+    - At each resolution the last layer is chosen, an activation or a block rather than a bare
+      convolution or normalisation.
+    - Never chosen: what only passes maps on (pooling, dropout, flattening, and what follows a
+      pooling without a convolution), a layer that runs several times, the classifier, auxiliary
+      ones, and outputs other than one tensor (N, C, \*spatial).
+
+    Branches and functional operations between modules are invisible to it, and of a network that
+    upsamples again (U-Net) it sees the ascent alone, so print and read what it found. The model
+    runs in eval mode and is left as it was.
+
+    Args:
+        model (Module): a CNN in 1D, 2D or 3D.
+        example_inputs (Tensor or tuple): what the model is called with, (N, C, \*spatial), on the
+            model's device.
+        reshape_transform (Callable): as for :class:`~captum_hrcam.HRCAM`; a layer that it cannot
+            reshape is passed over.
+
+    Returns:
+        FoundLayers: dotted names, shallow to deep, a list that prints as a table.
+
+    Raises:
+        TypeError: ``model`` is not a module, ``example_inputs`` neither tensor nor tuple.
+        ValueError: no input is (N, C, \*spatial), or no layer gives such feature maps.
+
+    Examples::
+
+        >>> from torch import nn, randn
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        ...     nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(),
+        ...     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+        >>> layers = find_layers(model, randn(1, 1, 16, 16))
+        >>> layers
+        ['1', '4']
+        >>> print(layers)
+        1      4 channels  16x16
+        4      8 channels  8x8
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module.")
+    refuse_parallel("model", model)
+    if not isinstance(example_inputs, (Tensor, tuple)):
+        raise TypeError(
+            f"example_inputs: got {type(example_inputs).__name__}, expected a tensor "
+            "(N, C, *spatial), or a tuple of all that the model is called with."
+        )
+    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    images = [x for x in inputs if isinstance(x, Tensor) and 3 <= x.ndim <= 5 and x.numel()]
+    if not images:
+        got = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in inputs]
+        raise ValueError(
+            f"example_inputs: got {str(got)[1:-1] or 'an empty tuple'}, expected a tensor "
+            "(N, C, *spatial) with one to three spatial dimensions, not empty."
+        )
+    image = max(images, key=lambda x: x.ndim)
+    model = unwrap(model)  # type: ignore[assignment]
+    run = _trace(model, inputs, _map_shapes(image, reshape_transform))
+    found = _last_of_each_resolution(_layers_in(run, []))
+    if not found:
+        raise ValueError(
+            "model: no layer gives feature maps (N, C, *spatial) that run once in the forward. "
+            "Name the layers yourself, with reshape_transform for tokens."
+        )
+    return FoundLayers({layer.name: layer.shape for layer in found})
+
+
+# By class name, so that timm's, MONAI's and one's own layers are known too.
+_ADDS_NOTHING = re.compile("Pool|Drop|StochasticDepth|Identity|Flatten|Permute")
+_BARE = re.compile("Conv|Norm|Linear")
+
+
+@dataclass
+class _Call:
+    """One run of a module, with the runs inside it."""
+
+    name: str
+    module: nn.Module
+    entry: tuple[int, ...] = ()  # its input's spatial size, () where that is no map
+    shape: tuple[int, ...] = ()  # its output's (C, *spatial), () where that is no map
+    gives_last: bool = False  # its output is the very tensor that the last run inside gave
+    repeated: bool = False
+    inside: list["_Call"] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        kind = type(self.module).__name__
+        self.learned = next(self.module.parameters(), None) is not None
+        self.adds_nothing = not self.learned and bool(_ADDS_NOTHING.search(kind))
+        bare = None if any(True for _ in self.module.children()) else _BARE.search(kind)
+        self.bare = bare.group() if bare else ""
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        return self.shape[1:]
+
+
+def _trace(model: nn.Module, inputs: tuple[Any, ...], shape_of: _ShapeOf) -> _Call:
+    """The model's own run, with all runs inside."""
+    root = _Call("", model)
+    calls, running = [root], [root]
+    last: list[Any] = [None]  # no other output is held: memory is that of a plain forward
+
+    def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        shapes = (shape_of(module, x) for x in (*args, *kwargs.values()))
+        running.append(_Call(name, module, entry=next(filter(None, shapes), ())[1:]))
+
+    def leave(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        while (call := running.pop()).name != name:
+            pass  # runs whose error the model caught
+        call.shape, call.gives_last = shape_of(module, output), output is last[0]
+        last[0] = output
+        calls.append(call)
+        running[-1].inside.append(call)
+
+    devices = {p.device for p in model.parameters() if p.is_cuda}
+    with (
+        trace_modules(model, enter, leave),
+        eval_mode(model),
+        torch.random.fork_rng(devices=list(devices)),
+    ):
+        model(*inputs)
+    runs = Counter(call.name for call in calls)
+    for call in calls:
+        call.repeated = runs[call.name] > 1
+    return root
+
+
+def _map_shapes(image: Tensor, reshape_transform: ReshapeTransform | None) -> _ShapeOf:
+    r"""A function that gives the (C, \*spatial) of feature maps with space, else ()."""
+
+    def shape_of(module: nn.Module, value: Any) -> tuple[int, ...]:
+        if isinstance(value, Tensor) and reshape_transform is not None:
+            if "Conv" in type(module).__name__:
+                return ()  # has its channels first, where the transform expects them last
+            try:
+                value = reshape_transform(value)
+            except Exception:  # made for some layers, here tried on all
+                return ()
+        if not isinstance(value, Tensor) or value.ndim != image.ndim or len(value) != len(image):
+            return ()
+        return tuple(value.shape[1:]) if value.numel() and max(value.shape[2:]) > 1 else ()
+
+    return shape_of
+
+
+def _halvings(before: tuple[int, ...], after: tuple[int, ...]) -> list[bool]:
+    """Which sides are halved: half rounded up or, as padding may add a little, 0.65."""
+    sides = zip(before, after, strict=False)  # () where a size is unknown
+    return [b < a and b <= max((a + 1) // 2, 0.65 * a) for a, b in sides]
+
+
+def _halved(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+    return any(_halvings(before, after))
+
+
+def _halves_twice(a: tuple[int, ...], b: tuple[int, ...], c: tuple[int, ...]) -> bool:
+    """Whether one side is halved from a to b and again from b to c."""
+    return any(map(all, zip(_halvings(a, b), _halvings(b, c), strict=False)))
+
+
+def _layers_in(call: _Call, before: list[_Call]) -> list[_Call]:
+    """The layers to choose from in a call, in order, given those before it."""
+    inside: list[_Call] = []
+    for run in call.inside:
+        inside += _layers_in(run, before + inside)
+    if not call.name:
+        return inside
+    if call.repeated or call.adds_nothing:
+        return []
+    entry = call.entry or (inside[0].size if inside else ())
+    if not call.shape:  # vectors or several tensors: a classifier, or the network wrapped
+        goes_on = not before or any(_halved(before[-1].size, run.size) for run in inside)
+        return inside if goes_on else []
+    # Whether a layer before it has its input's resolution; a pooling in between hides it.
+    preceded = bool(before) and not _halved(before[-1].size, entry)
+    if not preceded and (not call.learned or call.bare == "Norm"):
+        return []  # an activation on pooled maps, a normalisation of the image
+    if any(_halves_twice(entry, run.size, call.size) for run in inside):
+        return inside
+    if inside and all(_halved(run.size, call.size) for run in inside):
+        return inside[-1:]  # what is pooled at the end, by a module or a function
+    if call.gives_last and call.inside and call.inside[-1].bare == "Norm":
+        # A transformer's closing normalisation; that of a convolution belongs to it.
+        return inside[-2:-1] if len(inside) > 1 and not inside[-2].bare else [call]
+    if isinstance(call.module, nn.Sequential) and _halved(entry, call.size) and not preceded:
+        # Layers at its input's resolution would be the only ones there: choose among them.
+        return inside if any(not _halved(entry, run.size) for run in inside) else [call]
+    # The outermost of the modules that give this tensor: "layer1" names ResNet's stage at any
+    # depth, where "layer1.1" and "layer1.2" depend on how many blocks it has.
+    return [call]
+
+
+def _last_of_each_resolution(layers: list[_Call]) -> list[_Call]:
+    resolutions: list[list[_Call]] = []  # from deep to shallow, as the layers of each
+    for layer in reversed(layers):
+        after = resolutions[-1][-1].size if resolutions else layer.size
+        if any(a < b for a, b in zip(layer.size, after, strict=True)):
+            continue  # smaller than what follows: a side branch, as auxiliary classifiers are
+        if not resolutions or _halved(layer.size, after):
+            resolutions.append([])
+        resolutions[-1].append(layer)
+    return [
+        next((layer for layer in same if not layer.bare), same[0]) for same in resolutions[::-1]
+    ]

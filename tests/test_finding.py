@@ -1,0 +1,408 @@
+"""One layer per resolution, found in real and home-made networks."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import CONV, GAP, NORM, POOL
+from torch import Tensor, nn
+from torchvision.models import get_model
+
+from captum_hrcam import HRCAM, find_layers
+from captum_hrcam.activations import read_feature_maps
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.movedim(-1, 1)
+
+
+def grid(tokens: Tensor) -> Tensor:
+    """ViT's patch tokens (N, 1 + 16, C) as maps (N, C, 4, 4), without the class token."""
+    return tokens[:, 1:].mT.unflatten(2, (4, 4))
+
+
+@dataclass(frozen=True)
+class Network:
+    name: str
+    build: Callable[[], nn.Module]
+    layers: list[str]
+    size: tuple[int, ...] = (64, 64)
+    reshape_transform: Callable[[Tensor], Tensor] | None = None
+
+    def images(self, n: int = 1) -> Tensor:
+        return torch.randn(n, 3, *self.size, generator=torch.Generator().manual_seed(0))
+
+
+def network(name: str, layers: str, *size: int, **options) -> Network:
+    reshape = options.pop("reshape_transform", None)
+    return Network(
+        name,
+        lambda: get_model(name, weights=None, num_classes=3, **options),
+        layers.split(),
+        size or (64, 64),
+        reshape,
+    )
+
+
+def vgg(name: str, *numbers: int) -> Network:
+    """VGG with one linear layer as classifier: its own has 120 million weights to draw."""
+
+    def build() -> nn.Module:
+        with torch.device("meta"):
+            model = get_model(name, weights=None, init_weights=False)
+            model.classifier = nn.Linear(512 * 7 * 7, 3)
+        model.to_empty(device="cpu")
+        for module in model.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        return model
+
+    return Network(name, build, features(*numbers).split())
+
+
+def features(*numbers: int) -> str:
+    return " ".join(f"features.{i}" for i in numbers)
+
+
+RESNET = "relu layer1 layer2 layer3 layer4"
+DENSENET = "features.relu0 " + " ".join(f"features.denseblock{i}" for i in (1, 2, 3, 4))
+REGNET = "stem " + " ".join(f"trunk_output.block{i}" for i in (1, 2, 3, 4))
+INCEPTION = "Conv2d_2b_3x3 Conv2d_4a_3x3 Mixed_5d Mixed_6e Mixed_7c"
+SWIN = {"reshape_transform": channels_last}
+FAST = {"init_weights": False}  # torchvision's own takes seconds
+NETWORKS = [
+    network("resnet18", RESNET),
+    network("resnet18", RESNET, 65, 97),
+    network("resnet50", RESNET),
+    network("resnext50_32x4d", RESNET),
+    vgg("vgg11", 1, 4, 9, 14, 19),
+    vgg("vgg16", 3, 8, 15, 22, 29),
+    vgg("vgg16_bn", 5, 12, 22, 32, 42),
+    vgg("vgg19", 3, 8, 17, 26, 35),
+    vgg("vgg19_bn", 5, 12, 25, 38, 51),
+    network("alexnet", features(1, 4, 11)),
+    network("densenet121", DENSENET),
+    network("mobilenet_v2", features(1, 3, 6, 13, 18)),
+    network("mobilenet_v3_small", features(0, 1, 3, 8, 12)),
+    network("mobilenet_v3_large", features(1, 3, 6, 12, 16)),
+    network("efficientnet_b0", features(1, 2, 3, 5, 8)),
+    network("efficientnet_v2_s", features(1, 2, 3, 5, 7)),
+    network("convnext_tiny", features(1, 3, 5, 7)),
+    network("googlenet", "conv1 conv3 inception3b inception4e inception5b", **FAST),
+    network("inception_v3", INCEPTION, 107, 107, **FAST),
+    network("squeezenet1_0", features(1, 5, 10, 12)),
+    network("squeezenet1_1", features(1, 4, 7, 12)),
+    network("shufflenet_v2_x1_0", "conv1 stage2 stage3 conv5"),
+    network("regnet_x_400mf", REGNET),
+    network("regnet_y_400mf", REGNET),
+    network("mnasnet0_5", "layers.5 layers.8 layers.9 layers.11 layers.16"),
+    network("swin_t", features(1, 3, 5, 7), **SWIN),
+    network("swin_v2_t", features(1, 3, 5, 7), **SWIN),
+    network("vit_b_16", "encoder.layers", image_size=64, reshape_transform=grid),
+    network("r3d_18", "layer1 layer2 layer3 layer4", 4, 32, 32),
+    network("mc3_18", "layer1 layer2 layer3 layer4", 4, 32, 32),
+    network("r2plus1d_18", "layer1 layer2 layer3 layer4", 4, 32, 32),
+    network("swin3d_t", features(0, 2, 4, 6), 4, 64, 64, **SWIN),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On images this small, threads wait for each other longer than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=NETWORKS, ids=lambda net: f"{net.name}-{net.size[-1]}")
+def net(request) -> tuple[Network, nn.Module]:
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchvision's own, on initialisation
+        torch.manual_seed(0)
+        return request.param, request.param.build()
+
+
+class TestTorchvision:
+    def test_finds(self, net):
+        case, model = net
+        options = {"reshape_transform": case.reshape_transform}
+        found = find_layers(model, case.images(), **options)
+        assert found == case.layers
+        sizes = [torch.Size(shape[1:]).numel() for shape in found.shapes.values()]
+        assert sizes == sorted(set(sizes), reverse=True)
+
+    def test_values_are_what_a_network_without_in_place_operations_has(self, net):
+        case, model = net
+        in_place = [m for m in model.modules() if getattr(m, "inplace", False)]
+        maps = feature_maps(model, case)
+        try:
+            for module in in_place:
+                module.inplace = False
+            torch.testing.assert_close(maps, feature_maps(model, case))
+        finally:
+            for module in in_place:
+                module.inplace = True
+
+    def test_hrcam_fits_and_attributes(self, net):
+        case, model = net
+        images, labels = case.images(6), torch.arange(6) % 3
+        hrcam = HRCAM(model, case.layers, reshape_transform=case.reshape_transform)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # six images of noise
+            hrcam.fit([(images, labels)], solver="pattern")
+        maps = hrcam.attribute(images[:2], target=1)
+        assert maps.shape == (2, 1, *case.size)
+        assert maps.isfinite().all()
+
+
+@torch.no_grad()
+def feature_maps(model: nn.Module, case: Network) -> dict[str, Tensor]:
+    maps: dict[str, Tensor] = {}
+    layers = {name: model.get_submodule(name) for name in case.layers}
+    read = {"reshape_transform": case.reshape_transform}
+    model.eval()
+    with read_feature_maps(layers, lambda name, f: maps.update({name: f.clone()}), **read):
+        model(case.images())
+    return maps
+
+
+def conv(i: int, o: int, d: int = 2, **options) -> nn.Module:
+    return CONV[d](i, o, 3, padding=1, **options)
+
+
+def stage(i: int, o: int, *then: nn.Module, d: int = 2) -> nn.Sequential:
+    return nn.Sequential(conv(i, o, d), NORM[d](o), nn.ReLU(inplace=True), *then)
+
+
+def head(c: int, d: int = 2) -> tuple[nn.Module, ...]:
+    return GAP[d](1), nn.Flatten(), nn.Linear(c, 3)
+
+
+class FunctionalPool(nn.Module):
+    """The block of audio networks: what is pooled is pooled by a function."""
+
+    def __init__(self, i: int, o: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = conv(i, o), nn.BatchNorm2d(o)
+        self.conv2, self.bn2 = conv(o, o), nn.BatchNorm2d(o)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu_(self.bn1(self.conv1(x)))
+        return F.avg_pool2d(F.relu_(self.bn2(self.conv2(x))), 2)
+
+
+class Lines(nn.Module):
+    """A network whose forward is written line by line, with one ReLU and one pooling for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = nn.Conv2d(3, 4, 5), nn.Conv2d(4, 4, 5), conv(4, 4)
+        self.relu, self.pool, self.fc = nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.pool(self.relu(self.conv1(x)))
+        x = self.pool(self.relu(self.conv2(x)))
+        x = self.relu(self.conv3(x))
+        return {"logits": self.fc(x.mean((2, 3)))}
+
+
+class Auxiliary(nn.Module):
+    """Two auxiliary classifiers that run in eval mode too, a second input, a tuple as output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage1, self.stage2 = stage(3, 4, nn.MaxPool2d(2)), stage(4, 4, nn.MaxPool2d(2))
+        self.aux1 = nn.Sequential(stage(4, 4), *head(4))
+        self.aux2 = nn.Sequential(nn.AdaptiveAvgPool2d(2), stage(4, 4), *head(4))
+        self.stage3, self.head = stage(4, 4), nn.Sequential(*head(4))
+        self.age = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+
+    def forward(self, x: Tensor, age: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.stage1(x)
+        aux1 = self.aux1(x)
+        x = self.stage2(x)
+        aux2 = self.aux2(x)
+        return self.head(self.stage3(x)) + self.age(age), aux1, aux2
+
+
+class Pair(nn.Module):
+    """Gives its maps twice, as a tuple."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.inner(x)
+        return x, x
+
+
+class PoolFirst(nn.MaxPool2d):
+    def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+        return super().forward(pair[0])
+
+
+class Normalize(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - 0.5) / 0.25
+
+
+X = torch.randn(2, 3, 32, 32)
+
+
+class TestHomeMade:
+    def find(self, *modules: nn.Module, x: Tensor = X) -> list[str]:
+        return find_layers(nn.Sequential(*modules), x)
+
+    def test_stages_that_end_in_a_pooling(self):
+        pool, drop = nn.MaxPool2d(2), nn.Dropout(0.1)
+        stages = stage(3, 4, pool), stage(4, 4), stage(4, 4, nn.MaxPool2d(2), drop), stage(4, 4)
+        assert self.find(*stages, *head(4)) == ["0.2", "2.2", "3"]
+
+    def test_blocks_that_pool_by_a_function(self):
+        assert self.find(FunctionalPool(3, 4), FunctionalPool(4, 4), *head(4)) == ["0.bn2", "1.bn2"]
+
+    def test_activation_after_the_pooling(self):
+        blocks = [(conv(3, 3), nn.MaxPool2d(2), nn.ReLU()) for _ in range(3)]
+        assert self.find(*sum(blocks, ()), *head(3)) == ["0", "3", "6"]
+        stages = [nn.Sequential(*block) for block in blocks]
+        assert self.find(*stages, *head(3)) == ["0.0", "1.0", "2.0"]
+
+    def test_layers_written_line_by_line(self):
+        assert find_layers(Lines(), X) == ["conv1", "conv2", "conv3"]
+
+    def test_unpadded_convolutions_are_no_downsampling(self):
+        valid = [nn.Conv2d(3, 3, 5), nn.ReLU(), nn.Conv2d(3, 3, 5), nn.ReLU(), nn.MaxPool2d(2)]
+        assert self.find(*valid, nn.Conv2d(3, 3, 5), nn.ReLU(), *head(3)) == ["3", "6"]
+
+    def test_pooling_twice_gives_no_layer_between(self):
+        pools = nn.MaxPool2d(2), nn.AvgPool2d(2)
+        assert self.find(stage(3, 4), *pools, stage(4, 4), *pools, *head(4)) == ["0", "3"]
+
+    def test_what_follows_the_last_block(self):
+        closing = nn.AvgPool2d(3, 1, 1), nn.Identity(), nn.BatchNorm2d(4), nn.Dropout2d(0.1)
+        assert self.find(stage(3, 4), *closing, *head(4)) == ["0"]
+
+    def test_normalisation_of_the_input(self):
+        network = stage(3, 4, nn.MaxPool2d(2)), stage(4, 4), *head(4)
+        for normalize in (Normalize(), nn.BatchNorm2d(3)):
+            assert self.find(normalize, nn.Sequential(*network)) == ["1.0.2", "1.1"]
+        assert self.find(nn.BatchNorm2d(3), nn.MaxPool2d(2), stage(3, 4), *head(4)) == ["2"]
+
+    def test_features_with_one_pooling(self):
+        features = nn.Sequential(*stage(3, 4), nn.MaxPool2d(2), *stage(4, 4))
+        assert self.find(features, *head(4)) == ["0.2", "0.6"]
+
+    def test_wrapped_network(self):
+        network = stage(3, 4, nn.MaxPool2d(2)), stage(4, 4), *head(4)
+        assert self.find(nn.Sequential(nn.Sequential(*network))) == ["0.0.0.2", "0.0.1"]
+
+    def test_auxiliary_classifiers_are_passed_over(self):
+        assert find_layers(Auxiliary(), (X, torch.randn(2, 2))) == [
+            "stage1.2",
+            "stage2.2",
+            "stage3",
+        ]
+
+    def test_tuples_are_passed_over(self):
+        network = stage(3, 4), Pair(stage(4, 4)), PoolFirst(2), stage(4, 4)
+        assert self.find(*network, *head(4)) == ["0", "3"]
+
+    def test_layer_that_runs_twice_is_passed_over(self):
+        twice = stage(4, 4)
+        assert self.find(stage(3, 4), twice, twice, *head(4)) == ["0"]
+
+    @pytest.mark.parametrize("d", [1, 2, 3])
+    @pytest.mark.parametrize("length", [16, 13])
+    def test_dimensions(self, d, length):
+        model = nn.Sequential(
+            *stage(2, 4, POOL[d](2), d=d), stage(4, 6, d=d), conv(6, 6, d, stride=2), *head(6, d)
+        )
+        found = find_layers(model, torch.randn(1, 2, *[length] * d))
+        assert found == ["2", "4", "5"]
+        assert found.shapes["2"] == (4, *[length] * d)
+        assert found.shapes["4"] == (6, *[length // 2] * d)
+
+    def test_even_kernels_grow_the_maps(self):
+        def layer(i: int) -> tuple[nn.Module, ...]:
+            return nn.Conv1d(i, 4, 16, padding=8), nn.ReLU()
+
+        pool = nn.MaxPool1d(2)
+        network = [*layer(1), *layer(4), pool, *layer(4), *layer(4), nn.MaxPool1d(2), *layer(4)]
+        assert self.find(*network, *head(4, 1), x=torch.randn(1, 1, 200)) == ["3", "8", "11"]
+
+    def test_one_side_is_halved(self):
+        network = stage(3, 4), nn.MaxPool2d((2, 1)), stage(4, 4), nn.MaxPool2d((1, 2)), stage(4, 4)
+        assert self.find(*network, *head(4)) == ["0", "2", "4"]
+
+
+class TestFindLayers:
+    def test_prints_a_table(self):
+        found = find_layers(nn.Sequential(stage(3, 4), *head(4)), X)
+        assert str(found) == "0      4 channels  32x32"
+        assert found.shapes == {"0": (4, 32, 32)}
+
+    def test_feeds_hrcam(self):
+        model = Lines()
+        assert list(HRCAM(model, find_layers(model, X)).layers) == ["conv1", "conv2", "conv3"]
+
+    def test_compiled_model_is_unwrapped(self):
+        assert find_layers(torch.compile(Lines()), X) == ["conv1", "conv2", "conv3"]
+
+    @pytest.mark.parametrize(
+        ("inputs", "error", "message"),
+        [
+            ("image", TypeError, "example_inputs: got str"),
+            ([X], TypeError, "example_inputs: got list"),
+            (None, TypeError, "example_inputs: got NoneType"),
+            ((), ValueError, "got an empty tuple"),
+            (("a", 1), ValueError, "got 'str', 'int'"),
+            (torch.zeros(2, 3), ValueError, r"got \(2, 3\)"),
+            (torch.zeros(0, 3, 8, 8), ValueError, "not empty"),
+        ],
+    )
+    def test_example_inputs_refused(self, inputs, error, message):
+        with pytest.raises(error, match=message):
+            find_layers(Lines(), inputs)
+
+    def test_model_refused(self):
+        with pytest.raises(TypeError, match="model: got function"):
+            find_layers(channels_last, X)
+        with pytest.raises(ValueError, match=r"model\.module"):
+            find_layers(nn.DataParallel(Lines()), X)
+
+    @pytest.mark.parametrize(
+        "model", [nn.Sequential(nn.Flatten(), nn.Linear(3072, 3)), torch.jit.script(stage(3, 4))]
+    )
+    def test_no_layer_found(self, model):
+        with pytest.raises(ValueError, match="no layer gives feature maps"):
+            find_layers(model, X)
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_model_is_left_as_it_was(self, fails):
+        class Noisy(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                if fails:
+                    raise RuntimeError("out of memory")
+                return x + torch.rand_like(x)
+
+        model = nn.Sequential(stage(3, 4), stage(4, 4), Noisy(), *head(4))
+        model[1].eval()
+        modes = [m.training for m in model.modules()]
+        state = {key: value.clone() for key, value in model.state_dict().items()}
+        random_state = torch.get_rng_state()
+        if fails:
+            with pytest.raises(RuntimeError, match="out of memory"):
+                find_layers(model, X)
+        else:
+            assert find_layers(model, X)
+        assert [m.training for m in model.modules()] == modes
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+        assert torch.equal(torch.get_rng_state(), random_state)
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, state[key]), key
+        assert torch.is_grad_enabled()
