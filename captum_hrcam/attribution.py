@@ -239,6 +239,11 @@ class HeadAttribution(LayerAttribution):
         weights = {name: for_classes(head.weights[name], classes) for name in self.layers}
         ordinary: Mapping[str, Tensor] = {}
         if fuse.name == "evidence":
+            if not head.spread:
+                raise ValueError(
+                    f"fusion: 'evidence' needs what is ordinary in training data, which a fit "
+                    f"stores; {self.get_name()} has none. Use fusion='sum'."
+                )
             ordinary = {
                 name: for_classes(head.ordinary(name, fuse.threshold), classes)
                 for name in self.layers

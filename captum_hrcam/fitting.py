@@ -81,6 +81,7 @@ class Chosen:
     why: list[str] = field(default_factory=list)
 
 
+@torch.autocast("cpu", enabled=False)  # a caller's autocast is for the model, not for the solve
 def fit_head(
     train: FeatureCollector,
     val: FeatureCollector | None,

@@ -36,8 +36,9 @@ class Head:
         """{layer: (N, C_l)} -> (N, K), each layer's product added in the features' dtype."""
         first = next(iter(z.values()))
         total = self.bias.to(first)
-        for name, weight in self.weights.items():
-            total = total + (z[name] @ weight.to(z[name]).T).to(first)
+        with torch.autocast(first.device.type, enabled=False):
+            for name, weight in self.weights.items():
+                total = total + (z[name] @ weight.to(z[name]).T).to(first)
         return total
 
     def ordinary(self, layer: str, t: float) -> Tensor:

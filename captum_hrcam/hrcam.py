@@ -103,6 +103,7 @@ class HRCAM(HeadAttribution):
             raise RuntimeError("HR-CAM has no head yet: call fit or load first.")
         return self._head
 
+    @torch.inference_mode(False)  # the solvers differentiate, also under a caller's inference mode
     def fit(
         self,
         train_data: Iterable[Any],

@@ -48,8 +48,40 @@ class Residual(nn.Module):
         return self.fc(self.gap(self.down(x).relu_()))
 
 
+class Depthwise(nn.Module):
+    """A depthwise, dilated convolution between pointwise ones; no padding, so odd sizes."""
+
+    def __init__(self, d: int, k: int = 3) -> None:
+        super().__init__()
+        self.expand = nn.Sequential(CONV[d](2, 6, 1), nn.SiLU())
+        self.depthwise = CONV[d](6, 6, 3, stride=2, dilation=1, groups=6, padding=1)
+        self.project = nn.Sequential(nn.GELU(), CONV[d](6, 5, 1))
+        self.gap = nn.Sequential(GAP[d](1), nn.Flatten())
+        self.fc = nn.Linear(5, k)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.gap(self.project(self.depthwise(self.expand(x)))))
+
+
+class TwoInputs(nn.Module):
+    """Two images of different sizes, a vector and a scale; only the first image has layers."""
+
+    def __init__(self, k: int = 3) -> None:
+        super().__init__()
+        self.conv1 = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(inplace=True))
+        self.conv2 = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.ReLU())
+        self.side = nn.Conv2d(1, 6, 1)
+        self.fc = nn.Linear(6, k)
+
+    def forward(self, x: Tensor, side: Tensor, scale: float = 1.0) -> Tensor:
+        pooled = self.conv2(self.conv1(x)) * scale
+        return self.fc(pooled.mean((2, 3)) + self.side(side).mean((2, 3)))
+
+
 @dataclass(frozen=True)
 class Case:
+    """A model, its layers, and the size of its images (N, 2, *size)."""
+
     name: str
     build: Callable[[], nn.Module]
     layers: tuple[str, ...]
@@ -69,12 +101,14 @@ class Case:
 def _cases() -> list[Case]:
     sizes = {1: (16,), 2: (8, 12), 3: (8, 4, 4)}
     odd = {1: (13,), 2: (9, 11), 3: (5, 6, 7)}
+    vgg, res = ("stage1", "stage2", "stage3"), ("stem", "conv", "down")
+    depth = ("expand", "depthwise", "project")
     cases = []
     for d in (1, 2, 3):
-        vgg, res = ("stage1", "stage2", "stage3"), ("stem", "conv", "down")
         cases += [
             Case(f"vgg{d}d", lambda d=d: VGGLike(d), vgg, sizes[d]),
             Case(f"residual{d}d", lambda d=d: Residual(d), res, sizes[d]),
+            Case(f"depthwise{d}d", lambda d=d: Depthwise(d), depth, sizes[d]),
             Case(f"vgg{d}d-odd", lambda d=d: VGGLike(d), vgg, odd[d], False),
         ]
     return cases

@@ -46,3 +46,32 @@ def scores(maps: dict[str, Tensor], weights: dict[str, Tensor], bias: Tensor) ->
                     s = s + weights[name][c, i].double() * f[image, i].mean()
             result[image, c] = s
     return result
+
+
+def evidence_map(
+    maps: dict[str, Tensor],
+    training_maps: dict[str, Tensor],
+    weights: dict[str, Tensor],
+    c: int,
+    size,
+    t: float,
+) -> Tensor:
+    """sum_l up(max(0, A_l - (w_l . mean z_l + t sd_l))), sd_l the root mean spatial variance."""
+    total = 0
+    for name in maps:
+        a = layer_map(maps[name], weights[name][c])
+        train = layer_map(training_maps[name], weights[name][c])
+        mean = sum(image.mean() for image in train) / len(train)
+        variance = sum(((image - image.mean()) ** 2).mean() for image in train) / len(train)
+        rectified = (a - mean - t * variance.sqrt()).clamp(min=0)
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+        total = total + F.interpolate(rectified, size=tuple(size), mode=mode, align_corners=False)
+    return total
+
+
+def layer_map(f: Tensor, w: Tensor) -> Tensor:
+    """sum_i w_i f_i at the layer's own resolution, (N, 1, *spatial)."""
+    total = torch.zeros_like(f[:, :1])
+    for i in range(f.shape[1]):
+        total += w[i].double() * f[:, i : i + 1]
+    return total
