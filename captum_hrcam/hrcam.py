@@ -188,7 +188,7 @@ class HRCAM(HeadAttribution):
         head.spread = self._spread(head, images.rows())
         report = FitReport(**figures, resolutions=frozen.resolutions, seconds_pass=seconds)
         for warning in report.warnings:
-            warnings.warn(warning, stacklevel=2)
+            warnings.warn(warning, stacklevel=3)  # past the decorator, to the caller
         self._head, self.report = head, report
         return report
 

@@ -1,5 +1,6 @@
 """Heads on disk: written whole or not at all, read without running code."""
 
+import io
 import os
 import pickle
 import tempfile
@@ -41,9 +42,10 @@ def load(path: str | os.PathLike[str]) -> tuple[Head, bool]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"path: no file {os.fspath(path)!r}; save a fitted HRCAM first.")
     foreign = f"path: {os.fspath(path)!r} is truncated or was not written by HRCAM.save."
+    content = io.BytesIO(Path(path).read_bytes())  # so that what follows is about the content
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        state = torch.load(content, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise ValueError(foreign) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(foreign)

@@ -39,7 +39,7 @@ def fit_quietly(hrcam: HRCAM, data: Any, **options: Any) -> HRCAM:
 
 
 class State:
-    """What a call must leave as it was: hooks, modes, buffers, parameters, gradients, randomness."""
+    """What a call must leave as it was: hooks, modes, weights, gradients, random state."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

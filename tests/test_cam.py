@@ -1,0 +1,77 @@
+"""Zhou's CAM by the same machinery: Grad-CAM times the number of cells, and the model's logit."""
+
+import math
+
+import pytest
+import torch
+from captum.attr import LayerGradCam
+from conftest import BY_NAME
+from torch import nn
+from torchvision.models import get_model
+
+from captum_hrcam import CAM
+
+GAP_CASES = [name for name in BY_NAME if name.startswith(("vgg", "depthwise"))]
+
+
+def last_layer(name: str) -> str:
+    return BY_NAME[name].layers[-1]
+
+
+@pytest.mark.parametrize("name", GAP_CASES)
+def test_cam_is_captums_gradcam_times_cells(name):
+    case = BY_NAME[name]
+    model, x = case.model().eval(), case.images()
+    layer = model.get_submodule(last_layer(name))
+    for target in (0, 2, [0, 1, 2, 1]):
+        gradcam = LayerGradCam(model, layer).attribute(x, target=target)
+        cells = math.prod(gradcam.shape[2:])
+        mode = {3: "linear", 4: "bilinear", 5: "trilinear"}[x.ndim]
+        up = nn.functional.interpolate(gradcam * cells, size=case.size, mode=mode)
+        cam = CAM(model, layer, "fc").attribute(x, target=target)
+        torch.testing.assert_close(cam, up, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", GAP_CASES)
+def test_predict_is_the_models_logit(name):
+    case = BY_NAME[name]
+    model, x = case.model().eval(), case.images()
+    cam = CAM(model, last_layer(name))
+    torch.testing.assert_close(cam.predict(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_follow_the_model():
+    case = BY_NAME["vgg2d"]
+    model, x = case.model().eval(), case.images()
+    cam = CAM(model, "stage3", model.fc)
+    before = cam.attribute(x, 1)
+    with torch.no_grad():
+        model.fc.weight.mul_(2)
+    torch.testing.assert_close(cam.attribute(x, 1), 2 * before)
+
+
+def test_pointwise_convolution_is_a_classifier():
+    # SqueezeNet ends in dropout, a 1x1 convolution to classes, ReLU and pooling.
+    model = get_model("squeezenet1_1", weights=None, num_classes=3).eval()
+    cam = CAM(model, "features", "classifier.1")
+    assert cam.class_maps(torch.randn(2, 3, 64, 64)).shape == (2, 3, 64, 64)
+
+
+def test_classifier_without_bias():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2, bias=False)
+    )
+    cam, x = CAM(model, "0"), torch.randn(3, 1, 9, 9)
+    assert (cam.bias == 0).all()
+    torch.testing.assert_close(cam.predict(x), model(x))
+
+
+def test_model_without_a_linear_layer_is_refused():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+    with pytest.raises(ValueError, match="classifier: the model has no linear layer"):
+        CAM(model, "0")
+
+
+def test_several_layers_are_refused():
+    with pytest.raises(ValueError, match="layer: got 2 layers, CAM takes one"):
+        CAM(BY_NAME["vgg2d"].model(), ["stage1", "stage2"])

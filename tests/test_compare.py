@@ -1,0 +1,68 @@
+"""Any attribution beside ours, one map per method at the input's size."""
+
+import functools
+
+import pytest
+import torch
+from captum.attr import IntegratedGradients, LayerActivation, LayerGradCam, Saliency
+from cases import TwoInputs
+from conftest import BY_NAME, fitted
+
+from captum_hrcam import CAM, compare
+
+
+@pytest.mark.parametrize("name", ["vgg1d", "vgg2d", "vgg3d", "vgg2d-odd"])
+def test_every_method_gives_one_map_at_the_input_size(name):
+    case = BY_NAME[name]
+    hrcam, x = fitted(case), case.images()
+    model = hrcam.forward_func.eval()
+    methods = {
+        "ours": hrcam,
+        "evidence": functools.partial(hrcam.attribute, fusion="evidence"),
+        "CAM": CAM(model, "stage3"),
+        "Grad-CAM": LayerGradCam(model, model.stage2),
+        "gradients": IntegratedGradients(model),
+        "function": lambda inputs, target, additional_forward_args: inputs,
+    }
+    maps = compare(methods, x, target=[0, 1, 2, 0])
+    assert list(maps) == list(methods)
+    for a in maps.values():
+        assert a.shape == (4, 1, *case.size)
+        assert not a.requires_grad
+    assert torch.equal(maps["ours"], hrcam.attribute(x, [0, 1, 2, 0]))
+    torch.testing.assert_close(maps["function"], x.sum(1, keepdim=True))
+
+
+def test_low_resolution_maps_are_raised_bilinearly_unscaled():
+    case = BY_NAME["vgg2d"]
+    model, x = case.model().eval(), case.images()
+    gradcam = LayerGradCam(model, model.stage2)
+    expected = torch.nn.functional.interpolate(
+        gradcam.attribute(x, 1), size=case.size, mode="bilinear"
+    )
+    torch.testing.assert_close(compare(gradcam, x, 1)["Grad-CAM"], expected)
+
+
+def test_equal_names_are_numbered():
+    case = BY_NAME["vgg2d"]
+    model = case.model().eval()
+    methods = [LayerGradCam(model, model.stage2), LayerGradCam(model, model.stage3)]
+    assert list(compare(methods, case.images(), 1)) == ["Grad-CAM", "Grad-CAM #2"]
+
+
+def test_several_inputs_are_compared_on_the_first():
+    model = TwoInputs().eval()
+    x, side = torch.randn(4, 2, 8, 8), torch.randn(4, 1, 4, 6)
+    maps = compare([LayerGradCam(model, model.conv2), Saliency(model)], (x, side), 1)
+    assert {tuple(a.shape) for a in maps.values()} == {(4, 1, 8, 8)}
+    maps = compare(LayerGradCam(model, model.conv2), x, 1, additional_forward_args=(side, 2.0))
+    assert maps["Grad-CAM"].shape == (4, 1, 8, 8)
+
+
+def test_attribution_without_space_is_refused():
+    case = BY_NAME["vgg2d"]
+    model = case.model().eval()
+    pooled = LayerActivation(model, model.fc)
+    methods = {"pooled": lambda x, **_: pooled.attribute(x)}
+    with pytest.raises(ValueError, match=r"'pooled' gave shape \(4, 3\)"):
+        compare(methods, case.images(), 1)

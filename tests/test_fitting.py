@@ -1,0 +1,259 @@
+"""What fit makes of labels, losses and options, and what its report says."""
+
+import math
+
+import pytest
+import torch
+from conftest import BY_NAME, fit_quietly, training_batches
+from sklearn.metrics import roc_auc_score
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from captum_hrcam import HRCAM
+from captum_hrcam.head import fold
+from captum_hrcam.report import auroc, layer_shares
+
+
+class Bars(nn.Module):
+    """Two layers whose channels are the image's rows and columns: what is learned can be read."""
+
+    def __init__(self, k: int = 2) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 1)
+        self.second = nn.AvgPool2d(2)
+        self.fc = nn.Linear(3, k)
+        with torch.no_grad():
+            self.first.weight.copy_(torch.eye(3)[:, :, None, None])
+            self.first.bias.zero_()
+            self.fc.weight.copy_(3 * torch.eye(k, 3))
+            self.fc.bias.zero_()
+
+    def forward(self, x):
+        return self.fc(self.second(self.first(x)).mean((2, 3)))
+
+
+LAYERS = ["first", "second"]
+
+
+def bars(n: int = 200, k: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise; channel c bright in images of class c. Returns images and one-hot labels."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % k
+    x = torch.randn(n, 3, 4, 4, generator=generator)
+    hot = nn.functional.one_hot(labels, k)
+    x[:, :k] += 1.5 * hot[:, :, None, None]
+    return x, hot
+
+
+@pytest.mark.parametrize("solver", ["pattern", "ridge", "adam"])
+def test_every_solver_learns_what_tells_the_classes(solver):
+    x, hot = bars()
+    x_new, hot_new = bars(seed=1)
+    hrcam = HRCAM(Bars(), LAYERS)
+    hrcam.fit([(x, hot.argmax(1))], solver=solver)
+    assert (hrcam.predict(x_new).argmax(1) == hot_new.argmax(1)).float().mean() > 0.95
+    for weight in hrcam.weights.values():
+        if solver != "adam":  # unpenalised layers share as they please
+            assert weight[0, 0] > 0 > weight[0, 1]
+            assert weight[1, 1] > 0 > weight[1, 0]
+
+
+@pytest.mark.parametrize("solver", ["pattern", "ridge"])
+def test_scores_are_calibrated(solver):
+    x, hot = bars(2000)
+    x_new, hot_new = bars(2000, seed=1)
+    hrcam = HRCAM(Bars(), LAYERS)
+    hrcam.fit([(x, hot.argmax(1))], solver=solver)
+    certain = hrcam.predict(x_new).softmax(1).max(1).values.mean()
+    right = (hrcam.predict(x_new).argmax(1) == hot_new.argmax(1)).float().mean()
+    assert certain.item() == pytest.approx(right.item(), abs=0.02)
+
+
+@pytest.mark.parametrize("solver", ["pattern", "ridge", "adam"])
+def test_hard_and_one_hot_labels_give_the_same_head(solver):
+    x, hot = bars()
+    a = fit_quietly(HRCAM(Bars(), LAYERS), [(x, hot.argmax(1))], solver=solver)
+    b = fit_quietly(HRCAM(Bars(), LAYERS), [(x, hot)], solver=solver)
+    for name in LAYERS:
+        assert torch.equal(a.weights[name], b.weights[name])
+
+
+def test_batches_do_not_matter():
+    x, hot = bars()
+    y = hot.argmax(1)
+    whole = fit_quietly(HRCAM(Bars(), LAYERS), [(x, y)])
+    split = fit_quietly(HRCAM(Bars(), LAYERS), list(zip(x.split(7), y.split(7), strict=True)))
+    for name in LAYERS:
+        torch.testing.assert_close(whole.weights[name], split.weights[name], rtol=1e-4, atol=1e-6)
+
+
+def test_soft_labels_weaken_the_head():
+    x, hot = bars()
+    hard = fit_quietly(HRCAM(Bars(), LAYERS), [(x, hot)])
+    soft = fit_quietly(HRCAM(Bars(), LAYERS), [(x, 0.5 + 0.4 * (hot - 0.5))])
+    assert soft.predict(x).softmax(1).max() < hard.predict(x).softmax(1).max()
+    assert 0.6 < soft.predict(x).softmax(1).max(1).values.mean() < 0.75
+
+
+def test_targets_of_the_model_need_no_labels():
+    x, _ = bars()
+    model = Bars()
+    hrcam = HRCAM(model, LAYERS)
+    report = hrcam.fit([x], targets="model")
+    assert report.agreement > 0.95
+    with_labels = fit_quietly(HRCAM(model, LAYERS), [(x, torch.zeros(200))], targets="model")
+    for name in LAYERS:
+        assert torch.equal(hrcam.weights[name], with_labels.weights[name])
+
+
+def test_several_labels_an_image():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(2, (300, 3), generator=generator)
+    x = torch.randn(300, 3, 4, 4, generator=generator) + 2 * rows[:, :, None, None]
+    hrcam = HRCAM(Bars(3), LAYERS)
+    report = hrcam.fit([(x, rows)], loss="binary_cross_entropy")
+    assert ((hrcam.predict(x) > 0) == rows).float().mean() > 0.95
+    assert report.head_accuracy > 0.95
+
+
+def test_one_logit():
+    x, hot = bars()
+    report = HRCAM(Bars(1), LAYERS).fit([(x, hot[:, 0])], loss="binary_cross_entropy")
+    assert report.head_accuracy > 0.9
+    assert report.head_auroc > 0.9
+
+
+def test_real_values():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 3, 4, 4, generator=generator)
+    value = x.mean((2, 3)) @ torch.tensor([3.0, -2.0, 0.0]) + 10
+    for solver in ("pattern", "ridge"):
+        hrcam = HRCAM(Bars(1), LAYERS)
+        report = hrcam.fit([(x, value)], loss="mse", solver=solver)
+        error = (hrcam.predict(x)[:, 0] - value).pow(2).mean()
+        assert error < 0.5 * value.var()
+        assert math.isnan(report.head_accuracy)
+
+
+def test_augmenting_loader_is_read_n_passes_times():
+    x, hot = bars(40)
+    reads = []
+
+    class Augmenting:
+        def __iter__(self):
+            reads.append(1)
+            yield x + torch.randn_like(x) * 0.1, hot.argmax(1)
+
+    report = HRCAM(Bars(), LAYERS).fit(Augmenting(), n_passes=3)
+    assert len(reads) == 3
+    assert report.n == 120
+
+
+def test_validation_data_give_the_figures_and_do_not_enter_the_head():
+    x, hot = bars()
+    x_new, hot_new = bars(60, seed=1)
+    y, y_new = hot.argmax(1), hot_new.argmax(1)
+    without = fit_quietly(HRCAM(Bars(), LAYERS), [(x, y)])
+    hrcam = HRCAM(Bars(), LAYERS)
+    report = hrcam.fit([(x, y)], val_data=[(x_new, 1 - y_new)])  # validation says the contrary
+    assert report.figures_from == "60 validation images"
+    assert report.head_accuracy < 0.1
+    assert report.model_accuracy < 0.1
+    assert torch.equal(hrcam.weights["first"], without.weights["first"])
+
+
+def test_loader_with_workers_and_shuffling():
+    x, hot = bars()
+    loader = DataLoader(TensorDataset(x, hot.argmax(1)), batch_size=16, shuffle=True, num_workers=1)
+    assert HRCAM(Bars(), LAYERS).fit(loader).head_accuracy > 0.9
+
+
+def test_unstandardised_ridge_is_another_head():
+    x, hot = bars()
+    x[:, 2] *= 100
+    heads = [
+        fit_quietly(HRCAM(Bars(), LAYERS), [(x, hot)], solver="ridge", penalty=0.1, standardize=s)
+        for s in (True, False)
+    ]
+    assert not torch.allclose(heads[0].weights["first"], heads[1].weights["first"])
+
+
+@pytest.mark.parametrize("balance", [None, "equal", "information"])
+def test_balance_layers_is_reported(balance):
+    x, hot = bars()
+    report = HRCAM(Bars(), LAYERS).fit([(x, hot)], balance_layers=balance)
+    assert report.balance_layers == balance
+    assert ("each layer alone tells" in str(report)) == (balance == "information")
+
+
+def test_equal_balance_gives_layers_equal_norm_in_standard_deviations():
+    x, hot = bars()
+    hrcam = HRCAM(Bars(), LAYERS)
+    hrcam.fit([(x, hot)], balance_layers="equal")
+    norms = []
+    for name, f in (("first", x), ("second", nn.functional.avg_pool2d(x, 2))):
+        sd = f.mean((2, 3)).double().std(0, correction=0)
+        norms.append((hrcam.weights[name] * sd).norm().item())
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
+def test_folding_is_the_same_score():
+    generator = torch.Generator().manual_seed(0)
+    z, w, b = (torch.randn(s, generator=generator) for s in ((5, 4), (3, 4), (3,)))
+    mean, scale = torch.randn(4, generator=generator), torch.rand(4, generator=generator) + 0.5
+    folded, bias = fold(w, b, mean, scale)
+    torch.testing.assert_close(z @ folded.T + bias, (z - mean) / scale @ w.T + b)
+
+
+class TestReport:
+    def test_prints_a_table(self):
+        x, hot = bars()
+        report = HRCAM(Bars(), LAYERS).fit([(x, hot)])
+        text = str(report)
+        for expected in ("first", "4x4", "2x2", "accuracy", "AUROC", "40 held-out images", "pass "):
+            assert expected in text
+        assert "warning" not in text
+
+    def test_shares_add_up_to_one(self):
+        hrcam = HRCAM(Bars(), LAYERS)
+        x, hot = bars()
+        report = hrcam.fit([(x, hot)])
+        torch.testing.assert_close(sum(report.shares.values()), torch.ones(2).double())
+
+    def test_a_layer_that_says_nothing_has_no_share(self):
+        shares = layer_shares({"a": torch.randn(50, 2).double(), "b": torch.ones(50, 2).double()})
+        assert shares["a"].tolist() == pytest.approx([1, 1])
+        assert shares["b"].tolist() == pytest.approx([0, 0])
+
+    def test_warns_when_the_head_does_not_explain_the_model(self):
+        case = BY_NAME["vgg2d"]
+        with pytest.warns(
+            UserWarning, match="head and model agree on .* the map explains the head"
+        ):
+            HRCAM(case.model(), case.layers).fit(training_batches(case))
+
+    def test_warns_of_a_weakly_penalised_head(self):
+        x, hot = bars(20)
+        with pytest.warns(UserWarning, match="weakly penalised head on 6 features of 20 images"):
+            HRCAM(Bars(), LAYERS).fit([(x, hot)], solver="adam", epochs=1)
+
+    def test_ridge_reports_its_path(self):
+        x, hot = bars()
+        report = HRCAM(Bars(), LAYERS).fit([(x, hot)], solver="ridge")
+        assert report.penalty in [row[0] for row in report.penalty_path]
+        assert f"penalty {report.penalty:g}: the strongest" in str(report)
+
+    @pytest.mark.parametrize("k", [1, 2, 4])
+    def test_auroc_is_scikit_learns(self, k):
+        generator = torch.Generator().manual_seed(k)
+        scores = torch.randint(5, (60, k), generator=generator).double()  # with ties
+        truth = nn.functional.one_hot(torch.randint(max(k, 2), (60,), generator=generator))
+        truth = truth[:, -k:]
+        if k == 2:
+            expected = roc_auc_score(truth[:, 1], scores[:, 1] - scores[:, 0])
+        else:
+            expected = roc_auc_score(truth, scores)
+        assert auroc(scores, truth) == pytest.approx(expected)
+
+    def test_auroc_of_one_kind_is_undefined(self):
+        assert math.isnan(auroc(torch.rand(5, 1), torch.ones(5, 1)))

@@ -1,0 +1,156 @@
+"""Heads from features, against closed forms and scikit-learn; balance, calibration, path."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from captum_hrcam import solvers
+from captum_hrcam.features import Features, Moments
+from captum_hrcam.labels import loss_per_sample
+
+
+@pytest.fixture
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    """Standardised features (200, 6) and one-hot classes (200, 3) that depend on two of them."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 6, generator=generator, dtype=torch.float64)
+    x = (x - x.mean(0)) / x.std(0, correction=0)
+    noise = torch.randn(200, 3, generator=generator, dtype=torch.float64)
+    classes = (torch.stack([x[:, 0], x[:, 1], -x[:, 0]], 1) + noise).argmax(1)
+    return x, torch.nn.functional.one_hot(classes, 3).double()
+
+
+def test_pattern_is_covariance_over_variance_in_loops(data):
+    x, y = data
+    z = x * torch.arange(1, 7) + 3
+    weight = solvers.pattern(Moments.of(z, y))
+    for c in range(3):
+        for i in range(6):
+            zi, yc = z[:, i].numpy(), y[:, c].numpy()
+            cov = np.mean((zi - zi.mean()) * (yc - yc.mean()))
+            assert weight[c, i].item() == pytest.approx(cov / zi.std(), rel=1e-9)
+
+
+def test_constant_feature_gets_no_weight():
+    z, y = torch.randn(50, 3), torch.rand(50, 2)
+    z[:, 1] = 7.0
+    assert (solvers.pattern(Moments.of(z, y))[:, 1] == 0).all()
+
+
+def test_pattern_is_the_limit_of_ridge(data):
+    x, y = data
+    limit = solvers.ridge(x, y, "cross_entropy", [1e3])[0]
+    pattern = solvers.pattern(Moments.of(x, y))
+    pattern = pattern - pattern.mean(0)
+    cosine = torch.nn.functional.cosine_similarity(limit.flatten(), pattern.flatten(), 0)
+    assert cosine > 0.9999
+
+
+@pytest.mark.parametrize("penalty", [1.0, 0.1, 0.01])
+def test_ridge_is_scikit_learns_logistic_regression(data, penalty):
+    x, y = data
+    weight = solvers.ridge(x, y, "cross_entropy", [penalty])[0]
+    peer = LogisticRegression(C=1 / (penalty * len(x)), tol=1e-9, max_iter=5000)
+    peer.fit(x.numpy(), y.argmax(1).numpy())
+    np.testing.assert_allclose(weight, peer.coef_, atol=2e-3)
+
+
+def test_ridge_on_real_values_is_scikit_learns_ridge(data):
+    x, _ = data
+    y = x @ torch.arange(12, dtype=torch.float64).reshape(6, 2) / 10 + torch.randn(200, 2).double()
+    weight = solvers.ridge(x, y, "mse", [0.3])[0]
+    peer = Ridge(alpha=0.3 * len(x)).fit(x.numpy(), y.numpy())
+    np.testing.assert_allclose(weight, peer.coef_, atol=1e-3)
+
+
+def test_warm_start_does_not_change_the_solution(data):
+    x, y = data
+    along = solvers.ridge(x, y, "cross_entropy", [10.0, 1.0, 0.1])
+    for weight, penalty in zip(along, [10.0, 1.0, 0.1], strict=True):
+        alone = solvers.ridge(x, y, "cross_entropy", [penalty])[0]
+        torch.testing.assert_close(weight, alone, rtol=1e-2, atol=1e-3)
+
+
+def test_path_takes_the_strongest_within_one_standard_error(data):
+    x, y = data
+    path = solvers.ridge_path(x[:150], y[:150], x[150:], y[150:], "cross_entropy")
+    best = min(range(len(path.losses)), key=path.losses.__getitem__)
+    limit = path.losses[best] + path.errors[best]
+    chosen = path.penalties.index(path.chosen)
+    assert path.losses[chosen] <= limit
+    assert all(loss > limit for loss in path.losses[:chosen])
+    assert path.rows()[0][0] == max(path.penalties)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "mse"])
+def test_rescale_finds_the_best_temperature_and_bias(data, loss):
+    x, y = data
+    scores = x[:, :3] * 0.01 + 5
+    a, d = solvers.rescale(scores, y, loss)
+    assert (a >= 0).all()
+
+    def value(a, d):
+        return loss_per_sample(scores * a + d, y, loss).mean().item()
+
+    best = value(a, d)
+    for factor in (0.8, 1.25):
+        shifted = d + (1 - factor) * a * scores.mean(0)  # turn around the mean: only steeper
+        assert value(a * factor, shifted) > best - 1e-3
+    for k in range(3):
+        for step in (-0.3, 0.3):
+            moved = d.clone()
+            moved[k] += step
+            assert value(a, moved) > best - 1e-3
+
+
+def test_separable_classes_keep_a_finite_temperature():
+    y = torch.nn.functional.one_hot(torch.arange(40) % 2, 2).double()
+    a, d = solvers.rescale(y * 2 - 1, y, "cross_entropy")
+    assert torch.isfinite(a).all()
+    assert torch.isfinite(d).all()
+    assert a.max() < 1e3
+
+
+def test_adam_reaches_the_unpenalised_minimum(data):
+    x, y = data
+    weight, bias = solvers.adam(
+        Features(x, y, torch.zeros(200, 0)),
+        "cross_entropy",
+        epochs=200,
+        batch_size=50,
+        lr=1e-2,
+        seed=0,
+    )
+    peer = LogisticRegression(C=np.inf, max_iter=5000).fit(x.numpy(), y.argmax(1).numpy())
+    ours = loss_per_sample(x @ weight.T + bias, y, "cross_entropy").mean()
+    theirs = loss_per_sample(
+        x @ torch.from_numpy(peer.coef_).T + torch.from_numpy(peer.intercept_), y, "cross_entropy"
+    ).mean()
+    assert ours < theirs + 0.01
+
+
+def test_adam_starts_from_the_default_initialisation_of_its_seed(data):
+    x, y = data
+    rows = Features(x, y, torch.zeros(200, 0))
+    options = {"epochs": 1, "batch_size": 200, "lr": 1e-12}
+    torch.manual_seed(5)
+    linear = torch.nn.Linear(6, 3)
+    weight, bias = solvers.adam(rows, "cross_entropy", seed=5, **options)
+    torch.testing.assert_close(weight.float(), linear.weight.detach())
+    torch.testing.assert_close(bias.float(), linear.bias.detach())
+
+
+def test_layer_norms():
+    weight = torch.randn(3, 9, dtype=torch.float64)
+    weight[:, 5:] = 0
+    channels = {"a": 2, "b": 3, "c": 4}
+    equal = weight * solvers.layer_norms(weight, channels, "equal", {})
+    assert equal[:, :2].norm() == pytest.approx(1)
+    assert equal[:, 2:5].norm() == pytest.approx(1)
+    assert (equal[:, 5:] == 0).all()
+    told = {"a": 0.25, "b": 1.0, "c": 0.0}
+    informed = weight * solvers.layer_norms(weight, channels, "information", told)
+    assert informed[:, :2].norm() == pytest.approx(0.5)
+    assert informed[:, 2:5].norm() == pytest.approx(1)
+    assert (solvers.layer_norms(weight, channels, None, {}) == 1).all()
