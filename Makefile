@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench dist clean
+.PHONY: help demo test lint docs bench dist hooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -25,8 +25,18 @@ lint: .venv/installed  ## ruff (style, formatting) and mypy (types)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/installed  ## build the documentation, examples executed, warnings as errors
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+bench: .venv/installed  ## time against a bare forward pass and Grad-CAM; writes benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/speed.py
+
+hooks: .venv/installed  ## run ruff before each commit
+	$(BIN)/pre-commit install
+
 dist: .venv/installed  ## build wheel and sdist into dist/
 	$(BIN)/python -m build --outdir dist
 
 clean:  ## remove the environment and everything built
-	rm -rf .venv dist demo_output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv dist demo_output docs/_build docs/gallery .pytest_cache .mypy_cache .ruff_cache

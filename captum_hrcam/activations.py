@@ -139,3 +139,16 @@ def accumulator_dtype(f: Tensor) -> torch.dtype:
 def gap(f: Tensor) -> Tensor:
     """Global average pooling, the paper's GAP: (N, C, *spatial) -> (N, C)."""
     return f.flatten(2).mean(2, dtype=accumulator_dtype(f))
+
+
+def spatial_variance(f: Tensor, mean: Tensor) -> Tensor:
+    """Variance of each feature map over its cells, (N, C): mean square less squared mean.
+
+    Args:
+        f: feature maps (N, C, *spatial).
+        mean: their averages, ``gap(f)``.
+    """
+    cells = f.flatten(2)
+    # The norm reads the maps once and writes nothing of their size: as cheap as the average.
+    norm = torch.linalg.vector_norm(cells, dim=2, dtype=accumulator_dtype(f))
+    return (norm**2 / cells.shape[2] - mean**2).clamp(min=0)

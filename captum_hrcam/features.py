@@ -15,10 +15,11 @@ class Moments:
 
     Examples::
 
-        >>> z, y = torch.randn(100, 6), torch.rand(100, 2)
-        >>> whole = Moments.of(z, y)
-        >>> parts = Moments.of(z[:30], y[:30]) + Moments.of(z[30:], y[30:])
-        >>> torch.allclose(whole.covariance, parts.covariance)
+        >>> z, y, within = torch.randn(100, 6), torch.rand(100, 2), torch.rand(100, 6)
+        >>> whole = Moments.of(z, y, within)
+        >>> first, rest = slice(30), slice(30, None)
+        >>> parts = [Moments.of(z[r], y[r], within[r]) for r in (first, rest)]
+        >>> torch.allclose(whole.covariance, (parts[0] + parts[1]).covariance)
         True
     """
 
@@ -27,12 +28,15 @@ class Moments:
     mean_y: Tensor  # (K,)
     zz: Tensor  # (N,), sum of squared deviations
     yz: Tensor  # (K, N), sum of products of deviations
+    within: Tensor  # (N,), mean variance inside an image
 
     @classmethod
-    def of(cls, z: Tensor, y: Tensor) -> "Moments":
+    def of(cls, z: Tensor, y: Tensor, within: Tensor) -> "Moments":
+        """Of averages z (n, N), targets y (n, K) and variances over the cells (n, N)."""
         z, y = z.double(), y.double()
         dz, dy = z - z.mean(0), y - y.mean(0)
-        return cls(len(z), z.mean(0), y.mean(0), (dz**2).sum(0), dy.T @ dz)
+        inside = within.double().mean(0)
+        return cls(len(z), z.mean(0), y.mean(0), (dz**2).sum(0), dy.T @ dz, inside)
 
     def __add__(self, other: "Moments") -> "Moments":
         n = self.n + other.n
@@ -44,23 +48,23 @@ class Moments:
             self.mean_y + dy * (other.n / n),
             self.zz + other.zz + dz**2 * share,
             self.yz + other.yz + dy[:, None] * dz * share,
+            self.within + (other.within - self.within) * (other.n / n),
         )
 
     @property
-    def variance(self) -> Tensor:
-        """(N,), of each feature."""
-        return self.zz / self.n
-
-    @property
     def scale(self) -> Tensor:
-        """(N,) standard deviations; 1 where a feature is constant to rounding."""
-        sd = self.variance.sqrt()
+        """(N,) standard deviations over images and cells; 1 where a feature is constant.
+
+        Variance between images plus variance inside them: a channel that varies inside every
+        image (edges, anatomy) marks these places whatever the label, and its average hides that.
+        """
+        sd = (self.zz / self.n + self.within).sqrt()
         return torch.where(self.informative, sd, torch.ones_like(sd))
 
     @property
     def informative(self) -> Tensor:
-        """(N,) bool: the feature varies at all."""
-        sd = self.variance.sqrt()
+        """(N,) bool: the average varies between images at all, beyond rounding."""
+        sd = (self.zz / self.n).sqrt()
         return sd > 1e-6 * (self.mean_z.abs() + sd.max() * 1e-3)
 
     @property
@@ -136,12 +140,20 @@ class FeatureCollector:
         """Images taken so far."""
         return self._sample.n
 
-    def add(self, z: Tensor, y: Tensor, outputs: Tensor, *, position: int) -> None:
-        """Take one batch: z (B, N), y (B, K), outputs (B, K'), its first image at ``position``."""
+    def add(self, z: Tensor, within: Tensor, y: Tensor, outputs: Tensor, *, position: int) -> None:
+        """Take one batch, its first image at ``position`` in the data.
+
+        Args:
+            z: averages (B, N).
+            within: variances over the cells (B, N).
+            y: targets (B, K).
+            outputs: the model's (B, K').
+            position: of the first image.
+        """
         held = torch.arange(position, position + len(z)) % 5 == 4
         for is_held, rows in ((False, ~held), (True, held)):
             if rows.any():
-                moments = Moments.of(z[rows], y[rows])
+                moments = Moments.of(z[rows], y[rows], within[rows])
                 known = self._moments.get(is_held)
                 self._moments[is_held] = moments if known is None else known + moments
         self._sample.add(held, z, y, outputs)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_hrcam.activations import gap
+from captum_hrcam.activations import gap, spatial_variance
 from captum_hrcam.checks import one_row_per_image, same_shape
 from captum_hrcam.features import FeatureCollector, Sample
 from captum_hrcam.labels import model_targets, n_label_columns, target_rows
@@ -67,34 +67,39 @@ class FrozenPass:
             inputs, labels = split_batch(batch, argument, self.targets)
             got = {f"of input {i}": tuple(x.shape[1:]) for i, x in enumerate(inputs)}
             same_shape("the shape", argument, got, self._first)
-            z, outputs = self._pool(inputs, argument)
-            collector.add(z, self._target_rows(labels, outputs), outputs, position=n)
+            z, within, outputs = self._pool(inputs, argument)
+            y = self._target_rows(labels, outputs)
+            collector.add(z, within, y, outputs, position=n)
             if images is not None:
                 images.add(*(x.detach().cpu() for x in inputs))
             n += len(z)
         if n == 0:
             raise ValueError(f"{argument}: it gave no batch; expected at least one.")
 
-    def _pool(self, inputs: tuple[Tensor, ...], argument: str) -> tuple[Tensor, Tensor]:
-        """(pooled features (n, N), the model's outputs (n, K')) of one batch, on the CPU."""
+    def _pool(self, inputs: tuple[Tensor, ...], argument: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Averages and variances over cells (n, N), the model's outputs (n, K'), on the CPU."""
         n = len(inputs[0])
         pooled: dict[str, Tensor] = {}
+        varied: dict[str, Tensor] = {}
 
         def read(name: str, f: Tensor) -> None:
             one_row_per_image(name, f, n)
             same_shape("the channels of layer", argument, {name: f.shape[1]}, self._first)
             self.resolutions.setdefault(name, tuple(f.shape[2:]))
             pooled[name] = gap(f)
+            varied[name] = spatial_variance(f, pooled[name])
 
         outputs = score_rows(self.forward(to_device(inputs, self.device), (), read), n)
         self.channels = {name: pooled[name].shape[1] for name in self.layers}
-        z = torch.cat([pooled[name].cpu() for name in self.layers], 1)
-        if not torch.isfinite(z).all():
+        z, within = (
+            torch.cat([d[name].cpu() for name in self.layers], 1) for d in (pooled, varied)
+        )
+        if not (torch.isfinite(z) & torch.isfinite(within)).all():
             raise ValueError(
                 f"{argument}: NaN or infinity in the pooled features of a batch. Check the inputs "
                 "and the model's weights."
             )
-        return z, outputs
+        return z, within, outputs
 
     def _target_rows(self, labels: object, outputs: Tensor) -> Tensor:
         """(n, K) of one batch, from its labels or from the model's own outputs."""

@@ -137,13 +137,14 @@ class HRCAM(HeadAttribution):
                 an image (n, K), or real values; "model": the model's own predictions.
             loss (str): "cross_entropy", "binary_cross_entropy" (several labels per image, or one
                 logit) or "mse".
-            solver (str): "pattern", W = Cov(z, y) / Var(z) per channel (Haufe et al. 2014);
-                "ridge", penalised loss; "adam", the paper's head.
+            solver (str): "pattern", W = Cov(f, y) / Var(f) for each channel alone, over images and
+                cells (Haufe et al. 2014); "ridge", penalised loss; "adam", the paper's head.
             penalty (float or "auto"): ridge's penalty on standardised weights; "auto" takes the
                 strongest within one standard error of the best held-out loss.
             balance_layers (str or None): "equal" gives every layer the same standardised norm,
                 "information" one by what it tells alone; "auto" is "equal" for pattern, None else.
-            standardize (bool): standardise features for the fit; folded into the weights.
+            standardize (bool): scale each channel by its standard deviation over images and cells
+                for the fit; folded into the weights.
             n_classes (int): the head's outputs; by default those of the model.
             n_passes (int): how often to read ``train_data``, for augmenting loaders. Where they
                 shuffle, pass ``val_data``: else an image is both fitted and held out.

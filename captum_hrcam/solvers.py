@@ -17,10 +17,11 @@ PENALTIES = [10.0**k for k in (3, 2.5, 2, 1.5, 1, 0.5, 0, -0.5, -1, -1.5, -2, -2
 
 
 def pattern(moments: Moments) -> Tensor:
-    """W = Cov(z, y) / Var(z) for each channel alone, in units of standardised features.
+    """W = Cov(f, y) / Var(f) for each channel alone, over images and cells, in standard deviations.
 
     What the class looks like in each channel (Haufe et al. 2014, NeuroImage 87:96-110), the limit
-    of ever stronger L2. No iteration, O(N K) memory.
+    of ever stronger L2. The label is the same for all cells of an image, so Cov(f, y) is that of
+    the averages, Cov(z, y). No iteration, O(N K) memory.
 
     Returns:
         (K, N).

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captum_hrcam.activations import gap, spatial_variance
 from captum_hrcam.features import FeatureCollector, Moments, Sample
 
 
@@ -15,11 +16,14 @@ def test_moments_of_parts_add_up_to_numpys(n, cut, seed, offset):
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(n, 3, generator=generator) + offset
     y = torch.rand(n, 2, generator=generator)
+    within = torch.rand(n, 3, generator=generator)
     cut = min(cut, n - 1)
-    moments = Moments.of(z[:cut], y[:cut]) + Moments.of(z[cut:], y[cut:])
+    parts = [Moments.of(z[r], y[r], within[r]) for r in (slice(cut), slice(cut, None))]
+    moments = parts[0] + parts[1]
     whole = np.cov(z.double().T.numpy(), y.double().T.numpy(), bias=True)
     np.testing.assert_allclose(moments.mean_z, z.double().mean(0), rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(moments.variance, whole.diagonal()[:3], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(moments.zz / n, whole.diagonal()[:3], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(moments.within, within.double().mean(0), rtol=1e-9)
     np.testing.assert_allclose(moments.covariance, whole[3:, :3], rtol=1e-6, atol=1e-9)
     assert moments.n == n
 
@@ -27,11 +31,12 @@ def test_moments_of_parts_add_up_to_numpys(n, cut, seed, offset):
 def test_moments_keep_their_digits_far_from_zero():
     z = torch.randn(10_000, 1, dtype=torch.float64)
     y = torch.rand(10_000, 1)
-    batches = [Moments.of(zb + 1e8, yb) for zb, yb in zip(z.split(100), y.split(100), strict=True)]
+    pairs = zip(z.split(100), y.split(100), strict=True)
+    batches = [Moments.of(zb + 1e8, yb, torch.zeros_like(zb)) for zb, yb in pairs]
     total = batches[0]
     for moments in batches[1:]:
         total = total + moments
-    assert total.variance.item() == pytest.approx(z.var(correction=0).item(), rel=1e-6)
+    assert (total.zz / total.n).item() == pytest.approx(z.var(correction=0).item(), rel=1e-6)
 
 
 def test_sample_keeps_all_that_fits_in_order():
@@ -63,7 +68,7 @@ def test_every_fifth_of_each_pass_is_held_out():
     for _ in range(2):
         for start in range(0, 12, 4):
             z = torch.arange(start, start + 4).float()[:, None]
-            collector.add(z, z, z[:, :0], position=start)
+            collector.add(z, z, z, z[:, :0], position=start)
     fit, moments, held = collector.split()
     assert held.z.flatten().tolist() == [4, 9, 4, 9]
     assert len(fit) == moments.n == 20
@@ -76,7 +81,23 @@ def test_moments_see_rows_that_are_not_kept():
     collector = FeatureCollector(max_rows=5)
     z = torch.randn(100, 3)
     for i, rows in enumerate(z.split(10)):
-        collector.add(rows, rows[:, :1], rows[:, :0], position=10 * i)
+        collector.add(rows, rows, rows[:, :1], rows[:, :0], position=10 * i)
     features, moments = collector.all()
     assert len(features) == 5
     torch.testing.assert_close(moments.mean_z.float(), z.mean(0))
+
+
+def test_scale_is_the_deviation_over_images_and_cells():
+    f = torch.randn(40, 3, 5, 6, generator=torch.Generator().manual_seed(0)) * 2 + 1
+    f[:, 1] += torch.arange(40.0)[:, None, None]  # differs between images
+    f[:, 2] += 10 * torch.arange(6.0)  # differs inside them
+    z = gap(f)
+    moments = Moments.of(z, torch.rand(40, 1), spatial_variance(f, z))
+    expected = f.double().transpose(0, 1).flatten(1).std(1, correction=0)
+    torch.testing.assert_close(moments.scale, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_spatial_variance_keeps_half_precision_from_overflowing():
+    f = torch.full((1, 1, 4, 4), 300.0, dtype=torch.float16)
+    f[..., 0] = 700
+    assert spatial_variance(f, gap(f)).item() == pytest.approx(f.float().var(correction=0).item())

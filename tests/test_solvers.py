@@ -6,6 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from captum_hrcam import solvers
+from captum_hrcam.activations import gap, spatial_variance
 from captum_hrcam.features import Features, Moments
 from captum_hrcam.labels import loss_per_sample
 
@@ -21,27 +22,36 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.nn.functional.one_hot(classes, 3).double()
 
 
-def test_pattern_is_covariance_over_variance_in_loops(data):
-    x, y = data
-    z = x * torch.arange(1, 7) + 3
-    weight = solvers.pattern(Moments.of(z, y))
+def test_pattern_is_covariance_over_variance_of_all_cells_in_loops():
+    generator = torch.Generator().manual_seed(0)
+    y = torch.nn.functional.one_hot(torch.arange(20) % 3, 3).double()
+    f = torch.randn(20, 4, 3, 2, generator=generator, dtype=torch.float64) * 3 + 1
+    f[:, 0] += y[:, 0, None, None]
+    z = gap(f)
+    moments = Moments.of(z, y, spatial_variance(f, z))
+    weight = solvers.pattern(moments) / moments.scale
     for c in range(3):
-        for i in range(6):
-            zi, yc = z[:, i].numpy(), y[:, c].numpy()
-            cov = np.mean((zi - zi.mean()) * (yc - yc.mean()))
-            assert weight[c, i].item() == pytest.approx(cov / zi.std(), rel=1e-9)
+        for i in range(4):
+            cells = np.array(
+                [f[n, i, a, b].item() for n in range(20) for a in range(3) for b in range(2)]
+            )
+            labels = np.array([y[n, c].item() for n in range(20) for _ in range(6)])
+            cov = np.mean((cells - cells.mean()) * (labels - labels.mean()))
+            assert weight[c, i].item() == pytest.approx(cov / cells.var(), rel=1e-9)
 
 
 def test_constant_feature_gets_no_weight():
     z, y = torch.randn(50, 3), torch.rand(50, 2)
     z[:, 1] = 7.0
-    assert (solvers.pattern(Moments.of(z, y))[:, 1] == 0).all()
+    weight = solvers.pattern(Moments.of(z, y, torch.ones_like(z)))
+    assert (weight[:, 1] == 0).all()
+    assert (weight[:, 0] != 0).all()
 
 
 def test_pattern_is_the_limit_of_ridge(data):
     x, y = data
     limit = solvers.ridge(x, y, "cross_entropy", [1e3])[0]
-    pattern = solvers.pattern(Moments.of(x, y))
+    pattern = solvers.pattern(Moments.of(x, y, torch.zeros_like(x)))
     pattern = pattern - pattern.mean(0)
     cosine = torch.nn.functional.cosine_similarity(limit.flatten(), pattern.flatten(), 0)
     assert cosine > 0.9999

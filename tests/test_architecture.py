@@ -1,0 +1,85 @@
+"""The file list is the architecture: imports point one way, and the wheel needs no extra."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import captum_hrcam
+
+PACKAGE = Path(captum_hrcam.__file__).parent
+# From the bottom to the top; a module imports from the groups before its own, or from its own.
+ORDER = [
+    {"_captum", "activations", "checks"},
+    {"features", "fusion", "head", "labels", "layers"},
+    {"finding", "frozen_pass", "report", "solvers", "storage"},
+    {"attribution", "fitting"},
+    {"cam", "hrcam"},
+    {"compare", "visualize"},
+]
+ALONE = {"datasets", "metrics"}
+EXTRAS = {"sklearn", "scipy", "pandas", "nibabel", "skimage"}
+
+
+def imported(path: Path) -> set[str]:
+    """Modules that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def own(path: Path) -> set[str]:
+    """The package's modules that a file imports: "head" of captum_hrcam.head.Head."""
+    parts = [name.split(".") for name in imported(path)]
+    return {p[1] for p in parts if p[0] == "captum_hrcam" and len(p) > 1}
+
+
+def test_every_module_has_its_place():
+    files = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"}
+    folders = {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
+    assert files == set().union(*ORDER)
+    assert folders == ALONE
+
+
+@pytest.mark.parametrize("level", range(len(ORDER)))
+def test_imports_point_down(level):
+    below = set().union(*ORDER[: level + 1])
+    for module in ORDER[level]:
+        modules = own(PACKAGE / f"{module}.py") & set().union(*ORDER)
+        assert modules <= below, f"{module} imports {modules - below}"
+
+
+@pytest.mark.parametrize("folder", sorted(ALONE))
+def test_datasets_and_metrics_know_nothing_of_hrcam(folder):
+    for path in (PACKAGE / folder).glob("*.py"):
+        assert own(path) <= {folder}, path
+
+
+def test_hooks_are_registered_in_one_file():
+    users = {p.name for p in PACKAGE.rglob("*.py") if "register_forward" in p.read_text()}
+    assert users == {"activations.py"}
+
+
+def test_import_needs_no_extra():
+    block = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in sorted(EXTRAS))
+    code = block + (
+        "from captum_hrcam import HRCAM, CAM, compare, find_layers, metrics, datasets, visualize\n"
+        "metrics.sensitivity([[0.0, 1.0]], [[0, 1]], 0.5)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_missing_extra_says_what_to_install():
+    code = (
+        "import sys\nsys.modules['sklearn'] = None\nfrom captum_hrcam import metrics\n"
+        "metrics.pixel_average_precision([[0.0, 1.0]], [[0, 1]])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 'pip install "captum-hrcam[eval]"' in done.stderr
