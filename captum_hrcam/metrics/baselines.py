@@ -20,7 +20,7 @@ def centred_gaussian(shape: Sequence[int], sigma: float = 0.25) -> Array:
         sigma: standard deviation as a share of each side.
 
     Returns:
-        (*shape), largest at the centre.
+        An array of that shape, largest at the centre.
 
     Raises:
         ValueError: a size below one, or a sigma that is not positive.

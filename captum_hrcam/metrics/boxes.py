@@ -22,7 +22,7 @@ def max_box_acc_v2(
     thresholds: Sequence[float] | Array = GRID,
     iou_levels: Sequence[float] = (0.3, 0.5, 0.7),
 ) -> float:
-    """MaxBoxAccV2 (Choe et al. 2020), with boxes from masks.
+    r"""MaxBoxAccV2 (Choe et al. 2020), with boxes from masks.
 
         mean over d of  max over t of  share of images with  IoU(box(A >= t), box(M)) >= d
 
@@ -31,7 +31,7 @@ def max_box_acc_v2(
     Each d has its own best t, the same for all images: an oracle, as defined.
 
     Args:
-        maps: (H, W), (N, *spatial) or (N, 1, *spatial), 2D or 3D.
+        maps: (H, W), (N, \*spatial) or (N, 1, \*spatial), 2D or 3D.
         masks: 0 and 1, one per map.
         contours: "largest": the map's box is that of its largest contour. "all": the box of any
             contour may meet the object, as in the authors' code for MaxBoxAccV2; kinder to maps

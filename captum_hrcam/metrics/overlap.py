@@ -36,12 +36,12 @@ class Threshold:
 def sensitivity(
     maps: ArrayOrTensor, masks: ArrayOrTensor, threshold: float | Array | Threshold
 ) -> Figures:
-    """TP / (TP + FN) of A >= t: the share of the object that is marked.
+    r"""TP / (TP + FN) of A >= t: the share of the object that is marked.
 
     The paper's figure (Shinde et al. 2021), at t = .3, .5, .8.
 
     Args:
-        maps: (H, W), (N, *spatial) or (N, 1, *spatial), 2D or 3D.
+        maps: (H, W), (N, \*spatial) or (N, 1, \*spatial), 2D or 3D.
         masks: 0 and 1, one per map.
         threshold: t in 0..1, on the map scaled to 0..1; or (N,), one per image.
 
@@ -115,7 +115,7 @@ def dice(
 
 
 def _mark(maps: Array, threshold: float | Array | Threshold) -> Mask:
-    """A >= t of checked maps (N, *spatial)."""
+    r"""A >= t of checked maps (N, \*spatial)."""
     t = np.asarray(threshold.value if isinstance(threshold, Threshold) else threshold)
     if t.shape not in ((), (len(maps),)):
         raise ValueError(

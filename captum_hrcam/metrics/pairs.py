@@ -29,7 +29,7 @@ Figures: TypeAlias = float | Array  # one image (H, W): a float; a batch: (N,)
 
 @dataclass(frozen=True)
 class Pairs:
-    """Maps and masks of one shape (N, *spatial), and how to give figures back."""
+    r"""Maps and masks of one shape (N, \*spatial), and how to give figures back."""
 
     maps: Array
     masks: Mask
@@ -71,7 +71,7 @@ class Pairs:
 
 
 def as_maps(maps: ArrayOrTensor, spatial_dims: int | None = None) -> tuple[Array, bool]:
-    """Maps (N, *spatial) in float64, and whether they came as one image.
+    r"""Maps (N, \*spatial) in float64, and whether they came as one image.
 
     Raises:
         ValueError: a shape outside the rule; NaN or infinity.
@@ -115,7 +115,7 @@ def _as_numpy(array: ArrayOrTensor, name: str) -> npt.NDArray[Any]:
 def _as_batch(
     array: npt.NDArray[Any], name: str, spatial_dims: int | None = None
 ) -> npt.NDArray[Any]:
-    """(N, *spatial), 2D or 3D, by the module's shape rule."""
+    r"""(N, \*spatial), 2D or 3D, by the module's shape rule."""
     shape = array.shape
     if array.ndim == (spatial_dims or 2):
         array = array[None]

@@ -45,10 +45,10 @@ class PooledAveragePrecision:
         self._outside = np.zeros(bins + 1, dtype=np.int64)
 
     def update(self, maps: ArrayOrTensor, masks: ArrayOrTensor) -> None:
-        """Take one batch.
+        r"""Take one batch.
 
         Args:
-            maps: (N, *spatial) or (N, 1, *spatial), or one image (*spatial).
+            maps: (N, \*spatial) or (N, 1, \*spatial), or one image (\*spatial).
             masks: 0 and 1, one per map.
 
         Raises:

@@ -7,13 +7,13 @@ from captum_hrcam.metrics.pairs import Array, ArrayOrTensor, Figures, Mask, Pair
 
 
 def pixel_average_precision(maps: ArrayOrTensor, masks: ArrayOrTensor) -> Figures:
-    """sum_n (R_n - R_{n-1}) P_n over this image's pixels, by falling map value.
+    r"""sum_n (R_n - R_{n-1}) P_n over this image's pixels, by falling map value.
 
     scikit-learn's ``average_precision_score``; equal values count as one step. A map without
     knowledge scores the mask's share of the image.
 
     Args:
-        maps: (H, W), (N, *spatial) or (N, 1, *spatial), 2D or 3D.
+        maps: (H, W), (N, \*spatial) or (N, 1, \*spatial), 2D or 3D.
         masks: 0 and 1, one per map.
 
     Returns:

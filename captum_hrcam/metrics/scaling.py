@@ -6,10 +6,10 @@ from captum_hrcam.metrics.pairs import Array, ArrayOrTensor, as_maps
 
 
 def min_max(maps: ArrayOrTensor) -> Array:
-    """(A - min A) / (max A - min A), for each map on its own; a constant map becomes 0.
+    r"""(A - min A) / (max A - min A), for each map on its own; a constant map becomes 0.
 
     Args:
-        maps: (H, W), (N, *spatial) or (N, 1, *spatial), 2D or 3D.
+        maps: (H, W), (N, \*spatial) or (N, 1, \*spatial), 2D or 3D.
 
     Returns:
         A float64 array of the same shape.

@@ -14,7 +14,7 @@ GRID: Array = np.arange(1, 100) / 100
 
 
 def otsu_threshold(maps: ArrayOrTensor) -> Threshold:
-    """Otsu's threshold of each map (Otsu 1979): two groups of pixels, as far apart as can be.
+    r"""Otsu's threshold of each map (Otsu 1979): two groups of pixels, as far apart as can be.
 
         t = argmax over t of  w0 w1 (m0 - m1)²,    w, m: count and mean below t, and from t on
 
@@ -22,7 +22,7 @@ def otsu_threshold(maps: ArrayOrTensor) -> Threshold:
     is marked.
 
     Args:
-        maps: (H, W), (N, *spatial) or (N, 1, *spatial), 2D or 3D.
+        maps: (H, W), (N, \*spatial) or (N, 1, \*spatial), 2D or 3D.
 
     Returns:
         Threshold with (N,) values in 0..1, or one value for one image (H, W).
@@ -47,10 +47,10 @@ def validation_threshold(
     score: Callable[[ArrayOrTensor, ArrayOrTensor, float], Figures] = iou,
     grid: Sequence[float] | Array = GRID,
 ) -> Threshold:
-    """The one threshold that is best, on average, for images that will not be scored.
+    r"""The one threshold that is best, on average, for images that will not be scored.
 
     Args:
-        maps: of the validation images, (N, *spatial) or (N, 1, *spatial), 2D or 3D.
+        maps: of the validation images, (N, \*spatial) or (N, 1, \*spatial), 2D or 3D.
         masks: 0 and 1, one per map.
         score: ``iou``, ``dice`` or any score(maps, masks, t) -> (N,), the more the better.
         grid: the thresholds tried; of equals the first is taken.
