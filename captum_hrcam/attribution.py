@@ -1,6 +1,6 @@
 """Class maps from a linear head on pooled feature maps: what HRCAM and CAM share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from captum_hrcam._captum import (
 )
 from captum_hrcam.activations import ReshapeTransform, eval_mode, gap, read_feature_maps
 from captum_hrcam.checks import one_row_per_image, same_channels
-from captum_hrcam.fusion import Fusion, contract, rectify
+from captum_hrcam.fusion import Fusion, contract
 from captum_hrcam.head import Head, for_classes
 from captum_hrcam.layers import resolve_layers, unwrap
 
@@ -105,7 +105,8 @@ class HeadAttribution(LayerAttribution):
             fusion (str): "sum", the paper's and complete: mean over pixels plus bias is the score.
                 "evidence": of each layer's map the part that exceeds its mean over the training
                 data by ``evidence_threshold`` spatial standard deviations; never negative, not
-                complete.
+                complete. "agreement": the harmonic mean of the layers' standardised maps, high
+                only where all agree; never negative, not complete; made for ``solver="cascade"``.
             relu_attributions (bool): return the positive part of the map.
             interpolate_mode (str): of ``torch.nn.functional.interpolate``; default (bi, tri)linear.
             evidence_threshold (float): t of ``fusion="evidence"``.
@@ -148,9 +149,15 @@ class HeadAttribution(LayerAttribution):
             where ``inputs`` is a tuple).
 
         Raises:
-            AssertionError, RuntimeError, ValueError: as :meth:`attribute`.
+            AssertionError, RuntimeError, ValueError: as :meth:`attribute`; "agreement" is no sum
+                over layers and is refused.
         """
         fuse = Fusion(fusion, interpolate_mode, evidence_threshold)
+        if fuse.name == "agreement":
+            raise ValueError(
+                "fusion: 'agreement' is no sum over layers, so no layer has a part of it. Use "
+                "'sum' or 'evidence'."
+            )
         is_tuple, maps, sizes = self._fusable(inputs, target, additional_forward_args, fuse)
         return {
             name: format_output(is_tuple, tuple(fuse([a], size) for size in sizes))
@@ -237,15 +244,18 @@ class HeadAttribution(LayerAttribution):
     ) -> dict[str, Tensor]:
         """{layer: sum_i W[c, i] f_i} at the layers' own resolution, contracted inside the hooks."""
         weights = {name: for_classes(head.weights[name], classes) for name in self.layers}
-        ordinary: Mapping[str, Tensor] = {}
-        if fuse.name == "evidence":
+        ordinary: dict[str, tuple[Tensor, Tensor]] = {}
+        if fuse.name != "sum":
             if not head.spread:
                 raise ValueError(
-                    f"fusion: 'evidence' needs what is ordinary in training data, which a fit "
+                    f"fusion: {fuse.name!r} needs what is ordinary in training data, which a fit "
                     f"stores; {self.get_name()} has none. Use fusion='sum'."
                 )
             ordinary = {
-                name: for_classes(head.ordinary(name, fuse.threshold), classes)
+                name: (
+                    for_classes(head.mean_score[name], classes),
+                    for_classes(head.spread[name], classes),
+                )
                 for name in self.layers
             }
         maps: dict[str, Tensor] = {}
@@ -254,7 +264,7 @@ class HeadAttribution(LayerAttribution):
             one_row_per_image(name, f, len(inputs[0]))
             same_channels(name, f, weights[name])
             a = contract(f, weights[name])
-            maps[name] = rectify(a, ordinary[name]) if ordinary else a
+            maps[name] = fuse.layer(a, *ordinary[name]) if ordinary else a
 
         self._forward(inputs, args, read)
         return {name: maps[name].to(inputs[0].device) for name in self.layers}

@@ -150,7 +150,7 @@ class FeatureCollector:
             outputs: the model's (B, K').
             position: of the first image.
         """
-        held = torch.arange(position, position + len(z)) % 5 == 4
+        held = held_out(position, len(z))
         for is_held, rows in ((False, ~held), (True, held)):
             if rows.any():
                 moments = Moments.of(z[rows], y[rows], within[rows])
@@ -169,3 +169,8 @@ class FeatureCollector:
         held, *rows = self._sample.rows()
         features = Features(*rows)
         return features[~held], self._moments[False], features[held]
+
+
+def held_out(position: int, n: int) -> Tensor:
+    """(n,) bool: which of the images from ``position`` on are held out, every fifth of the data."""
+    return torch.arange(position, position + n) % 5 == 4

@@ -1,9 +1,9 @@
 """From pooled features to a head: choose, solve, balance layers, calibrate, fold, report."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,10 +15,12 @@ from captum_hrcam.head import Head, centre, fold, split_layers
 from captum_hrcam.labels import LOSSES, check_classes, loss_per_sample
 from captum_hrcam.report import agreement_figures, layer_shares
 
-SOLVERS = ("pattern", "ridge", "adam")
+SOLVERS = ("pattern", "ridge", "cascade", "adam")
 BALANCES = ("auto", "equal", "information", None)
 MAX_PATTERN_ROWS = 20_000  # rows that calibrate a pattern head; its moments see every image
 MIN_IMAGES = 5  # every fifth is held out
+
+LocalFit: TypeAlias = Callable[[Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,15 @@ class Recipe:
         one_of("solver", self.solver, SOLVERS)
         one_of("balance_layers", self.balance_layers, BALANCES)
         self._check_penalty()
-        if self.solver == "adam" and self.balance_layers not in ("auto", None):
+        if self.solver in ("adam", "cascade") and self.balance_layers not in ("auto", None):
             raise ValueError(
-                f"balance_layers: got {self.balance_layers!r} with solver='adam', the paper's head "
-                "exactly, which has none. Use solver='pattern' or 'ridge'."
+                f"balance_layers: got {self.balance_layers!r} with solver={self.solver!r}, whose "
+                "layers are balanced as they are. Use solver='pattern' or 'ridge'."
+            )
+        if self.solver == "cascade" and self.loss == "mse":
+            raise ValueError(
+                "loss: got 'mse' with solver='cascade', which learns where a class is. Use "
+                "solver='pattern' or 'ridge'."
             )
         whole("epochs", self.epochs, 1)
         whole("batch_size", self.batch_size, 1)
@@ -68,7 +75,7 @@ class Recipe:
     @property
     def max_rows(self) -> int | None:
         """Rows of features to keep; None for all."""
-        return MAX_PATTERN_ROWS if self.solver == "pattern" else None
+        return MAX_PATTERN_ROWS if self.solver in ("pattern", "cascade") else None
 
 
 @dataclass
@@ -78,6 +85,7 @@ class Chosen:
     recipe: Recipe
     path: solvers.RidgePath | None = None
     information: dict[str, float] = field(default_factory=dict)
+    weight: Tensor | None = None  # (K, N) on raw features, of a cascade
     why: list[str] = field(default_factory=list)
 
 
@@ -87,6 +95,7 @@ def fit_head(
     val: FeatureCollector | None,
     channels: Mapping[str, int],
     recipe: Recipe,
+    local: LocalFit | None = None,
 ) -> tuple[Head, dict[str, Any]]:
     """Choose on held-out features, then solve on all.
 
@@ -96,6 +105,8 @@ def fit_head(
             the head is then solved on too.
         channels: layer name -> C_l, in the order of the features.
         recipe: how to solve.
+        local: fits the layers of a cascade, given the last one's pattern (K, C_L) and the
+            averages of all channels.
 
     Returns:
         The head without its maps' spread, and the figures for a ``FitReport``.
@@ -110,6 +121,8 @@ def fit_head(
     if val is not None:
         part, part_moments, held = features, moments, val.all()[0]
     chosen = _choose(recipe, part, part_moments, held, channels)
+    if local is not None:
+        chosen.weight = _cascade(local, part_moments, channels)
     weight, bias = _solve(chosen, features, moments, channels)
     # Figures on images that the head has not seen: without val_data, those of a head of the rest.
     seen = val is not None
@@ -117,7 +130,7 @@ def fit_head(
         (weight, bias) if seen else _solve(chosen, part, part_moments, channels)
     )
     scores = held.z.double() @ held_weight.T + held_bias
-    head = _head(weight, bias, moments, channels, recipe.loss)
+    head = _head(weight, bias, moments, channels, recipe)
     path = chosen.path
     figures = {
         "n": train.n,
@@ -175,6 +188,10 @@ def _solve(
             seed=recipe.seed,
         )
         return centre(weight, bias) if recipe.loss == "cross_entropy" else (weight, bias)
+    if chosen.weight is not None:
+        bias = -chosen.weight @ moments.mean_z
+        # Its classes are learned apart from each other, so each has a scale of its own.
+        return _calibrated(chosen.weight, bias, rows, recipe.loss, per_class=True)
     scale = moments.scale if recipe.standardize else torch.ones_like(moments.scale)
     if recipe.solver == "pattern":
         weight = solvers.pattern(moments) * (scale / moments.scale)
@@ -189,12 +206,26 @@ def _solve(
     weight, bias = fold(weight * factors, zero, moments.mean_z, scale)
     if recipe.loss == "cross_entropy":
         weight, bias = centre(weight, bias)
-    a, d = solvers.rescale(rows.z.double() @ weight.T + bias, rows.y, recipe.loss)
+    return _calibrated(weight, bias, rows, recipe.loss)
+
+
+def _calibrated(
+    weight: Tensor, bias: Tensor, rows: Features, loss: str, per_class: bool = False
+) -> tuple[Tensor, Tensor]:
+    a, d = solvers.rescale(rows.z.double() @ weight.T + bias, rows.y, loss, per_class=per_class)
     return weight * a[:, None], bias * a + d
 
 
+def _cascade(local: LocalFit, moments: Moments, channels: dict[str, int]) -> Tensor:
+    """(K, N) of all layers, from the pattern of the last."""
+    pattern = split_layers(solvers.pattern(moments) / moments.scale, channels)
+    means = {name: m[0] for name, m in split_layers(moments.mean_z[None], channels).items()}
+    weights = local(list(pattern.values())[-1], means)
+    return torch.cat([weights[name] for name in channels], 1)
+
+
 def _head(
-    weight: Tensor, bias: Tensor, moments: Moments, channels: dict[str, int], loss: str
+    weight: Tensor, bias: Tensor, moments: Moments, channels: dict[str, int], recipe: Recipe
 ) -> Head:
     weights = split_layers(weight, channels)
     means = split_layers(moments.mean_z[None], channels)
@@ -202,7 +233,7 @@ def _head(
         weights=weights,
         bias=bias,
         mean_score={name: w @ means[name][0] for name, w in weights.items()},
-        centred=loss == "cross_entropy",
+        centred=recipe.loss == "cross_entropy" and recipe.solver != "cascade",
     )
 
 

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from captum_hrcam.activations import gap, spatial_variance
 from captum_hrcam.checks import one_row_per_image, same_shape
-from captum_hrcam.features import FeatureCollector, Sample
+from captum_hrcam.features import FeatureCollector, Sample, held_out
 from captum_hrcam.labels import model_targets, n_label_columns, target_rows
 
 Read = Callable[[str, Tensor], None]
@@ -59,7 +59,7 @@ class FrozenPass:
             data: batches ``(*inputs, label)``.
             argument: what to call ``data`` in an error.
             collector: receives pooled features, target rows and the model's outputs.
-            images: receives the inputs.
+            images: receives inputs and targets, but not of images that are held out.
             progress: the progress bar's text; None draws none.
         """
         n = 0
@@ -71,10 +71,16 @@ class FrozenPass:
             y = self._target_rows(labels, outputs)
             collector.add(z, within, y, outputs, position=n)
             if images is not None:
-                images.add(*(x.detach().cpu() for x in inputs))
+                self._keep(images, inputs, y, n)
             n += len(z)
         if n == 0:
             raise ValueError(f"{argument}: it gave no batch; expected at least one.")
+
+    def _keep(self, images: Sample, inputs: tuple[Tensor, ...], y: Tensor, position: int) -> None:
+        """Inputs and targets into the sample, but for those that are held out."""
+        fit = ~held_out(position, len(y))
+        if fit.any():
+            images.add(*(x.detach().cpu()[fit] for x in inputs), y[fit])
 
     def _pool(self, inputs: tuple[Tensor, ...], argument: str) -> tuple[Tensor, Tensor, Tensor]:
         """Averages and variances over cells (n, N), the model's outputs (n, K'), on the CPU."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from captum_hrcam.activations import accumulator_dtype
 from captum_hrcam.checks import one_of
 
-FUSIONS = ("sum", "evidence")
+FUSIONS = ("sum", "evidence", "agreement")
 LINEAR_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 INTERPOLATE_MODES = {
     1: (None, "linear", "nearest", "nearest-exact", "area"),
@@ -70,11 +70,44 @@ def rectify(layer_map: Tensor, ordinary: Tensor) -> Tensor:
 
     Args:
         layer_map: (N, K, *spatial) at native resolution.
-        ordinary: (K,), or (N, 1) with one target per image; see ``Head.ordinary``.
+        ordinary: (K,), or (N, 1) with one target per image: the layer's mean over the training
+            data plus t spatial standard deviations.
     """
-    shape = ordinary.shape if ordinary.ndim == 2 else (1, *ordinary.shape)
-    ordinary = ordinary.reshape(*shape, *[1] * (layer_map.ndim - 2)).to(layer_map)
-    return (layer_map - ordinary).clamp(min=0)
+    return (layer_map - _over_space(ordinary, layer_map)).clamp(min=0)
+
+
+def agree(maps: Sequence[Tensor], size: Sequence[int], mode: str | None = None) -> Tensor:
+    """Weighted harmonic mean of what the layers say: high only where all of them agree.
+
+    1 / sum_l w_l / softplus(up(z_l)), with w_l falling as the root of the layer's place from the
+    deepest: a fine layer's word counts a little more.
+
+    Args:
+        maps: z_l (N, K, *spatial) from shallow to deep, standardised; see ``standardise``.
+        size: of the result.
+        mode: of the interpolation.
+
+    Returns:
+        (N, K, *size), positive.
+    """
+    places = [(len(maps) - i) ** 0.5 for i in range(len(maps))]
+    doubt = sum(
+        place / sum(places) / F.softplus(upsample(z, size, mode)).clamp(min=1e-30)
+        for place, z in zip(places, maps, strict=True)
+    )
+    return 1 / torch.as_tensor(doubt)
+
+
+def standardise(layer_map: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+    """z_l = (A_l - mean) / spread; shapes as in ``rectify``."""
+    spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+    return (layer_map - _over_space(mean, layer_map)) / _over_space(spread, layer_map)
+
+
+def _over_space(values: Tensor, layer_map: Tensor) -> Tensor:
+    """(K,), or (N, 1) with one target per image, as a factor of (N, K, *spatial)."""
+    shape = values.shape if values.ndim == 2 else (1, *values.shape)
+    return values.reshape(*shape, *[1] * (layer_map.ndim - 2)).to(layer_map)
 
 
 @dataclass(frozen=True)
@@ -82,7 +115,8 @@ class Fusion:
     """How the layers' maps become one map at the input's size.
 
     Args:
-        name: "sum", the paper's, or "evidence", the sum of each layer's positive evidence.
+        name: "sum", the paper's; "evidence", the sum of each layer's positive evidence;
+            "agreement", the harmonic mean of the layers' standardised maps.
         interpolate_mode: of ``torch.nn.functional.interpolate``; None is (bi, tri)linear.
         threshold: t of "evidence", in spatial standard deviations.
 
@@ -110,6 +144,15 @@ class Fusion:
             one_of("interpolate_mode", self.interpolate_mode, INTERPOLATE_MODES[x.ndim - 2])
         return [tuple(x.shape[2:]) for x in inputs]
 
+    def layer(self, layer_map: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+        """What a layer contributes, at its own resolution, beside its ordinary mean and spread."""
+        if self.name == "evidence":
+            return rectify(layer_map, mean + self.threshold * spread)
+        if self.name == "agreement":
+            return standardise(layer_map, mean, spread)
+        return layer_map
+
     def __call__(self, maps: Iterable[Tensor], size: Sequence[int]) -> Tensor:
-        """Native layer maps (N, K, *spatial) -> (N, K, *size)."""
-        return add_upsampled(maps, size, self.interpolate_mode).contiguous()
+        """Native layer maps (N, K, *spatial), shallow to deep -> (N, K, *size)."""
+        combine = agree if self.name == "agreement" else add_upsampled
+        return combine(list(maps), size, self.interpolate_mode).contiguous()

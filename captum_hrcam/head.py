@@ -41,10 +41,6 @@ class Head:
                 total = total + (z[name] @ weight.to(z[name]).T).to(first)
         return total
 
-    def ordinary(self, layer: str, t: float) -> Tensor:
-        """(K,), the level that evidence must exceed: mean plus t spatial standard deviations."""
-        return self.mean_score[layer] + t * self.spread[layer]
-
     def renamed(self, layers: list[str]) -> "Head":
         """The same head under other layer names, in order."""
         old = list(self.weights)

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_hrcam import storage
+from captum_hrcam import cascade, storage
 from captum_hrcam.activations import ReshapeTransform
 from captum_hrcam.attribution import HeadAttribution, LayerLike
+from captum_hrcam.cascade import Cascade
 from captum_hrcam.checks import one_of, whole
 from captum_hrcam.features import FeatureCollector, Sample
-from captum_hrcam.fitting import Recipe, fit_head
+from captum_hrcam.fitting import LocalFit, Recipe, fit_head
 from captum_hrcam.frozen_pass import FrozenPass, device_of, to_device
 from captum_hrcam.fusion import Fusion
 from captum_hrcam.head import Head
@@ -138,7 +139,9 @@ class HRCAM(HeadAttribution):
             loss (str): "cross_entropy", "binary_cross_entropy" (several labels per image, or one
                 logit) or "mse".
             solver (str): "pattern", W = Cov(f, y) / Var(f) for each channel alone, over images and
-                cells (Haufe et al. 2014); "ridge", penalised loss; "adam", the paper's head.
+                cells (Haufe et al. 2014); "ridge", penalised loss; "cascade", each layer learns
+                where everything deeper finds evidence, from 200 training images read seven times
+                (five layers); "adam", the paper's head.
             penalty (float or "auto"): ridge's penalty on standardised weights; "auto" takes the
                 strongest within one standard error of the best held-out loss.
             balance_layers (str or None): "equal" gives every layer the same standardised norm,
@@ -175,7 +178,8 @@ class HRCAM(HeadAttribution):
         frozen = FrozenPass(
             self._forward, list(self.layers), targets, loss, n_classes, device_of(self.forward_func)
         )
-        train, images, val = FeatureCollector(recipe.max_rows), Sample(SPREAD_IMAGES), None
+        train, val = FeatureCollector(recipe.max_rows), None
+        images = Sample(cascade.IMAGES if solver == "cascade" else SPREAD_IMAGES)
         with torch.random.fork_rng(devices=[]):  # a shuffling loader draws from the global state
             for i in range(n_passes):
                 note = f"HR-CAM pass {i + 1} of {n_passes}" if show_progress else None
@@ -185,16 +189,32 @@ class HRCAM(HeadAttribution):
                 note = "HR-CAM validation" if show_progress else None
                 frozen.read(val_data, "val_data", val, progress=note)
         seconds = time.perf_counter() - begin
-        head, figures = fit_head(train, val, frozen.channels, recipe)
-        head.spread = self._spread(head, images.rows())
+        *inputs, y = images.rows()
+        local = None
+        if solver == "cascade":
+            local = self._cascade(tuple(inputs), y, frozen.resolutions)
+        head, figures = fit_head(train, val, frozen.channels, recipe, local)
+        head.spread = self._spread(head, tuple(inputs))
         report = FitReport(**figures, resolutions=frozen.resolutions, seconds_pass=seconds)
         for warning in report.warnings:
             warnings.warn(warning, stacklevel=3)  # past the decorator, to the caller
         self._head, self.report = head, report
         return report
 
+    def _cascade(
+        self, images: tuple[Tensor, ...], y: Tensor, resolutions: dict[str, tuple[int, ...]]
+    ) -> LocalFit:
+        """Fits all layers from the last one's pattern, on a few training images."""
+
+        def forward(inputs: tuple[Tensor, ...], read: cascade.Read) -> None:
+            self._forward(to_device(inputs, device_of(self.forward_func)), (), read)
+
+        return lambda start, means: Cascade(forward, images, y, means, resolutions).fit(start)
+
     def _spread(self, head: Head, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """{layer: (K,)}: root mean spatial variance of each layer's native map."""
+        step = -(-len(inputs[0]) // SPREAD_IMAGES)
+        inputs = tuple(x[::step] for x in inputs)
         variance = {name: torch.zeros_like(head.bias) for name in self.layers}
         for rows in torch.arange(len(inputs[0])).split(16):
             batch = to_device(tuple(x[rows] for x in inputs), device_of(self.forward_func))

@@ -50,16 +50,20 @@ def minimise(objective: Callable[[], Tensor], parameters: list[Tensor], steps: i
         optimiser.step(closure)
 
 
-def rescale(scores: Tensor, y: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+def rescale(
+    scores: Tensor, y: Tensor, loss: str, *, per_class: bool = False
+) -> tuple[Tensor, Tensor]:
     """The temperature a and bias d with which a s + d predicts best.
 
-    One temperature for a softmax, one for each output elsewhere. Targets are drawn a little
-    towards the mean (Platt 1999), so that separable data keep a finite temperature.
+    One temperature for a softmax unless ``per_class``, one for each output elsewhere. Targets are
+    drawn a little towards the mean (Platt 1999), so that separable data keep a finite temperature.
 
     Args:
         scores: (n, K).
         y: (n, K) targets.
         loss: see ``labels.LOSSES``.
+        per_class: give each class of a softmax its own temperature, at least a hundredth of the
+            largest, so that no class's map vanishes.
 
     Returns:
         a (K,) and d (K,); a is never negative.
@@ -76,12 +80,15 @@ def rescale(scores: Tensor, y: Tensor, loss: str) -> tuple[Tensor, Tensor]:
     mean = scores.mean(0)
     unit = (scores - mean).std(0, correction=0).mean().clamp(min=1e-12)
     centred = (scores - mean) / unit
-    log_a = torch.zeros(1 if loss == "cross_entropy" else k, dtype=torch.float64)
+    shared = loss == "cross_entropy" and not per_class
+    log_a = torch.zeros(1 if shared else k, dtype=torch.float64)
     d = torch.zeros(k, dtype=torch.float64)
     log_a.requires_grad_(True)
     d.requires_grad_(True)
     minimise(lambda: loss_per_sample(centred * log_a.exp() + d, y, loss).mean(), [log_a, d])
     a = (log_a.detach().exp() / unit).expand(k).clone()
+    if per_class:
+        a = a.clamp(min=a.max().item() / 100)
     return a, d.detach() - a * mean
 
 

@@ -48,25 +48,39 @@ def scores(maps: dict[str, Tensor], weights: dict[str, Tensor], bias: Tensor) ->
     return result
 
 
-def evidence_map(
-    maps: dict[str, Tensor],
-    training_maps: dict[str, Tensor],
-    weights: dict[str, Tensor],
-    c: int,
-    size,
-    t: float,
-) -> Tensor:
-    """sum_l up(max(0, A_l - (w_l . mean z_l + t sd_l))), sd_l the root mean spatial variance."""
+def evidence_map(maps, training_maps, kept, weights, c: int, size, t: float) -> Tensor:
+    """sum_l up(max(0, A_l - (w_l . mean z_l + t sd_l)))."""
     total = 0
     for name in maps:
-        a = layer_map(maps[name], weights[name][c])
-        train = layer_map(training_maps[name], weights[name][c])
-        mean = sum(image.mean() for image in train) / len(train)
-        variance = sum(((image - image.mean()) ** 2).mean() for image in train) / len(train)
-        rectified = (a - mean - t * variance.sqrt()).clamp(min=0)
-        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
-        total = total + F.interpolate(rectified, size=tuple(size), mode=mode, align_corners=False)
+        a, mean, spread = ordinary(maps, training_maps, kept, weights, c, name)
+        total = total + up((a - mean - t * spread).clamp(min=0), size)
     return total
+
+
+def agreement_map(maps, training_maps, kept, weights, c: int, size) -> Tensor:
+    """1 / sum_l w_l / log(1 + exp(up((A_l - mean) / sd_l))), w_l as the root of L, L-1, ..., 1."""
+    doubt, places = 0, 0
+    for i, name in enumerate(maps):
+        a, mean, spread = ordinary(maps, training_maps, kept, weights, c, name)
+        spread = spread if spread > 0 else 1.0  # a layer of one cell has no variance over space
+        place = (len(maps) - i) ** 0.5
+        doubt = doubt + place / torch.log1p(torch.exp(up((a - mean) / spread, size)))
+        places += place
+    return places / doubt
+
+
+def ordinary(maps, training_maps, kept, weights, c: int, name: str):
+    """A layer's map, its mean over the training data, and its root mean variance over space in
+    those that are kept."""
+    train = layer_map(training_maps[name], weights[name][c])
+    mean = sum(image.mean() for image in train) / len(train)
+    variance = sum(((train[i] - train[i].mean()) ** 2).mean() for i in kept) / len(kept)
+    return layer_map(maps[name], weights[name][c]), mean, variance.sqrt()
+
+
+def up(a: Tensor, size) -> Tensor:
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+    return F.interpolate(a, size=tuple(size), mode=mode, align_corners=False)
 
 
 def layer_map(f: Tensor, w: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ ORDER = [
     {"_captum", "activations", "checks"},
     {"features", "fusion", "head", "labels", "layers"},
     {"finding", "frozen_pass", "report", "solvers", "storage"},
-    {"attribution", "fitting"},
+    {"attribution", "cascade", "fitting"},
     {"cam", "hrcam"},
     {"compare", "visualize"},
 ]

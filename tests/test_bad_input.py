@@ -143,6 +143,18 @@ ROWS = [
         "balance_layers: got 'equal' with solver='adam'",
         replaced(Y, solver="adam", balance_layers="equal"),
     ),
+    Refused(
+        "balance of a cascade",
+        ValueError,
+        "balance_layers: got 'equal' with solver='cascade'",
+        replaced(Y, solver="cascade", balance_layers="equal"),
+    ),
+    Refused(
+        "cascade of real values",
+        ValueError,
+        "loss: got 'mse' with solver='cascade'",
+        replaced(Y, solver="cascade", loss="mse"),
+    ),
     Refused("passes", ValueError, "n_passes: got 0", replaced(Y, n_passes=0)),
     Refused("epochs", ValueError, "epochs: got 0", replaced(Y, solver="adam", epochs=0)),
     Refused("lr", ValueError, "lr: got nan", replaced(Y, solver="adam", lr=NAN)),

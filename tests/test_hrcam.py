@@ -9,7 +9,7 @@ import torch
 from conftest import BY_NAME, fit_quietly, fitted, training_batches
 
 from captum_hrcam import HRCAM
-from captum_hrcam.fusion import Fusion
+from captum_hrcam.fusion import FUSIONS, Fusion
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -34,9 +34,10 @@ def test_evidence_equals_replica(case):
     hrcam, x = fitted(case), case.images()
     images = torch.cat([images for images, _ in train])
     training_maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, images)
+    kept = [i for i in range(30) if i % 5 != 4]  # every fifth is held out
     maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, x)
     for t in (0.0, 0.5):
-        expected = replica.evidence_map(maps, training_maps, hrcam.weights, 1, case.size, t)
+        expected = replica.evidence_map(maps, training_maps, kept, hrcam.weights, 1, case.size, t)
         got = hrcam.attribute(x, target=1, fusion="evidence", evidence_threshold=t)
         assert_close(got.double(), expected)
         assert got.min() >= 0
@@ -47,6 +48,20 @@ def test_predict_equals_replica(case):
     maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, x)
     expected = replica.scores(maps, hrcam.weights, hrcam.bias)
     assert_close(hrcam.predict(x).double(), expected)
+
+
+def test_agreement_equals_replica(case):
+    hrcam, x = fitted(case, solver="cascade"), case.images()
+    images = torch.cat([images for images, _ in training_batches(case)])
+    training_maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, images)
+    kept = [i for i in range(30) if i % 5 != 4]
+    maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, x)
+    expected = replica.agreement_map(maps, training_maps, kept, hrcam.weights, 1, case.size)
+    got = hrcam.attribute(x, target=1, fusion="agreement")
+    torch.testing.assert_close(got.double(), expected, rtol=2e-3, atol=1e-4)
+    assert got.min() >= 0
+    with pytest.raises(ValueError, match="'agreement' is no sum over layers"):
+        hrcam.layer_maps(x, 1, fusion="agreement")
 
 
 # ---- identities
@@ -71,7 +86,7 @@ def test_layer_maps_add_up(case, fusion):
     assert_close(sum(parts.values()), hrcam.attribute(x, target=2, fusion=fusion))
 
 
-@pytest.mark.parametrize("fusion", ["sum", "evidence"])
+@pytest.mark.parametrize("fusion", FUSIONS)
 def test_class_maps_equal_attribute(case, fusion):
     hrcam, x = fitted(case), case.images()
     maps = hrcam.class_maps(x, fusion=fusion)
@@ -80,7 +95,7 @@ def test_class_maps_equal_attribute(case, fusion):
         assert_close(maps[:, c : c + 1], hrcam.attribute(x, c, fusion=fusion))
 
 
-@pytest.mark.parametrize("fusion", ["sum", "evidence"])
+@pytest.mark.parametrize("fusion", FUSIONS)
 def test_batch_equals_one_by_one(case, fusion):
     hrcam, x = fitted(case), case.images()
     targets = [0, 2, 1, 2]
@@ -181,7 +196,7 @@ def test_bfloat16_autocast_and_channels_last_within_tolerance():
     torch.testing.assert_close(hrcam.attribute(x.bfloat16(), 1), expected, **tolerance)
 
 
-@pytest.mark.parametrize("solver", ["pattern", "ridge", "adam"])
+@pytest.mark.parametrize("solver", ["pattern", "ridge", "cascade", "adam"])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_any_grad_mode_and_a_frozen_model(solver, mode):
     case = BY_NAME["vgg2d"]

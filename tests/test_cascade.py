@@ -1,0 +1,166 @@
+"""Each layer learns where everything deeper finds evidence: against loops, and on a known place."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import BY_NAME, fit_quietly, training_batches
+from torch import nn
+
+from captum_hrcam import HRCAM
+from captum_hrcam.cascade import CellMoments, solve, unit
+
+
+def test_cell_moments_are_numpys():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 4, 3, 5, generator=generator) + 2
+    t = torch.rand(6, 2, 3, 5, generator=generator)
+    moments = CellMoments(4, 2)
+    moments.add(x[:2], t[:2])
+    moments.add(x[2:], t[2:])
+    cells = torch.cat([x, t], 1).transpose(0, 1).flatten(1).double().numpy()
+    expected = np.cov(cells, bias=True)
+    np.testing.assert_allclose(moments.covariance, expected[4:, :4], rtol=1e-4, atol=1e-6)
+    pattern = expected[4:, :4] / expected.diagonal()[:4]
+    np.testing.assert_allclose(moments.pattern(), pattern, rtol=1e-4, atol=1e-5)
+
+
+def test_constant_channels_get_no_weight():
+    moments = CellMoments(2, 1)
+    x = torch.randn(5, 2, 3, 3)
+    x[:, 1] = 0.0
+    moments.add(x, torch.rand(5, 1, 3, 3))
+    assert moments.pattern()[0, 1] == 0
+
+
+def test_solve_lies_between_pattern_and_regression():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 3, generator=generator, dtype=torch.float64)
+    x[:, 1] += 0.8 * x[:, 0]
+    t = x[:, :1] + 0.1 * torch.randn(500, 1, generator=generator, dtype=torch.float64)
+    x, t = x - x.mean(0), t - t.mean(0)
+    covariance, with_target = x.T @ x / 500, t.T @ x / 500
+    weight = solve(covariance, with_target)[0]
+    expected = np.linalg.inv((covariance + torch.diag(covariance.diagonal())).numpy())
+    np.testing.assert_allclose(weight, expected @ with_target[0].numpy(), rtol=1e-9)
+    share = (weight[1] / weight[0]).item()
+    alone = (with_target[0, 1] / covariance[1, 1] / (with_target[0, 0] / covariance[0, 0])).item()
+    assert 0 < share < alone
+
+
+def test_unit_gives_the_map_unit_deviation():
+    x = torch.randn(1000, 3, dtype=torch.float64) @ torch.randn(3, 3, dtype=torch.float64)
+    x = x - x.mean(0)
+    weight = unit(torch.randn(2, 3, dtype=torch.float64), x.T @ x / 1000)
+    torch.testing.assert_close((x @ weight.T).std(0, correction=0), torch.ones(2).double())
+
+
+class Squares(nn.Module):
+    """Identity, then averages of 2 x 2 and 4 x 4: three resolutions of the image itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.middle, self.coarse = nn.Identity(), nn.AvgPool2d(2), nn.AvgPool2d(2)
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.fc(self.coarse(self.middle(self.fine(x))).mean((2, 3)))
+
+
+def squares(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A square in channel 0 or 1, which is the class, somewhere; channel 2 is clutter for both."""
+    rng = np.random.default_rng(seed)
+    x = torch.from_numpy(rng.normal(0, 0.3, (n, 3, 16, 16))).float()
+    masks = torch.zeros(n, 16, 16, dtype=torch.bool)
+    for i in range(n):
+        row, column = rng.integers(0, 12, 2)
+        masks[i, row : row + 4, column : column + 4] = True
+        x[i, i % 2, row : row + 4, column : column + 4] += 1
+        row, column = rng.integers(0, 12, 2)
+        x[i, 2, row : row + 4, column : column + 4] += 2
+    return x, torch.arange(n) % 2, masks
+
+
+@pytest.mark.parametrize("fusion", ["sum", "evidence", "agreement"])
+def test_maps_find_the_square_of_the_class_and_not_the_clutter(fusion):
+    x, y, _ = squares(120, 0)
+    hrcam = fit_quietly(HRCAM(Squares(), ["fine", "middle", "coarse"]), [(x, y)], solver="cascade")
+    x_new, y_new, masks = squares(40, 1)
+    maps = hrcam.attribute(x_new, y_new, fusion=fusion)[:, 0]
+    inside = torch.stack([a[m].mean() for a, m in zip(maps, masks, strict=True)])
+    outside = torch.stack([a[~m].mean() for a, m in zip(maps, masks, strict=True)])
+    spread = maps.flatten(1).std(1)
+    assert ((inside - outside) > spread).float().mean() > 0.95
+
+
+def test_weights_follow_the_definition_in_loops():
+    """Two layers, by hand: the deep layer's pattern, its evidence, then both towards their map."""
+    case = BY_NAME["vgg2d"]
+    layers = ["stage2", "stage3"]
+    batches = training_batches(case)
+    hrcam = fit_quietly(HRCAM(case.model(), layers), batches, solver="cascade")
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    fit = torch.arange(30) % 5 != 4
+    x, y = x[fit], F.one_hot(y[fit], 3).double()
+    model = case.model().eval()
+    with torch.no_grad():
+        fine = model.stage2(model.pool1(model.stage1(x))).double()
+        deep = model.stage3(model.pool2(fine.float().clone())).double()
+
+    def cells(f):
+        return f.transpose(0, 1).flatten(1)
+
+    def standard(weight, f):
+        a = torch.einsum("kc,nchw->nkhw", weight, f - f.mean((0, 2, 3), keepdim=True))
+        return a / cells(a).std(1, correction=0)[:, None, None]
+
+    c = cells(y[:, :, None, None].expand(-1, -1, *deep.shape[2:])) - y.mean(0)[:, None]
+    d = cells(deep) - cells(deep).mean(1, keepdim=True)
+    pattern = c @ d.T / d.shape[1] / d.var(1, correction=0).clamp(min=1e-9)  # a dead channel
+    e = standard(pattern, deep).relu()
+    pooled = cells(F.adaptive_avg_pool2d(fine, deep.shape[2:]))
+    pooled = pooled - pooled.mean(1, keepdim=True)
+    taught = (
+        (cells(e) - cells(e).mean(1, keepdim=True))
+        @ pooled.T
+        / pooled.var(1, correction=0).clamp(min=1e-9)
+    )
+
+    def up(a):
+        return F.interpolate(a, size=case.size, mode="bilinear")
+
+    place = torch.tensor([2.0, 1.0]).sqrt()
+    place = place / place.sum()
+    z = [standard(taught, fine), standard(pattern, deep)]
+    fused = 1 / sum(w / F.softplus(up(a)) for w, a in zip(place.tolist(), z, strict=True))
+    fused = fused * y[:, :, None, None]
+    for name, f in zip(layers, (fine, deep), strict=True):
+        target, channels = cells(F.adaptive_avg_pool2d(fused, f.shape[2:])), cells(f)
+        centred = channels - channels.mean(1, keepdim=True)
+        s = centred @ centred.T / centred.shape[1]
+        cov = (target - target.mean(1, keepdim=True)) @ centred.T / centred.shape[1]
+        weight = torch.linalg.solve(s + torch.diag(s.diagonal().clamp(min=1e-9)), cov.T).T
+        ours = F.normalize(hrcam.weights[name], dim=1)
+        torch.testing.assert_close(ours, F.normalize(weight, dim=1), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["vgg1d", "depthwise2d", "residual3d"])
+def test_any_dimension_and_no_class_without_a_map(name):
+    case = BY_NAME[name]
+    hrcam = fit_quietly(HRCAM(case.model(), case.layers), training_batches(case), solver="cascade")
+    maps = hrcam.class_maps(case.images(), fusion="agreement")
+    assert torch.isfinite(maps).all()
+    assert (maps.flatten(2).std(2) > 0).all()
+    assert hrcam.head.centred is False
+
+
+def test_several_labels_and_one_logit():
+    case = BY_NAME["vgg2d"]
+    x = torch.cat([x for x, _ in training_batches(case)])
+    rows = torch.randint(2, (30, 3), generator=torch.Generator().manual_seed(0))
+    loss = {"loss": "binary_cross_entropy", "solver": "cascade"}
+    several = fit_quietly(HRCAM(case.model(), case.layers), [(x, rows)], **loss)
+    assert several.class_maps(x, fusion="agreement").shape == (30, 3, *case.size)
+    one = nn.Sequential(case.model().stage1, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+    single = fit_quietly(HRCAM(one, "0"), [(x, rows[:, 0])], **loss)
+    assert single.attribute(x, fusion="agreement").shape == (30, 1, *case.size)
