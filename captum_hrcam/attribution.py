@@ -105,8 +105,9 @@ class HeadAttribution(LayerAttribution):
             fusion (str): "sum", the paper's and complete: mean over pixels plus bias is the score.
                 "evidence": of each layer's map the part that exceeds its mean over the training
                 data by ``evidence_threshold`` spatial standard deviations; never negative, not
-                complete. "agreement": the harmonic mean of the layers' standardised maps, high
-                only where all agree; never negative, not complete; made for ``solver="cascade"``.
+                complete. "agreement": the harmonic mean of what the layers' standardised maps say,
+                high only where all agree, zero where all are ordinary; signed, not complete; made
+                for ``solver="cascade"``.
             relu_attributions (bool): return the positive part of the map.
             interpolate_mode (str): of ``torch.nn.functional.interpolate``; default (bi, tri)linear.
             evidence_threshold (float): t of ``fusion="evidence"``.

@@ -88,7 +88,7 @@ def agree(maps: Sequence[Tensor], size: Sequence[int], mode: str | None = None) 
         mode: of the interpolation.
 
     Returns:
-        (N, K, *size), positive.
+        (N, K, *size), positive; log 2 where every z_l is 0.
     """
     places = [(len(maps) - i) ** 0.5 for i in range(len(maps))]
     doubt = sum(
@@ -116,7 +116,7 @@ class Fusion:
 
     Args:
         name: "sum", the paper's; "evidence", the sum of each layer's positive evidence;
-            "agreement", the harmonic mean of the layers' standardised maps.
+            "agreement", the harmonic mean of what the layers' standardised maps say.
         interpolate_mode: of ``torch.nn.functional.interpolate``; None is (bi, tri)linear.
         threshold: t of "evidence", in spatial standard deviations.
 
@@ -154,5 +154,7 @@ class Fusion:
 
     def __call__(self, maps: Iterable[Tensor], size: Sequence[int]) -> Tensor:
         """Native layer maps (N, K, *spatial), shallow to deep -> (N, K, *size)."""
-        combine = agree if self.name == "agreement" else add_upsampled
-        return combine(list(maps), size, self.interpolate_mode).contiguous()
+        if self.name == "agreement":
+            # Zero where every layer is ordinary, so that a picture shows what is beyond it.
+            return agree(list(maps), size, self.interpolate_mode).sub_(math.log(2)).contiguous()
+        return add_upsampled(maps, size, self.interpolate_mode).contiguous()

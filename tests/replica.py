@@ -1,5 +1,7 @@
 """The paper in slow, obviously right loops, float64: no contraction trick, no hook trick."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,7 +60,7 @@ def evidence_map(maps, training_maps, kept, weights, c: int, size, t: float) -> 
 
 
 def agreement_map(maps, training_maps, kept, weights, c: int, size) -> Tensor:
-    """1 / sum_l w_l / log(1 + exp(up((A_l - mean) / sd_l))), w_l as the root of L, L-1, ..., 1."""
+    """1 / sum_l w_l / log(1 + exp(up((A_l - mean) / sd_l))) - log 2, w_l as root L, ..., root 1."""
     doubt, places = 0, 0
     for i, name in enumerate(maps):
         a, mean, spread = ordinary(maps, training_maps, kept, weights, c, name)
@@ -66,7 +68,7 @@ def agreement_map(maps, training_maps, kept, weights, c: int, size) -> Tensor:
         place = (len(maps) - i) ** 0.5
         doubt = doubt + place / torch.log1p(torch.exp(up((a - mean) / spread, size)))
         places += place
-    return places / doubt
+    return places / doubt - math.log(2)
 
 
 def ordinary(maps, training_maps, kept, weights, c: int, name: str):

@@ -59,7 +59,7 @@ def test_agreement_equals_replica(case):
     expected = replica.agreement_map(maps, training_maps, kept, hrcam.weights, 1, case.size)
     got = hrcam.attribute(x, target=1, fusion="agreement")
     torch.testing.assert_close(got.double(), expected, rtol=2e-3, atol=1e-4)
-    assert got.min() >= 0
+    assert got.min() > -0.7  # no agreement at all is log 2 below the ordinary
     with pytest.raises(ValueError, match="'agreement' is no sum over layers"):
         hrcam.layer_maps(x, 1, fusion="agreement")
 
