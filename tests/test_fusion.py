@@ -1,0 +1,78 @@
+"""Contract, upsample, add, and agree, against plain formulas."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from captum_hrcam.fusion import Fusion, add_upsampled, agree, contract, rectify, upsample
+
+SIZES = {1: (7,), 2: (4, 5), 3: (3, 4, 2)}
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_contract_is_the_weighted_sum_of_channels(d):
+    f, w = torch.randn(3, 6, *SIZES[d]), torch.randn(4, 6)
+    expected = torch.einsum("kc,nc...->nk...", w, f)
+    torch.testing.assert_close(contract(f, w), expected)
+    own = torch.randn(3, 1, 6)
+    expected = torch.einsum("nkc,nc...->nk...", own, f)
+    torch.testing.assert_close(contract(f, own), expected)
+
+
+def test_contract_of_half_precision_accumulates_in_float32():
+    f, w = torch.randn(2, 512, 3, 3).half(), torch.randn(1, 512, dtype=torch.float64)
+    got = contract(f, w)
+    assert got.dtype == torch.float32
+    expected = torch.einsum("kc,nchw->nkhw", w, f.double()).float()
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_upsampling_by_whole_factors_keeps_the_mean(d):
+    a = torch.randn(2, 3, *SIZES[d])
+    up = upsample(a, [3 * n for n in SIZES[d]])
+    torch.testing.assert_close(up.flatten(2).mean(2), a.flatten(2).mean(2))
+
+
+def test_layers_of_one_size_are_upsampled_once_and_the_same():
+    maps = [torch.randn(2, 1, *s) for s in ((8, 8), (4, 4), (4, 4), (2, 2))]
+    expected = sum(F.interpolate(a, (8, 8), mode="bilinear") for a in maps)
+    torch.testing.assert_close(add_upsampled(maps, (8, 8)), expected)
+
+
+def test_rectify_keeps_what_exceeds_the_ordinary():
+    a = torch.tensor([[[1.0, 3.0]], [[5.0, 2.0]]])  # (N, 1, w)
+    assert rectify(a, torch.tensor([2.0])).tolist() == [[[0, 1]], [[3, 0]]]
+    own = torch.tensor([[0.0], [4.0]])  # one for each image
+    assert rectify(a, own).tolist() == [[[1, 3]], [[1, 0]]]
+
+
+def test_agreement_is_low_where_any_layer_denies():
+    yes, no = torch.full((1, 1, 4), 3.0), torch.full((1, 1, 4), -6.0)
+    both = agree([yes, yes], (4,)).mean()
+    assert both == pytest.approx(math.log1p(math.exp(3)))
+    assert agree([yes, no], (4,)).mean() < 0.01
+    assert agree([no, yes], (4,)).mean() < 0.01
+    assert agree([no, no], (4,)).mean() < agree([yes, no], (4,)).mean()
+
+
+def test_agreement_survives_extreme_maps():
+    for value in (-1e4, 1e4):
+        a = agree([torch.full((1, 1, 4), value), torch.zeros(1, 1, 2)], (4,))
+        assert torch.isfinite(a).all()
+
+
+def test_agreement_is_zero_where_every_layer_is_ordinary():
+    fuse = Fusion("agreement")
+    mean, spread = torch.tensor([2.0]), torch.tensor([0.5])
+    maps = [fuse.layer(torch.full((1, 1, n), 2.0), mean, spread) for n in (4, 2)]
+    torch.testing.assert_close(fuse(maps, (4,)), torch.zeros(1, 1, 4), atol=1e-6, rtol=0)
+
+
+def test_other_dimensions_than_the_maps_are_refused():
+    with pytest.raises(
+        ValueError, match="1 spatial dimensions, but the layers' feature maps have 2"
+    ):
+        upsample(torch.ones(1, 1, 4, 4), (8,))
