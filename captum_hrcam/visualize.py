@@ -98,7 +98,7 @@ def _draw_map(
         )
         return
     visualization.visualize_image_attr(
-        a / wanted,  # Captum warns of maps whose values are small in themselves
+        (a / wanted)[..., None],  # Captum warns of maps whose values are small in themselves
         picture,
         method="blended_heat_map",
         sign=sign,
