@@ -92,11 +92,11 @@ class Cascade:
             layer name -> (K, C_l), such that each map has unit deviation over images and cells.
         """
         names = list(self.means)
-        spread = self._covariances()
-        head = {names[-1]: unit(start, spread[names[-1]])}
+        covariance = self._covariances()
+        head = {names[-1]: unit(start, covariance[names[-1]])}
         for name, deeper in zip(names[-2::-1], names[:0:-1], strict=True):
-            head[name] = unit(self._towards_evidence(name, deeper, head), spread[name])
-        return self._towards_fused_map({name: head[name] for name in names}, spread)
+            head[name] = unit(self._towards_evidence(name, deeper, head), covariance[name])
+        return self._towards_fused_map({name: head[name] for name in names}, covariance)
 
     def _covariances(self) -> dict[str, Tensor]:
         """{layer: (C, C)} of the channels over images and cells."""
@@ -135,7 +135,7 @@ class Cascade:
         return found[name], torch.stack([found[layer] for layer in head]).sum(0).relu()
 
     def _towards_fused_map(
-        self, head: dict[str, Tensor], spread: dict[str, Tensor]
+        self, head: dict[str, Tensor], covariance: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Every layer once more, towards the fused map of the classes that each image has."""
         moments = {name: CellMoments(len(m), self.y.shape[1]) for name, m in self.means.items()}
@@ -143,7 +143,8 @@ class Cascade:
             present = (self.y[rows] >= PRESENT).nonzero(as_tuple=True)  # (image, class) pairs
             self._learn(inputs, present, self._fused(inputs, present, head), moments)
         return {
-            name: unit(solve(spread[name], moments[name].covariance), spread[name]) for name in head
+            name: unit(solve(covariance[name], moments[name].covariance), covariance[name])
+            for name in head
         }
 
     def _fused(self, inputs: tuple[Tensor, ...], present: Pairs, head: dict[str, Tensor]) -> Tensor:

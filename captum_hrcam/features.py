@@ -77,7 +77,7 @@ class Sample:
     """At most ``size`` rows, a fair random sample of all that came, in their order.
 
     Every row draws a random key and the smallest keys stay; the generator is the sample's own.
-    Memory is at most twice ``size`` rows. Tensors may be anything with rows, or None.
+    Memory is at most twice ``size`` rows; None keeps all. Tensors may be anything with rows.
     """
 
     def __init__(self, size: int | None) -> None:

@@ -71,22 +71,8 @@ class HRCAM(HeadAttribution):
         torch.Size([20, 1, 16, 16])
     """
 
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: LayerLike,
-        *,
-        attribute_to_layer_input: bool = False,
-        reshape_transform: ReshapeTransform | None = None,
-    ) -> None:
-        super().__init__(
-            forward_func,
-            layer,
-            attribute_to_layer_input=attribute_to_layer_input,
-            reshape_transform=reshape_transform,
-        )
-        self._head: Head | None = None
-        self.report: FitReport | None = None
+    report: FitReport | None = None
+    _head: Head | None = None
 
     @classmethod
     def get_name(cls) -> str:

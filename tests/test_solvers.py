@@ -114,6 +114,19 @@ def test_rescale_finds_the_best_temperature_and_bias(data, loss):
             assert value(a, moved) > best - 1e-3
 
 
+def test_classes_apart_have_each_their_own_scale_and_none_vanishes(data):
+    x, y = data
+    scores = torch.stack([x[:, 0], 100 * x[:, 1], -x[:, 5]], 1)  # the last tells nothing
+    shared, _ = solvers.rescale(scores, y, "cross_entropy")
+    assert (shared == shared[0]).all()
+    a, d = solvers.rescale(scores, y, "cross_entropy", per_class=True)
+    assert a[0] > 10 * a[1]
+    assert a.min() >= a.max() / 100
+    better = loss_per_sample(scores * a + d, y, "cross_entropy").mean()
+    _, shared_d = solvers.rescale(scores, y, "cross_entropy")
+    assert better < loss_per_sample(scores * shared + shared_d, y, "cross_entropy").mean()
+
+
 def test_separable_classes_keep_a_finite_temperature():
     y = torch.nn.functional.one_hot(torch.arange(40) % 2, 2).double()
     a, d = solvers.rescale(y * 2 - 1, y, "cross_entropy")
