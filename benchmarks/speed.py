@@ -16,13 +16,11 @@ from pathlib import Path
 import captum
 import torch
 from captum.attr import LayerAttribution, LayerGradCam
+from results import write_section
 from torch import Tensor, nn
 from torchvision.models import get_model
 
 from captum_hrcam import HRCAM, find_layers
-
-RESULTS = Path(__file__).parent / "RESULTS.md"
-MARK = "<!-- speed -->"
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -93,18 +91,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    written = (
-        f"{MARK}\n## Speed\n\n`python benchmarks/speed.py`: {options.size} px, medians of "
+    text = (
+        f"## Speed\n\n`python benchmarks/speed.py`: {options.size} px, medians of "
         f"{options.rounds} interleaved rounds; {machine}, {torch.get_num_threads()} threads, torch "
         f"{torch.__version__}, captum {captum.__version__}.\n\n"
         + table(options.models, options.batches, options.size, options.rounds)
-        + f"\n{MARK}\n"
     )
-    before = RESULTS.read_text() if RESULTS.exists() else "# Measured\n\n"
-    parts = before.split(MARK)
-    RESULTS.write_text(
-        parts[0] + written + parts[2].lstrip("\n") if len(parts) == 3 else before + written
-    )
+    write_section(Path(__file__).with_name("RESULTS.md"), "speed", text)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ neither. What was tried on the way is in the documentation, "Choosing the head".
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -72,26 +72,32 @@ class Cascade:
         forward: ``forward(inputs, read)`` runs the model and calls ``read(name, f)``.
         images: the inputs, (n, C, *spatial) each, on the CPU.
         y: (n, K) targets.
-        means: layer name -> (C_l,) averages over the training data; deep layers last.
         resolutions: layer name -> spatial size.
     """
 
     forward: Callable[[tuple[Tensor, ...], Read], Any]
     images: tuple[Tensor, ...]
     y: Tensor
-    means: dict[str, Tensor]
     resolutions: dict[str, tuple[int, ...]]
+    means: dict[str, Tensor] = field(init=False)
 
-    def fit(self, start: Tensor) -> dict[str, Tensor]:
+    @property
+    def forwards(self) -> int:
+        """Forward passes of single images that a fit takes."""
+        return (len(self.resolutions) + 2) * len(self.y)
+
+    def fit(self, start: Tensor, means: dict[str, Tensor]) -> dict[str, Tensor]:
         """From the last layer's pattern to the weights of all layers.
 
         Args:
             start: (K, C_L).
+            means: layer name -> (C_l,) averages over the training data; deep layers last.
 
         Returns:
             layer name -> (K, C_l), such that each map has unit deviation over images and cells.
         """
-        names = list(self.means)
+        self.means = means
+        names = list(means)
         covariance = self._covariances()
         head = {names[-1]: unit(start, covariance[names[-1]])}
         for name, deeper in zip(names[-2::-1], names[:0:-1], strict=True):

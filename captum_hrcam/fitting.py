@@ -1,26 +1,25 @@
 """From pooled features to a head: choose, solve, balance layers, calibrate, fold, report."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from captum_hrcam import solvers
+from captum_hrcam.cascade import Cascade
 from captum_hrcam.checks import one_of, positive, whole
 from captum_hrcam.features import FeatureCollector, Features, Moments
 from captum_hrcam.head import Head, centre, fold, split_layers
 from captum_hrcam.labels import LOSSES, check_classes, loss_per_sample
 from captum_hrcam.report import agreement_figures, layer_shares
 
-SOLVERS = ("pattern", "ridge", "cascade", "adam")
+SOLVERS = ("auto", "pattern", "ridge", "cascade", "adam")
 BALANCES = ("auto", "equal", "information", None)
 MAX_PATTERN_ROWS = 20_000  # rows that calibrate a pattern head; its moments see every image
 MIN_IMAGES = 5  # every fifth is held out
-
-LocalFit: TypeAlias = Callable[[Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Recipe:
     """
 
     loss: str = "cross_entropy"
-    solver: str = "pattern"
+    solver: str = "auto"
     penalty: float | str = "auto"
     balance_layers: str | None = "auto"
     standardize: bool = True
@@ -75,7 +74,17 @@ class Recipe:
     @property
     def max_rows(self) -> int | None:
         """Rows of features to keep; None for all."""
-        return MAX_PATTERN_ROWS if self.solver in ("pattern", "cascade") else None
+        return MAX_PATTERN_ROWS if self.solver in ("auto", "pattern", "cascade") else None
+
+    def candidates(self) -> list["Recipe"]:
+        """The recipes to choose between: one, but for "auto". The first is kept where nothing can
+        be told."""
+        if self.solver != "auto":
+            return [self]
+        pattern = replace(self, solver="pattern")
+        if self.loss == "mse":
+            return [pattern]  # a cascade needs classes
+        return [replace(self, solver="cascade", balance_layers="auto"), pattern]
 
 
 @dataclass
@@ -89,14 +98,23 @@ class Chosen:
     why: list[str] = field(default_factory=list)
 
 
+@dataclass
+class Fitted:
+    """A head, its double that no held-out image has touched, and figures for a ``FitReport``."""
+
+    head: Head
+    trial: Head
+    figures: dict[str, Any]
+
+
 @torch.autocast("cpu", enabled=False)  # a caller's autocast is for the model, not for the solve
 def fit_head(
     train: FeatureCollector,
     val: FeatureCollector | None,
     channels: Mapping[str, int],
     recipe: Recipe,
-    local: LocalFit | None = None,
-) -> tuple[Head, dict[str, Any]]:
+    local: Cascade,
+) -> Fitted:
     """Choose on held-out features, then solve on all.
 
     Args:
@@ -105,11 +123,10 @@ def fit_head(
             the head is then solved on too.
         channels: layer name -> C_l, in the order of the features.
         recipe: how to solve.
-        local: fits the layers of a cascade, given the last one's pattern (K, C_L) and the
-            averages of all channels.
+        local: what fits the layers of a cascade, used by that solver alone.
 
     Returns:
-        The head without its maps' spread, and the figures for a ``FitReport``.
+        Fitted: heads without their maps' spread.
     """
     begin = time.perf_counter()
     if train.n < MIN_IMAGES:
@@ -121,16 +138,15 @@ def fit_head(
     if val is not None:
         part, part_moments, held = features, moments, val.all()[0]
     chosen = _choose(recipe, part, part_moments, held, channels)
-    if local is not None:
+    if recipe.solver == "cascade":
         chosen.weight = _cascade(local, part_moments, channels)
     weight, bias = _solve(chosen, features, moments, channels)
-    # Figures on images that the head has not seen: without val_data, those of a head of the rest.
-    seen = val is not None
-    held_weight, held_bias = (
-        (weight, bias) if seen else _solve(chosen, part, part_moments, channels)
-    )
+    head = trial = _head(weight, bias, moments, channels, chosen.recipe)
+    held_weight, held_bias = weight, bias
+    if val is None:  # figures are of a head that has not seen the held-out images
+        held_weight, held_bias = _solve(chosen, part, part_moments, channels)
+        trial = _head(held_weight, held_bias, part_moments, channels, chosen.recipe)
     scores = held.z.double() @ held_weight.T + held_bias
-    head = _head(weight, bias, moments, channels, recipe)
     path = chosen.path
     figures = {
         "n": train.n,
@@ -141,11 +157,11 @@ def fit_head(
         "penalty": float(chosen.recipe.penalty) if recipe.solver == "ridge" else None,
         "penalty_path": path.rows() if path else [],
         "choices": chosen.why,
-        "figures_from": f"{len(held)} {'validation' if seen else 'held-out'} images",
+        "figures_from": f"{len(held)} {'held-out' if val is None else 'validation'} images",
         "seconds_solve": time.perf_counter() - begin,
         **agreement_figures(scores, held, recipe.loss),
     }
-    return head, figures
+    return Fitted(head, trial, figures)
 
 
 def _choose(
@@ -216,11 +232,11 @@ def _calibrated(
     return weight * a[:, None], bias * a + d
 
 
-def _cascade(local: LocalFit, moments: Moments, channels: dict[str, int]) -> Tensor:
+def _cascade(local: Cascade, moments: Moments, channels: dict[str, int]) -> Tensor:
     """(K, N) of all layers, from the pattern of the last."""
     pattern = split_layers(solvers.pattern(moments) / moments.scale, channels)
     means = {name: m[0] for name, m in split_layers(moments.mean_z[None], channels).items()}
-    weights = local(list(pattern.values())[-1], means)
+    weights = local.fit(list(pattern.values())[-1], means)
     return torch.cat([weights[name] for name in channels], 1)
 
 
@@ -234,6 +250,7 @@ def _head(
         bias=bias,
         mean_score={name: w @ means[name][0] for name, w in weights.items()},
         centred=recipe.loss == "cross_entropy" and recipe.solver != "cascade",
+        fusion="agreement" if recipe.solver == "cascade" else "sum",
     )
 
 

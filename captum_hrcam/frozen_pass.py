@@ -50,6 +50,7 @@ class FrozenPass:
         argument: str,
         collector: FeatureCollector,
         images: Sample | None = None,
+        held: Sample | None = None,
         *,
         progress: str | None = None,
     ) -> None:
@@ -60,6 +61,7 @@ class FrozenPass:
             argument: what to call ``data`` in an error.
             collector: receives pooled features, target rows and the model's outputs.
             images: receives inputs and targets, but not of images that are held out.
+            held: receives those of the images that are held out.
             progress: the progress bar's text; None draws none.
         """
         n = 0
@@ -70,17 +72,12 @@ class FrozenPass:
             z, within, outputs = self._pool(inputs, argument)
             y = self._target_rows(labels, outputs)
             collector.add(z, within, y, outputs, position=n)
-            if images is not None:
-                self._keep(images, inputs, y, n)
+            is_held = held_out(n, len(z))
+            keep(images, ~is_held, inputs, y)
+            keep(held, is_held, inputs, y)
             n += len(z)
         if n == 0:
             raise ValueError(f"{argument}: it gave no batch; expected at least one.")
-
-    def _keep(self, images: Sample, inputs: tuple[Tensor, ...], y: Tensor, position: int) -> None:
-        """Inputs and targets into the sample, but for those that are held out."""
-        fit = ~held_out(position, len(y))
-        if fit.any():
-            images.add(*(x.detach().cpu()[fit] for x in inputs), y[fit])
 
     def _pool(self, inputs: tuple[Tensor, ...], argument: str) -> tuple[Tensor, Tensor, Tensor]:
         """Averages and variances over cells (n, N), the model's outputs (n, K'), on the CPU."""
@@ -131,6 +128,12 @@ class FrozenPass:
         if self.targets == "model":
             return model_targets(outputs, self.loss)
         return target_rows(labels, len(outputs), k, self.loss)
+
+
+def keep(sample: Sample | None, rows: Tensor, inputs: tuple[Tensor, ...], y: Tensor) -> None:
+    """Some rows of a batch's inputs and targets into a sample."""
+    if sample is not None and rows.any():
+        sample.add(*(x.detach().cpu()[rows] for x in inputs), y[rows])
 
 
 def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, ...], Any]:

@@ -4,20 +4,22 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from captum_hrcam import cascade, storage
+from captum_hrcam import cascade, choosing, storage
 from captum_hrcam.activations import ReshapeTransform
 from captum_hrcam.attribution import HeadAttribution, LayerLike
 from captum_hrcam.cascade import Cascade
 from captum_hrcam.checks import one_of, whole
+from captum_hrcam.choosing import Trial, Verdict
 from captum_hrcam.features import FeatureCollector, Sample
-from captum_hrcam.fitting import LocalFit, Recipe, fit_head
-from captum_hrcam.frozen_pass import FrozenPass, device_of, to_device
-from captum_hrcam.fusion import Fusion
+from captum_hrcam.fitting import Fitted, Recipe, fit_head
+from captum_hrcam.frozen_pass import FrozenPass, device_of, score_rows, to_device
+from captum_hrcam.fusion import Fusion, contract
 from captum_hrcam.head import Head
 from captum_hrcam.report import FitReport
 
@@ -98,7 +100,7 @@ class HRCAM(HeadAttribution):
         val_data: Iterable[Any] | None = None,
         targets: str = "labels",
         loss: str = "cross_entropy",
-        solver: str = "pattern",
+        solver: str = "auto",
         penalty: float | str = "auto",
         balance_layers: str | None = "auto",
         standardize: bool = True,
@@ -124,14 +126,18 @@ class HRCAM(HeadAttribution):
                 an image (n, K), or real values; "model": the model's own predictions.
             loss (str): "cross_entropy", "binary_cross_entropy" (several labels per image, or one
                 logit) or "mse".
-            solver (str): "pattern", W = Cov(f, y) / Var(f) for each channel alone, over images and
-                cells (Haufe et al. 2014); "ridge", penalised loss; "cascade", each layer learns
-                where everything deeper finds evidence, from 200 training images read seven times
-                (five layers); "adam", the paper's head.
+            solver (str): "auto" fits "cascade" and "pattern" and keeps the one whose maps of 24
+                held-out images better mark what the model uses, blurred away and shown alone; it
+                costs 11 forward passes for each of these images and head. "pattern", W = Cov(f, y)
+                / Var(f) for each channel alone, over images and cells (Haufe et al. 2014);
+                "cascade", each layer learns where everything deeper finds evidence, from 200
+                training images read seven times (five layers); "ridge", penalised loss; "adam",
+                the paper's head.
             penalty (float or "auto"): ridge's penalty on standardised weights; "auto" takes the
                 strongest within one standard error of the best held-out loss.
-            balance_layers (str or None): "equal" gives every layer the same standardised norm,
-                "information" one by what it tells alone; "auto" is "equal" for pattern, None else.
+            balance_layers (str or None): of pattern and ridge: "equal" gives every layer the same
+                standardised norm, "information" one by what it tells alone; "auto" is "equal" for
+                pattern, None else.
             standardize (bool): scale each channel by its standard deviation over images and cells
                 for the fit; folded into the weights.
             n_classes (int): the head's outputs; by default those of the model.
@@ -164,49 +170,90 @@ class HRCAM(HeadAttribution):
         frozen = FrozenPass(
             self._forward, list(self.layers), targets, loss, n_classes, device_of(self.forward_func)
         )
+        recipes = recipe.candidates()
+        is_local = any(r.solver == "cascade" for r in recipes)
+        images = Sample(cascade.IMAGES if is_local else SPREAD_IMAGES)
+        held = Sample(choosing.IMAGES) if len(recipes) > 1 else None
         train, val = FeatureCollector(recipe.max_rows), None
-        images = Sample(cascade.IMAGES if solver == "cascade" else SPREAD_IMAGES)
         with torch.random.fork_rng(devices=[]):  # a shuffling loader draws from the global state
             for i in range(n_passes):
                 note = f"HR-CAM pass {i + 1} of {n_passes}" if show_progress else None
-                frozen.read(train_data, "train_data", train, images, progress=note)
+                spare = held if val_data is None else None
+                frozen.read(train_data, "train_data", train, images, spare, progress=note)
             if val_data is not None:
                 val = FeatureCollector()
                 note = "HR-CAM validation" if show_progress else None
-                frozen.read(val_data, "val_data", val, progress=note)
+                frozen.read(val_data, "val_data", val, held, held, progress=note)
         seconds = time.perf_counter() - begin
         *inputs, y = images.rows()
-        local = None
-        if solver == "cascade":
-            local = self._cascade(tuple(inputs), y, frozen.resolutions)
-        head, figures = fit_head(train, val, frozen.channels, recipe, local)
-        head.spread = self._spread(head, tuple(inputs))
-        report = FitReport(**figures, resolutions=frozen.resolutions, seconds_pass=seconds)
+        local = self._cascade(tuple(inputs), y, frozen.resolutions)
+        fits = {r.solver: fit_head(train, val, frozen.channels, r, local) for r in recipes}
+        forwards = self._add_spreads(list(fits.values()), tuple(inputs))
+        forwards += local.forwards if is_local else 0
+        name, choices = recipes[0].solver, []
+        if held is not None:
+            verdict = self._choose(fits, held, softmax=loss == "cross_entropy")
+            name, choices = verdict.name, [f"solver {verdict.why}"]
+            forwards += verdict.forwards
+        figures = fits[name].figures
+        figures["choices"] = choices + figures["choices"]
+        report = FitReport(
+            **figures,
+            resolutions=frozen.resolutions,
+            seconds_pass=seconds,
+            extra_forwards=forwards,
+        )
         for warning in report.warnings:
             warnings.warn(warning, stacklevel=3)  # past the decorator, to the caller
-        self._head, self.report = head, report
+        self._head, self.report = fits[name].head, report
         return report
 
     def _cascade(
         self, images: tuple[Tensor, ...], y: Tensor, resolutions: dict[str, tuple[int, ...]]
-    ) -> LocalFit:
-        """Fits all layers from the last one's pattern, on a few training images."""
+    ) -> Cascade:
+        """What fits all layers from the last one's pattern, on a few training images."""
 
         def forward(inputs: tuple[Tensor, ...], read: cascade.Read) -> None:
             self._forward(to_device(inputs, device_of(self.forward_func)), (), read)
 
-        return lambda start, means: Cascade(forward, images, y, means, resolutions).fit(start)
+        return Cascade(forward, images, y, resolutions)
 
-    def _spread(self, head: Head, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """{layer: (K,)}: root mean spatial variance of each layer's native map."""
+    def _add_spreads(self, fits: list[Fitted], inputs: tuple[Tensor, ...]) -> int:
+        """Give each head its maps' spread, the root mean spatial variance of each layer's native
+        map; returns the forward passes taken."""
+        heads = [head for fit in fits for head in (fit.head, fit.trial)]
         step = -(-len(inputs[0]) // SPREAD_IMAGES)
         inputs = tuple(x[::step] for x in inputs)
-        variance = {name: torch.zeros_like(head.bias) for name in self.layers}
+
+        def read(name: str, f: Tensor) -> None:
+            for head in heads:
+                maps = contract(f, head.weights[name]).flatten(2).double()
+                total = maps.var(2, correction=0).sum(0).cpu()
+                head.spread[name] = head.spread.get(name, 0) + total
+
         for rows in torch.arange(len(inputs[0])).split(16):
-            batch = to_device(tuple(x[rows] for x in inputs), device_of(self.forward_func))
-            for name, a in self._native_maps(head, batch, (), None, Fusion()).items():
-                variance[name] += a.flatten(2).double().var(2, correction=0).sum(0).cpu()
-        return {name: (v / len(inputs[0])).sqrt() for name, v in variance.items()}
+            batch = tuple(x[rows] for x in inputs)
+            self._forward(to_device(batch, device_of(self.forward_func)), (), read)
+        for head in {id(head): head for head in heads}.values():
+            head.spread = {name: (v / len(inputs[0])).sqrt() for name, v in head.spread.items()}
+        return len(inputs[0])
+
+    def _choose(self, fits: dict[str, Fitted], held: Sample, softmax: bool) -> Verdict:
+        """The head whose maps of held-out images mark what the model uses."""
+        device = device_of(self.forward_func)
+
+        def outputs(inputs: tuple[Tensor, ...]) -> Tensor:
+            given = self._forward(to_device(inputs, device), (), lambda name, f: None)
+            return score_rows(given, len(inputs[0]))
+
+        def attribute(head: Head, inputs: tuple[Tensor, ...], classes: Tensor) -> Tensor:
+            fuse = Fusion(head.fusion)
+            maps = self._native_maps(head, to_device(inputs, device), (), classes, fuse)
+            return fuse(maps.values(), inputs[0].shape[2:])
+
+        *images, y = held.rows()
+        trial = Trial(outputs, tuple(images), y, softmax)
+        return trial.choose({name: partial(attribute, fit.trial) for name, fit in fits.items()})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """

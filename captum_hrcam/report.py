@@ -39,6 +39,8 @@ class FitReport:
         r_squared: R^2 between the head's and the model's centred log-odds.
         seconds_pass: seconds for the frozen pass.
         seconds_solve: seconds for the solve.
+        extra_forwards: forward passes of single images beside the frozen pass: 64 for what is
+            ordinary in the maps, more for a cascade and for a choice.
         warnings: what a reader of the maps should know.
     """
 
@@ -60,6 +62,7 @@ class FitReport:
     r_squared: float
     seconds_pass: float
     seconds_solve: float
+    extra_forwards: int
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -95,7 +98,10 @@ class FitReport:
             f"  head and model agree on {self.agreement:.1%}, R^2 of log-odds {self.r_squared:.3f}"
         )
         lines = [line.replace("nan%", "-").replace("nan", "-") for line in lines]
-        lines.append(f"pass {self.seconds_pass:.1f} s, solve {self.seconds_solve:.1f} s")
+        lines.append(
+            f"pass {self.seconds_pass:.1f} s, solve {self.seconds_solve:.1f} s, forward passes of "
+            f"single images beside: {self.extra_forwards}"
+        )
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 

@@ -1,0 +1,249 @@
+"""Which map finds the cause? HR-CAM against its peers on images whose masks are known.
+
+Trains small CNNs, draws the maps of every method, and scores them against masks that no method
+has seen. Writes ``benchmarks/localization.csv`` (a row per network, method and configuration) and
+the tables in ``benchmarks/RESULTS.md``. The peer that a ratio is formed with is the best of all
+configurations of all peers, chosen for each column on the test masks.
+"""
+
+import argparse
+import functools
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+from images import KINDS, Images
+from networks import NETWORKS, train
+from peers import SLOW, Attribute, gaussian, peers
+from results import write_section
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from captum_hrcam import HRCAM, find_layers, metrics
+
+FOLDER = Path(__file__).parent
+COLUMNS = ["PxAP", "pixel AP", "IoU", "pointing"]
+SIZES = {
+    "quick": {"images": 1500, "epochs": 6, "tested": 60, "seeds": 1, "kinds": 2},
+    "full": {"images": 2000, "epochs": 8, "tested": 100, "seeds": 3, "kinds": 5},
+}
+SUBSET = 24  # images for the slow methods
+
+
+def main() -> None:
+    options = parse()
+    rows: list[dict] = []
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        for kind in options.kinds:
+            data = KINDS[kind](options.images, seed, False)
+            tested = KINDS[kind](options.tested, seed, True)
+            for name in options.networks:
+                rows += cell(options, kind, name, seed, data, tested)
+                frame = pd.DataFrame(rows)
+                frame.round(4).to_csv(options.csv, index=False)
+                print(ratios(frame).tail(1).to_string(header=False), flush=True)
+    write_section(FOLDER / "RESULTS.md", "localization", report(frame, options))
+
+
+def cell(
+    options: argparse.Namespace, kind: str, name: str, seed: int, data: Images, tested: Images
+) -> list[dict]:
+    """All methods on one network and one kind of images."""
+    model = network(options, kind, name, seed, data)
+    with torch.no_grad():
+        accuracy = (model(tested.x).argmax(1) == tested.y).float().mean().item()
+    common = {"kind": kind, "network": name, "seed": seed, "accuracy": accuracy}
+    forward = seconds(lambda: _forward(model, tested.x)) / len(tested.x)
+    rows = []
+    for method, attribute in methods(model, data):
+        n = SUBSET if method.split(" | ")[0] in SLOW else len(tested.x)
+        x, y, masks = tested.x[:n], tested.y[:n], tested.masks[:n]
+        begin = time.perf_counter()
+        maps = attribute(x, y)
+        passes = (time.perf_counter() - begin) / n / forward
+        family, configuration = method.split(" | ")
+        figures = score(maps, masks)
+        rows.append(
+            {**common, "method": family, "configuration": configuration, "passes": passes}
+            | figures
+            | {"n": n}
+        )
+    return rows
+
+
+def network(
+    options: argparse.Namespace, kind: str, name: str, seed: int, data: Images
+) -> nn.Module:
+    """Trained, or read from ``--keep`` where an earlier run of the same size left it."""
+    kept = None
+    if options.keep:
+        options.keep.mkdir(parents=True, exist_ok=True)
+        size = f"{options.images}x{options.epochs}"
+        kept = options.keep / f"{kind.replace(' ', '_')}-{name}-{seed}-{size}.pt"
+    if kept and kept.exists():
+        model = NETWORKS[name](data.x.shape[1], int(data.y.max()) + 1)
+        model.load_state_dict(torch.load(kept, weights_only=True))
+        return model.to(memory_format=torch.channels_last).eval()
+    turn = kind == "lesions"
+    model = train(name, data.x, data.y, epochs=options.epochs, seed=seed, turn=turn)
+    if kept:
+        torch.save(model.state_dict(), kept)
+    return model
+
+
+def methods(model: nn.Module, data: Images) -> Iterator[tuple[str, Attribute]]:
+    """Ours first: the default, then single heads; then the peers."""
+    layers = find_layers(model, data.x[:1])
+    loader = DataLoader(TensorDataset(data.x, data.y), batch_size=50)
+    for name, fit, fusion in OURS:
+        hrcam = HRCAM(model, layers)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # weak heads are here to be seen
+            hrcam.fit(loader, **fit)
+        attribute = functools.partial(_attribute, hrcam, fusion)
+        yield name, attribute
+    yield "centred Gaussian | no model", gaussian
+    yield from peers(model, {name: model.get_submodule(name) for name in layers}).items()
+
+
+# The first is the default, whose ratios are reported.
+OURS = [
+    ("HR-CAM | default", {}, {}),
+    ("HR-CAM, pattern | sum", {"solver": "pattern"}, {"fusion": "sum"}),
+    ("HR-CAM, pattern | evidence", {"solver": "pattern"}, {"fusion": "evidence"}),
+    ("HR-CAM, cascade | sum", {"solver": "cascade"}, {"fusion": "sum"}),
+    ("HR-CAM, cascade | agreement", {"solver": "cascade"}, {"fusion": "agreement"}),
+    ("HR-CAM, ridge | sum", {"solver": "ridge"}, {"fusion": "sum"}),
+    ("HR-CAM, the paper's head | sum", {"solver": "adam", "epochs": 50}, {"fusion": "sum"}),
+]
+
+
+def _attribute(hrcam: HRCAM, options: dict, x: Tensor, y: Tensor) -> Tensor:
+    return hrcam.attribute(x, target=y, **options)
+
+
+def _forward(model: nn.Module, x: Tensor) -> None:
+    with torch.no_grad():
+        model(x)
+
+
+def seconds(run) -> float:
+    """The median of three."""
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return sorted(times)[1]
+
+
+def score(maps: Tensor, masks: Tensor) -> dict[str, float]:
+    """The four columns; IoU at the best common threshold, chosen on these masks."""
+    threshold = metrics.oracle_threshold(maps, masks)
+    return {
+        "PxAP": float(metrics.pxap(maps, masks)),
+        "pixel AP": float(metrics.pixel_average_precision(maps, masks).mean()),
+        "IoU": float(metrics.iou(maps, masks, threshold).mean()),
+        "pointing": float(metrics.pointing_game(maps, masks).mean()),
+    }
+
+
+def is_ours(frame: pd.DataFrame) -> pd.Series:
+    """Whether a row is HR-CAM's."""
+    return frame["method"].str.startswith("HR-CAM")
+
+
+CELL = ["kind", "network", "seed", "accuracy"]
+NET = ["kind", "network"]
+
+
+def best_peer(frame: pd.DataFrame) -> pd.DataFrame:
+    """Each column's best figure of any peer configuration, for each network."""
+    rivals = frame[~is_ours(frame) & ~frame["method"].isin(SLOW)]
+    return rivals.groupby(CELL, sort=False)[COLUMNS].max()
+
+
+def ratios(frame: pd.DataFrame, method: str = OURS[0][0]) -> pd.DataFrame:
+    """Our figure over the best peer's, for each network."""
+    name, configuration = method.split(" | ")
+    mine = frame[(frame["method"] == name) & (frame["configuration"] == configuration)]
+    return mine.set_index(CELL)[COLUMNS] / best_peer(frame)
+
+
+def report(frame: pd.DataFrame, options: argparse.Namespace) -> str:
+    """The section of RESULTS.md."""
+    seeds = frame["seed"].nunique()
+    command = f"python benchmarks/localization.py --size {options.size}"
+    text = [
+        "## Localisation",
+        f"`{command}`: {len(frame.groupby(CELL))} networks ({seeds} seeds each), "
+        f"{options.images} training images, {options.tested} scored; all figures in "
+        "`benchmarks/localization.csv`. PxAP, mean pixel AP, IoU at the best common threshold and "
+        "pointing, against masks that nothing was fitted or chosen on.",
+        "### HR-CAM's default map over the best peer",
+        "The best of all configurations of all peers, chosen for each column on the test masks; "
+        "mean over seeds, in brackets the worst seed.",
+        ratio_table(frame),
+        "### Every method",
+        "Means over all networks and kinds; for peers, the configuration that is best there. Cost "
+        "is time over a bare forward pass of the same images; the fit, once for "
+        "all images, is not in it.",
+        method_table(frame),
+    ]
+    return "\n\n".join(text)
+
+
+def ratio_table(frame: pd.DataFrame) -> str:
+    lines = ["| images | network | accuracy | " + " | ".join(COLUMNS) + " |", "|---" * 7 + "|"]
+    found = ratios(frame).reset_index()
+    for (kind, network), rows in found.groupby(NET, sort=False):
+        cells = [f"{rows[c].mean():.2f} ({rows[c].min():.2f})" for c in COLUMNS]
+        lines.append(
+            f"| {kind} | {network} | {rows['accuracy'].mean():.2f} | {' | '.join(cells)} |"
+        )
+    cells = [f"{found[c].mean():.2f} ({found[c].min():.2f})" for c in COLUMNS]
+    lines.append(f"| all | | | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def method_table(frame: pd.DataFrame) -> str:
+    lines = ["| method | configuration | cost | " + " | ".join(COLUMNS) + " |", "|---" * 7 + "|"]
+    means = frame.groupby(["method", "configuration"], sort=False)[[*COLUMNS, "passes"]].mean()
+    means = means.reset_index()
+    best = means.loc[means.groupby("method", sort=False)["pixel AP"].idxmax()]
+    shown = pd.concat([means[is_ours(means)], best[~is_ours(best)]])
+    for _, row in shown.iterrows():
+        note = f" (first {SUBSET} images)" if row["method"] in SLOW else ""
+        cells = " | ".join(f"{row[c]:.3f}" for c in COLUMNS)
+        lines.append(
+            f"| {row['method']} | {row['configuration']}{note} | {row['passes']:.1f} | {cells} |"
+        )
+    return "\n".join(lines)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=SIZES, default="quick")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS)
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--images", type=int, help="for training")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--tested", type=int, help="images whose maps are scored")
+    parser.add_argument("--keep", type=Path, help="folder for the trained networks")
+    parser.add_argument("--csv", type=Path, default=FOLDER / "localization.csv")
+    options = parser.parse_args()
+    size = SIZES[options.size]
+    for name in ("images", "epochs", "tested", "seeds"):
+        if getattr(options, name) is None:
+            setattr(options, name, size[name])
+    options.kinds = options.kinds or list(KINDS)[: size["kinds"]]
+    return options
+
+
+if __name__ == "__main__":
+    main()

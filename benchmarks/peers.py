@@ -1,0 +1,69 @@
+"""The rivals, from Captum and from the packages grad-cam and torchcam, one function a map."""
+
+import functools
+from collections.abc import Callable
+
+import pytorch_grad_cam as pgc
+import torch
+import torchcam.methods
+from captum.attr import LayerGradCam
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor, nn
+
+from captum_hrcam import CAM, compare, metrics
+
+Attribute = Callable[[Tensor, Tensor], Tensor]
+SLOW = ("ScoreCAM",)  # run on a subset of images, and left out of the best peer
+FAMILIES = {
+    "GradCAM++": pgc.GradCAMPlusPlus,
+    "XGradCAM": pgc.XGradCAM,
+    "HiResCAM": pgc.HiResCAM,
+    "LayerCAM": pgc.LayerCAM,
+}
+
+
+def gaussian(x: Tensor, y: Tensor) -> Tensor:
+    """The baseline without a model."""
+    a = torch.from_numpy(metrics.centred_gaussian(x.shape[2:])).float()
+    return a.expand(len(x), 1, *x.shape[2:])
+
+
+def peers(model: nn.Module, layers: dict[str, nn.Module]) -> dict[str, Attribute]:
+    """{"method | configuration": f(images, targets) -> (N, 1, H, W)}; layers shallow to deep."""
+    modules, names = list(layers.values()), list(layers)
+    n = len(modules)
+    found: dict[str, Attribute] = {"CAM | last": _of_captum(CAM(model, names[-1]))}
+    for i, module in enumerate(modules, 1):
+        found[f"Grad-CAM, Captum | stage {i}"] = _of_captum(LayerGradCam(model, module))
+    fused = {f"last {k} fused": modules[-k:] for k in (n, 2)}
+    single = {f"stage {i}": [module] for i, module in enumerate(modules, 1)}
+    for family, method in FAMILIES.items():
+        for name, chosen in {**single, **fused}.items():
+            found[f"{family} | {name}"] = functools.partial(_grad_cam, method, model, chosen)
+    for name in ("LayerCAM", "GradCAMpp"):
+        method = getattr(torchcam.methods, name)
+        run = functools.partial(_torchcam, method, model, names)
+        found[f"{name}, torchcam | last {n} fused"] = run
+    refine = functools.partial(_torchcam, torchcam.methods.RefineCAM, model, names)
+    found[f"RefineCAM, torchcam | last {n} fused"] = refine
+    found["FullGrad | all layers"] = functools.partial(_grad_cam, pgc.FullGrad, model, [])
+    found["ScoreCAM | last"] = functools.partial(_grad_cam, pgc.ScoreCAM, model, modules[-1:])
+    return found
+
+
+def _of_captum(method: LayerGradCam | CAM) -> Attribute:
+    """The positive part, as Grad-CAM is defined."""
+    return lambda x, y: compare({"map": method}, x, y)["map"].relu()
+
+
+def _grad_cam(method: type, model: nn.Module, chosen: list, x: Tensor, y: Tensor) -> Tensor:
+    with method(model=model, target_layers=chosen) as cam:
+        targets = [ClassifierOutputTarget(int(c)) for c in y]
+        return torch.from_numpy(cam(input_tensor=x.clone(), targets=targets))[:, None]
+
+
+def _torchcam(method: type, model: nn.Module, names: list, x: Tensor, y: Tensor) -> Tensor:
+    with method(model, names) as cam:
+        maps = cam(y.tolist(), model(x.clone().requires_grad_()))
+        fused = cam.fuse_cams(maps) if len(maps) > 1 else maps[0]
+    return nn.functional.interpolate(fused[:, None], x.shape[2:], mode="bilinear")

@@ -1,0 +1,20 @@
+"""RESULTS.md: each benchmark owns the section between its marks."""
+
+from pathlib import Path
+
+
+def write_section(path: Path, name: str, text: str) -> None:
+    """Put ``text`` in place of the section ``name``, or at the end.
+
+    Args:
+        path: the Markdown file; made when missing.
+        name: of the section, in an HTML comment before and after it.
+    """
+    mark = f"<!-- {name} -->"
+    before = path.read_text() if path.exists() else "# Measured\n\n"
+    written = f"{mark}\n{text.strip()}\n{mark}\n"
+    parts = before.split(mark)
+    if len(parts) == 3:
+        path.write_text(parts[0] + written + parts[2].lstrip("\n"))
+    else:
+        path.write_text(before.rstrip("\n") + "\n\n" + written)

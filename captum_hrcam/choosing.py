@@ -1,0 +1,109 @@
+"""Between heads, without masks: whose maps mark what the frozen model uses?
+
+Blur the marked pixels away, or show only them; a map is the truer the lower the first and the
+higher the second leaves the model's probability of the class. Accuracy never tells a good map.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from captum_hrcam.perturbation import FRACTIONS, deletion_curve, insertion_curve
+
+IMAGES = 24
+BATCH = 8
+PRESENT = 0.5  # a class is in an image from this target on
+
+Inputs: TypeAlias = tuple[Tensor, ...]
+Attribute: TypeAlias = Callable[[Inputs, Tensor], Tensor]
+
+
+@dataclass
+class Verdict:
+    """The candidate whose maps the model's own output speaks for.
+
+    Attributes:
+        name: of the candidate.
+        why: one line for the report.
+        forwards: forward passes of single images that it took.
+    """
+
+    name: str
+    why: str
+    forwards: int
+
+
+@dataclass
+class Trial:
+    """Held-out images, and the frozen model's word on them.
+
+    Args:
+        outputs: inputs -> the model's scores (n, K), K' = 0 where it gives no row of scores.
+        images: the inputs, (n, C, \\*spatial) each, on the CPU; maps are of the first.
+        y: (n, K) targets.
+        softmax: whether probabilities are a softmax of the scores; else a sigmoid of each.
+    """
+
+    outputs: Callable[[Inputs], Tensor]
+    images: Inputs
+    y: Tensor
+    softmax: bool
+
+    def choose(self, candidates: Mapping[str, Attribute]) -> Verdict:
+        """The candidate with the largest insertion - deletion, averaged over the images.
+
+        Args:
+            candidates: two or more, name -> f(inputs, classes (n,)) that gives maps
+                (n, 1, \\*spatial). The first is kept where the images cannot tell.
+        """
+        names = list(candidates)
+        image, label = self._present()
+        if len(image) == 0:
+            return Verdict(names[0], f"{names[0]}: no held-out image has a class to judge by", 0)
+        if self.outputs(tuple(x[:1] for x in self.images)).shape[1] != self.y.shape[1]:
+            return Verdict(names[0], f"{names[0]}: the model gives no score of each class", 1)
+        found = {
+            name: self._faithfulness(attribute, image, label)
+            for name, attribute in candidates.items()
+        }
+        ranked = sorted(names, key=lambda name: -found[name].mean().item())
+        best, second = ranked[0], ranked[1]
+        margin = found[best] - found[second]
+        error = margin.std(correction=0).item() / max(len(margin) - 1, 1) ** 0.5
+        # The first look at the scores, then each candidate's maps, insertion and deletion.
+        forwards = 1 + len(names) * len(image) * (1 + 2 * len(FRACTIONS))
+        why = (
+            f"{best}: insertion - deletion of its maps {found[best].mean():.3f}, of {second}'s "
+            f"{found[second].mean():.3f} (margin {margin.mean():.3f}, standard error {error:.3f}, "
+            f"{len(image)} held-out images)"
+        )
+        return Verdict(best, why, forwards)
+
+    def _present(self) -> tuple[Tensor, Tensor]:
+        """(images with a class, the class of each): the most present one."""
+        amount, label = self.y.max(1)
+        image = (amount >= PRESENT).nonzero()[:, 0]
+        return image, label[image]
+
+    def _faithfulness(self, attribute: Attribute, image: Tensor, label: Tensor) -> Tensor:
+        """(n,): mean over the fractions of insertion - deletion."""
+        found = []
+        for rows in torch.arange(len(image)).split(BATCH):
+            inputs = tuple(x[image[rows]] for x in self.images)
+            maps = attribute(inputs, label[rows]).cpu()
+            first, *rest = inputs
+
+            def score(x: Tensor, rest: list[Tensor] = rest, rows: Tensor = rows) -> Tensor:
+                return self._probability(self.outputs((x, *rest)), label[rows])
+
+            found.append(
+                (insertion_curve(score, first, maps) - deletion_curve(score, first, maps)).mean(1)
+            )
+        return torch.cat(found).double()
+
+    def _probability(self, scores: Tensor, label: Tensor) -> Tensor:
+        p = scores.softmax(1) if self.softmax else scores.sigmoid()
+        return p[torch.arange(len(label)), label]

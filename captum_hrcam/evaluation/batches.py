@@ -1,0 +1,215 @@
+"""Batches of images with targets, masks and kinds, from a loader or a data set; checked."""
+
+from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, Subset, default_collate
+
+from captum_hrcam._captum import TensorOrTuple, as_tuples
+from captum_hrcam.frozen_pass import to_device
+
+EXPECTED = "(inputs, target, mask) or (inputs, target, mask, kind)"
+ALL = "all"  # the kind of images of which none is known
+
+
+@dataclass(frozen=True)
+class MaskedBatch:
+    r"""One batch: inputs (N, C, \*spatial), targets (N,), masks (N, \*spatial), kinds."""
+
+    inputs: TensorOrTuple
+    targets: Tensor
+    masks: Tensor | None  # on the CPU, bool; None where no metric needs them
+    kinds: list[str]
+
+    @property
+    def images(self) -> Tensor:
+        """The first input: maps have its size."""
+        return self.inputs[0] if isinstance(self.inputs, tuple) else self.inputs
+
+    def on(self, device: torch.device | None) -> "MaskedBatch":
+        """Inputs and targets where the model is; None leaves them."""
+        moved = to_device(as_tuples(self.inputs, None)[1], device)
+        inputs = moved if isinstance(self.inputs, tuple) else moved[0]
+        # Captum selects outputs by an index that is beside them.
+        return MaskedBatch(inputs, self.targets.to(moved[0].device), self.masks, self.kinds)
+
+
+def masked_batches(
+    data: Any, *, target: int | None = None, batch_size: int = 32, need_masks: bool = True
+) -> tuple[Iterator[MaskedBatch], int | None]:
+    """Batches of ``data``, each checked before it is given, and how many there are if known.
+
+    Args:
+        data: an iterable of batches (inputs, target, mask) or (inputs, target, mask, kind),
+            several inputs as a tuple; or a data set of (image, label) with a method ``mask(i)``
+            and perhaps ``kind(i)``, or a ``Subset`` of one.
+        target: the class of all images; None takes each image's label.
+        batch_size: of a data set; a loader has its own.
+        need_masks: refuse images without a mask, and those that are neither 2D nor 3D.
+
+    Raises:
+        TypeError: ``data`` or a batch is of another kind.
+        ValueError: no target, no mask, or one of another size; not one of each per image.
+    """
+    is_dataset = isinstance(data, Dataset) and not isinstance(data, IterableDataset)
+    if is_dataset or hasattr(data, "mask"):
+        batches: Iterable[Any] = _from_dataset(data, batch_size, need_masks)
+        total: int | None = -(-len(data) // batch_size)
+    elif isinstance(data, Iterable):
+        batches, total = data, len(data) if isinstance(data, Sized) else None
+    else:
+        raise TypeError(
+            f"data: got {type(data).__name__}, expected an iterable of batches {EXPECTED}, or a "
+            "data set with a method mask(i)."
+        )
+    return (_checked(batch, target, need_masks) for batch in batches), total
+
+
+def _from_dataset(data: Any, batch_size: int, need_masks: bool) -> Iterator[Any]:
+    mask, kind = _by_index(data, "mask"), _by_index(data, "kind")
+    if mask is None and need_masks:
+        raise TypeError(
+            f"data: {type(data).__name__} has no method mask(i). Add one that gives the mask of "
+            f"item i, or pass a loader of batches {EXPECTED}."
+        )
+    return _read(data, batch_size, mask if need_masks else None, kind)
+
+
+def _by_index(data: Any, name: str) -> Callable[[int], Any] | None:
+    """The method ``name`` of a data set, also through a Subset's numbering."""
+    if isinstance(data, Subset):
+        inner = _by_index(data.dataset, name)
+        return None if inner is None else lambda i: inner(data.indices[i])
+    method = getattr(data, name, None)
+    return method if callable(method) else None
+
+
+def _read(
+    data: Any,
+    batch_size: int,
+    mask: Callable[[int], Any] | None,
+    kind: Callable[[int], Any] | None,
+) -> Iterator[Any]:
+    # No DataLoader: it draws from the global random state, which is the user's.
+    for start in range(0, len(data), batch_size):
+        index = range(start, min(start + batch_size, len(data)))
+        images, labels = zip(*(_item(data, i) for i in index), strict=True)
+        masks = [_mask(mask, i) for i in index] if mask else None
+        yield (
+            _stacked(images, "images", index),
+            list(labels),
+            None if masks is None else _stacked(masks, "masks", index),
+            [kind(i) for i in index] if kind else None,
+        )
+
+
+def _item(data: Any, i: int) -> tuple[Any, Any]:
+    item = data[i]
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise TypeError(
+            f"data: item {i} is {_brief(item)}, expected (image, label). Several inputs go in a "
+            "tuple, ((image, other), label)."
+        )
+    return item[0], item[1]
+
+
+def _mask(mask: Callable[[int], Any], i: int) -> Any:
+    given = mask(i)
+    if given is None:
+        raise ValueError(
+            f"data: item {i} has no mask, mask({i}) gave None. Take the items that have one, as "
+            "torch.utils.data.Subset(data, data.masked), or metrics={} for none that needs masks."
+        )
+    return given
+
+
+def _stacked(items: Iterable[Any], what: str, index: range) -> Any:
+    try:
+        return default_collate(list(items))
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"data: the {what} of items {index[0]} to {index[-1]} do not form a batch ({error}). "
+            "Give tensors of one size, in the data set's transform, or use batch_size=1."
+        ) from error
+
+
+def _checked(batch: Any, target: int | None, need_masks: bool) -> MaskedBatch:
+    least = 3 if need_masks else 2
+    if not isinstance(batch, (tuple, list)) or not least <= len(batch) <= 4:
+        raise TypeError(
+            f"data: a batch is {_brief(batch)}, expected {EXPECTED}. Pass the data set itself "
+            "where it has a method mask(i), or a loader that gives masks too."
+        )
+    inputs, labels, mask, kind = (*batch, None, None)[:4]
+    inputs = tuple(inputs) if isinstance(inputs, list) else inputs
+    images = as_tuples(inputs, None)[1][0]
+    return MaskedBatch(
+        inputs,
+        _targets(labels, target, len(images)),
+        _masks(mask, images) if need_masks else None,
+        _kinds(kind, len(images)),
+    )
+
+
+def _targets(labels: Any, target: int | None, n: int) -> Tensor:
+    if target is not None:
+        return torch.full((n,), target)
+    if labels is None or (isinstance(labels, list) and None in labels):
+        raise ValueError(
+            "data: a batch has no target (None). Give each image's class, or one for all as "
+            "target=."
+        )
+    y = torch.as_tensor(labels)
+    if y.shape != (n,) or y.is_floating_point() or (y < 0).any():
+        raise ValueError(
+            f"data: targets of shape {tuple(y.shape)} and {y.dtype} for {n} images, expected one "
+            f"class index from 0 for each, ({n},). Several inputs go in a tuple, "
+            "((x, other), target, mask); for one class for all images use target=."
+        )
+    return y.long()
+
+
+def _masks(mask: Any, images: Tensor) -> Tensor:
+    n, space = len(images), tuple(images.shape[2:])
+    if len(space) not in (2, 3):
+        raise ValueError(
+            f"data: inputs of shape {tuple(images.shape)}, expected (N, C, H, W) or "
+            "(N, C, D, H, W). Use metrics={} for figures that need no mask."
+        )
+    if mask is None:
+        raise ValueError(
+            f"data: a batch has no mask (None), expected {(n, *space)}. Leave these images out, "
+            "or use metrics={} for figures that need no mask."
+        )
+    m = torch.as_tensor(mask).detach().cpu()
+    m = m[:, 0] if m.shape == (n, 1, *space) else m
+    if m.shape != (n, *space):
+        raise ValueError(
+            f"data: masks of shape {tuple(m.shape)} for inputs of shape {tuple(images.shape)}, "
+            f"expected {(n, *space)}. Resize and crop each mask as its image (nearest neighbour)."
+        )
+    if not ((m == 0) | (m == 1)).all():
+        raise ValueError(
+            f"data: masks hold values from {m.min():g} to {m.max():g}, expected only 0 and 1. "
+            "Threshold them, for instance mask > 0."
+        )
+    return m.bool()
+
+
+def _kinds(kind: Any, n: int) -> list[str]:
+    if kind is None:
+        return [ALL] * n
+    if not isinstance(kind, (tuple, list)) or [type(k) for k in kind] != [str] * n:
+        raise ValueError(
+            f"data: kinds are {_brief(kind)}, expected a list of {n} names, one for each image."
+        )
+    return list(kind)
+
+
+def _brief(x: object) -> str:
+    if isinstance(x, Tensor):
+        return f"a tensor {tuple(x.shape)}"
+    return f"a {type(x).__name__} of {len(x)}" if hasattr(x, "__len__") else type(x).__name__

@@ -1,0 +1,121 @@
+"""Deletion and insertion: how fast the model changes its mind as a map's pixels go or come."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from captum_hrcam._captum import TargetType
+from captum_hrcam.activations import eval_mode
+from captum_hrcam.faithfulness.scores import (
+    Forward,
+    checked_maps,
+    modules_of,
+    outputs_of,
+    probability,
+)
+from captum_hrcam.metrics.pairs import Array
+from captum_hrcam.perturbation import deletion_curve, insertion_curve
+
+FRACTIONS = tuple(i / 20 for i in range(21))
+
+Curve = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor, Sequence[float]], Tensor]
+
+
+def deletion(
+    forward_func: Forward,
+    inputs: Tensor,
+    maps: Tensor,
+    target: TargetType = None,
+    fractions: Sequence[float] = FRACTIONS,
+) -> Array:
+    r"""Area under the target's probability as the map's pixels are blurred away; lower is better.
+
+    The pixels go by falling map value, of equal ones the first, and are replaced by the image
+    blurred with a standard deviation of a tenth of each side. The area is the trapezoids'
+    sum over the fractions, divided by the range of the fractions: the curve's mean height.
+
+    Source: Petsiuk et al. 2018 (RISE), https://arxiv.org/abs/1806.07421.
+
+    Args:
+        forward_func (Callable): the model, or any function around it that gives logits (N, K) or
+            (N,). Of K > 1 the softmax is taken; where an image has several labels, pass a function
+            that gives the one logit. A model is put in eval mode meanwhile; what a function runs
+            inside is left as it is.
+        inputs (Tensor): (N, C, \*spatial), one to three spatial dimensions.
+        maps (Tensor): (N, 1, \*spatial), as :func:`~captum_hrcam.compare` gives them.
+        target (int, tuple, Tensor, or list): as for Captum's ``attribute``.
+        fractions (Sequence[float]): of the pixels, rising, in 0..1: where the curve is read. Each
+            costs one forward pass of all images.
+
+    Returns:
+        *ndarray*: (N,) float64, in 0..1.
+
+    Raises:
+        AssertionError: Captum's, for a target out of range or missing.
+        TypeError: ``forward_func`` is not callable; ``inputs`` is no tensor.
+        ValueError: maps or inputs of another shape, NaN in a map, fractions that do not rise.
+
+    Examples::
+
+        >>> import torch
+        >>> def brightness(x):  # of the left half alone
+        ...     return 9 * x[..., :4].mean((1, 2, 3))
+        >>> image = torch.zeros(1, 1, 8, 8)
+        >>> image[..., :4] = 1
+        >>> maps = image.clone()
+        >>> bool(deletion(brightness, image, maps) < deletion(brightness, image, -maps))
+        True
+    """
+    return _area(deletion_curve, forward_func, inputs, maps, target, fractions)
+
+
+def insertion(
+    forward_func: Forward,
+    inputs: Tensor,
+    maps: Tensor,
+    target: TargetType = None,
+    fractions: Sequence[float] = FRACTIONS,
+) -> Array:
+    r"""Area under the target's probability as the map's pixels appear; higher is better.
+
+    They appear on the blurred image, by falling map value.
+
+    Args, Returns, Raises: as :func:`deletion`.
+
+    Examples::
+
+        >>> import torch
+        >>> image = torch.zeros(1, 1, 8, 8)
+        >>> insertion(lambda x: x.mean((1, 2, 3)), image, image, fractions=(0, 0.1, 1)).tolist()
+        [0.5]
+    """
+    return _area(insertion_curve, forward_func, inputs, maps, target, fractions)
+
+
+@torch.no_grad()
+def _area(
+    curve: Curve,
+    forward_func: Forward,
+    inputs: Tensor,
+    maps: Tensor,
+    target: TargetType,
+    fractions: Sequence[float],
+) -> Array:
+    maps = checked_maps(forward_func, inputs, maps)
+    steps = [float(fraction) for fraction in fractions]
+    rising = all(a < b for a, b in pairwise(steps))
+    if len(steps) < 2 or not rising or not (steps[0] >= 0 and steps[-1] <= 1):
+        raise ValueError(
+            f"fractions: got {list(fractions)!r:.80}, expected at least two, rising, in 0..1, as "
+            "(0, 0.1, 0.5, 1)."
+        )
+
+    def score(images: Tensor) -> Tensor:
+        return probability(outputs_of(forward_func, images), target)
+
+    with eval_mode(*modules_of(forward_func)):
+        heights = curve(score, inputs, maps, steps).cpu()
+    area = torch.trapezoid(heights, torch.tensor(steps, dtype=torch.float64), dim=1)
+    return (area / (steps[-1] - steps[0])).numpy()

@@ -1,0 +1,117 @@
+"""What the model says of a target, and the maps it is held against, checked."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_hrcam._captum import TargetType, target_classes
+from captum_hrcam.activations import accumulator_dtype
+
+Forward = Callable[..., Any]
+
+
+def checked_maps(forward_func: Forward, inputs: Tensor, maps: Tensor) -> Tensor:
+    r"""The maps beside the inputs, as floats; refused here what no figure can be made of.
+
+    Args:
+        forward_func: the model, or any function around it.
+        inputs: (N, C, \*spatial), one to three spatial dimensions.
+        maps: (N, 1, \*spatial), one per image at its size.
+
+    Returns:
+        (N, 1, \*spatial), detached, on the inputs' device.
+
+    Raises:
+        TypeError: ``forward_func`` is not callable; ``inputs`` is no tensor.
+        ValueError: other sizes; integers for inputs; NaN or infinity in a map.
+    """
+    if not callable(forward_func):
+        raise TypeError(
+            f"forward_func: got {type(forward_func).__name__}, expected a model or a function."
+        )
+    check_images(inputs)
+    maps = torch.as_tensor(maps).detach()
+    expected = (len(inputs), 1, *inputs.shape[2:])
+    if tuple(maps.shape) != expected:
+        raise ValueError(
+            f"maps: got shape {tuple(maps.shape)} for inputs {tuple(inputs.shape)}, expected "
+            f"{expected}. captum_hrcam.compare gives maps of any attribution in this shape."
+        )
+    if not maps.isfinite().all():
+        raise ValueError(
+            "maps: got NaN or infinity, expected finite numbers. Leave these images out or "
+            "repair what made them."
+        )
+    return maps.to(inputs.device, accumulator_dtype(maps))
+
+
+def check_images(inputs: Tensor) -> None:
+    r"""Refuse anything but one float tensor (N, C, \*spatial) that holds something."""
+    if not isinstance(inputs, Tensor):
+        raise TypeError(
+            f"inputs: got {type(inputs).__name__}, expected one tensor (N, C, *spatial). Where the "
+            "model takes more, pass a function of the images alone."
+        )
+    if inputs.ndim not in (3, 4, 5) or 0 in inputs.shape or not inputs.is_floating_point():
+        raise ValueError(
+            f"inputs: got shape {tuple(inputs.shape)} of {inputs.dtype}, expected floats "
+            "(N, C, *spatial) with one to three spatial dimensions, none empty."
+        )
+
+
+def check_noise(argument: str, value: float) -> None:
+    """Refuse a size of noise that is negative or not finite."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{argument}: got {value!r}, expected a finite number >= 0.")
+
+
+def modules_of(forward_func: object) -> list[nn.Module]:
+    """The model that must be in eval mode while ``forward_func`` runs, where it can be found."""
+    owner = getattr(forward_func, "__self__", forward_func)  # a bound method's module
+    return [owner] if isinstance(owner, nn.Module) else []
+
+
+def outputs_of(forward_func: Forward, images: Tensor) -> Tensor:
+    """The model's scores as (N, K); (N,) becomes (N, 1).
+
+    Raises:
+        ValueError: no tensor with one row of scores per image.
+    """
+    given = forward_func(images)
+    scores = given[:, None] if isinstance(given, Tensor) and given.ndim == 1 else given
+    if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != len(images):
+        got = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(
+            f"forward_func: gave {got} for {len(images)} images, expected logits (N, K). Pass a "
+            "function that picks them out of what the model returns."
+        )
+    return scores
+
+
+def probability(scores: Tensor, target: TargetType) -> Tensor:
+    """The target's probability: softmax, or sigmoid where the model has one output.
+
+    Args:
+        scores: (N, K) logits.
+        target: in any of Captum's forms.
+
+    Returns:
+        (N,) float64.
+
+    Raises:
+        AssertionError: Captum's, for a target out of range or missing.
+
+    Examples::
+
+        >>> probability(torch.tensor([[0.0, 0.0], [0.0, 50.0]]), target=1).tolist()
+        [0.5, 1.0]
+        >>> probability(torch.zeros(2, 1), target=None).tolist()
+        [0.5, 0.5]
+    """
+    classes = target_classes(target, *scores.shape).expand(len(scores))
+    scores = scores.double()
+    shares = scores.sigmoid() if scores.shape[1] == 1 else scores.softmax(1)
+    return shares.gather(1, classes.to(scores.device)[:, None])[:, 0]

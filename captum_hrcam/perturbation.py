@@ -1,0 +1,91 @@
+"""Does the model use what a map marks? Blur it away, or show it alone; no mask is needed."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SIGMA = 0.1  # of the blur, as a share of each side: wider than a lesion, smaller than a head
+FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
+
+Score = Callable[[Tensor], Tensor]
+
+
+def blur(images: Tensor, sigma: float = SIGMA) -> Tensor:
+    r"""Gaussian blur over space, edges replicated.
+
+    Args:
+        images: (N, C, \*spatial), one to three spatial dimensions.
+        sigma: standard deviation as a share of each side.
+    """
+    for axis in range(2, images.ndim):
+        n = images.shape[axis]
+        radius = min(math.ceil(3 * sigma * n), n)
+        taps = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+        kernel = torch.exp(-0.5 * (taps / max(sigma * n, 1e-3)) ** 2)
+        rows = images.movedim(axis, -1)  # (N, C, ..., n)
+        padded = F.pad(rows.reshape(-1, 1, n), (radius, radius), mode="replicate")
+        smooth = F.conv1d(padded, (kernel / kernel.sum())[None, None])
+        images = smooth.reshape(rows.shape).movedim(-1, axis)
+    return images
+
+
+def marked(maps: Tensor, fraction: float) -> Tensor:
+    r"""The map's largest values: exactly this share of pixels; of equal ones the first.
+
+    Args:
+        maps: (N, 1, \*spatial).
+        fraction: 0..1, rounded to whole pixels.
+
+    Returns:
+        (N, 1, \*spatial), 1 where marked.
+
+    Raises:
+        ValueError: a fraction outside 0..1.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction: got {fraction!r}, expected a share of the pixels in 0..1.")
+    flat = maps.flatten(1)
+    k = round(fraction * flat.shape[1])
+    order = flat.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return torch.zeros_like(flat).scatter_(1, order, 1.0).reshape(maps.shape)
+
+
+@torch.no_grad()
+def deletion_curve(
+    score: Score, images: Tensor, maps: Tensor, fractions: Sequence[float] = FRACTIONS
+) -> Tensor:
+    r"""The score when the marked pixels are replaced by the blurred image; a good map's falls fast.
+
+    Source: Petsiuk et al. 2018 (RISE), https://arxiv.org/abs/1806.07421.
+
+    Args:
+        score: images -> (N,), the model's probability of each image's class, say.
+        images: (N, C, \*spatial).
+        maps: (N, 1, \*spatial).
+        fractions: of the pixels, one step of the curve each.
+
+    Returns:
+        (N, len(fractions)).
+    """
+    return _curve(score, images, blur(images), maps, fractions)
+
+
+@torch.no_grad()
+def insertion_curve(
+    score: Score, images: Tensor, maps: Tensor, fractions: Sequence[float] = FRACTIONS
+) -> Tensor:
+    """The score when only the marked pixels are shown on the blurred image; should rise fast.
+
+    Args, Returns: as :func:`deletion_curve`.
+    """
+    return _curve(score, blur(images), images, maps, fractions)
+
+
+def _curve(
+    score: Score, ground: Tensor, shown: Tensor, maps: Tensor, fractions: Sequence[float]
+) -> Tensor:
+    steps = (marked(maps, fraction).to(shown) for fraction in fractions)  # held one at a time
+    return torch.stack([score(torch.lerp(ground, shown, m)) for m in steps], 1)

@@ -1,0 +1,21 @@
+"""
+The paper's figures: maps on images, layer by layer, the head's weights, box plots, ROC curves.
+
+No pyplot state is used; each function returns a Figure and its Axes. Figures fit a journal's two
+columns (7.2 inches) with text of at least 7 points, in colours that the colour-blind tell apart.
+"""
+
+from captum_hrcam.visualize.boxes import boxes_figure
+from captum_hrcam.visualize.comparison import SIGNS, comparison_figure
+from captum_hrcam.visualize.curves import roc_figure
+from captum_hrcam.visualize.layers import layers_figure
+from captum_hrcam.visualize.weights import weights_figure
+
+__all__ = [
+    "SIGNS",
+    "boxes_figure",
+    "comparison_figure",
+    "layers_figure",
+    "roc_figure",
+    "weights_figure",
+]

@@ -1,0 +1,144 @@
+"""Maps of several methods beside each other on the image, drawn by Captum's own tools."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from captum.attr import visualization
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+
+from captum_hrcam.checks import one_of
+from captum_hrcam.visualize.panels import (
+    DIVERGING,
+    TEXT,
+    Array,
+    ImageLike,
+    cased,
+    image_grid,
+    one_for_each,
+    outline,
+    planes,
+    to_pictures,
+)
+
+SIGNS = ("positive", "negative", "absolute_value", "all")
+
+
+def comparison_figure(
+    images: ImageLike,
+    maps: Mapping[str, ImageLike],
+    *,
+    masks: ImageLike | None = None,
+    captions: Sequence[str] | None = None,
+    titles: Sequence[str] | None = None,
+    sign: str = "positive",
+    outlier_perc: float = 2,
+    colorbar: bool = False,
+) -> tuple[Figure, Array]:
+    r"""
+    A grid as the paper's Figs. 2, 4 and 5: a row per image, then the image and a column per method.
+
+    Each map is scaled by itself and drawn by Captum's ``visualize_image_attr``; where it is zero
+    the image shows through, in grey. A map without the wanted sign is drawn as the bare image and
+    says so.
+
+    Args:
+        images (Tensor or ndarray): (N, C, H, W), one or three channels, any scale.
+        maps (dict): {name: (N, 1, H, W) or (N, H, W)}, as :func:`~captum_hrcam.compare` gives them.
+        masks (Tensor or ndarray): (N, H, W) or (N, 1, H, W), outlined in every panel.
+        captions (sequence of str): one for each image, at the left of its row; lines apart by
+            "\\n".
+        titles (sequence of str): one for each column, the image's first. Default "image" and the
+            maps' names.
+        sign (str): of Captum: "positive", "negative", "absolute_value", or "all" for both signs
+            in a diverging map centred at zero.
+        outlier_perc (float): share of the summed map, in percent, that may saturate.
+        colorbar (bool): say below what the colours mean.
+
+    Returns:
+        *Figure* and an array of *Axes*, (N, 1 + number of maps). No pyplot state is used.
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown sign, NaN in a map.
+
+    Examples::
+
+        >>> import torch
+        >>> images = torch.rand(2, 1, 16, 16)
+        >>> figure, axes = comparison_figure(images, {"HR-CAM": torch.randn(2, 1, 16, 16)})
+        >>> axes.shape
+        (2, 2)
+    """
+    one_of("sign", sign, SIGNS)
+    pictures = to_pictures(images)
+    n, size = len(pictures), pictures[0].shape[:2]
+    columns = {name: planes(f"maps[{name!r}]", a, n, size) for name, a in maps.items()}
+    edges = np.zeros((n, *size)) if masks is None else planes("masks", masks, n, size)
+    one_for_each("titles", titles, 1 + len(columns), "columns")
+
+    below = 0.45 if colorbar else 0.0
+    figure, axes = image_grid(pictures, titles or ["image", *columns], captions, below=below)
+    for i, (row, picture) in enumerate(zip(axes, pictures, strict=True)):
+        for ax, column in zip(row[1:], columns.values(), strict=True):
+            _draw_map(figure, ax, column[i], picture, sign, outlier_perc)
+        outline(row, edges[i], signed=sign == "all")
+    if colorbar:
+        _draw_colorbar(figure, axes, sign)
+    return figure, axes
+
+
+def _draw_map(
+    figure: Figure, ax: Axes, a: Array, picture: Array, sign: str, outlier_perc: float
+) -> None:
+    """One map over its image; Captum refuses a map without the wanted sign, so it is shown bare."""
+    wanted = {"positive": a.max(), "negative": -a.min()}.get(sign, np.abs(a).max())
+    if wanted <= 0:
+        kind = sign if sign in ("positive", "negative") else "non-zero"
+        ax.imshow(picture.mean(2), cmap="gray")
+        said = ax.text(0.5, 0.04, f"no {kind} part", transform=ax.transAxes, color="w", size=TEXT)
+        said.set(ha="center", path_effects=cased("k", 1.5))
+        return
+    visualization.visualize_image_attr(
+        (a / wanted)[..., None],  # Captum warns of maps whose values are small in themselves
+        picture,
+        method="blended_heat_map",
+        sign=sign,
+        plt_fig_axis=(figure, ax),
+        outlier_perc=outlier_perc,
+        cmap=_heat(sign),
+        alpha_overlay=None,  # the colour map's own, growing with the map
+        use_pyplot=False,
+    )
+
+
+def _heat(sign: str) -> ListedColormap:
+    """Colour-blind-safe colours whose opacity grows with distance from zero."""
+    if sign == "all":
+        colors = colormaps[DIVERGING](np.linspace(0, 1, 256))
+        colors[:, 3] = np.abs(np.linspace(-1, 1, 256)) ** 0.7 * 0.9
+    else:
+        colors = colormaps["inferno"](np.linspace(0.15, 1, 256))
+        colors[:, 3] = np.linspace(0, 1, 256) ** 0.7 * 0.85
+    return ListedColormap(colors)
+
+
+def _draw_colorbar(figure: Figure, axes: Array, sign: str) -> None:
+    """One for all maps, as they look on mid-grey tissue; words, for each map has its own scale."""
+    words = {
+        "positive": {0: "0", 1: "high"},
+        "negative": {0: "0", 1: "most negative"},
+        "absolute_value": {0: "0", 1: "high"},
+        "all": {-1: "\u2212", 0: "0", 1: "+"},
+    }[sign]
+    colors = _heat(sign)(np.linspace(0, 1, 256))
+    colors = 0.5 * (1 - colors[:, 3:]) + colors[:, :3] * colors[:, 3:]
+    heat = ScalarMappable(Normalize(min(words), max(words)), ListedColormap(colors))
+    bar = figure.colorbar(
+        heat, ax=list(axes.flat), location="bottom", fraction=0.05, shrink=0.4, aspect=25, pad=0.02
+    )
+    bar.set_ticks(list(words), labels=list(words.values()))
+    bar.ax.tick_params(labelsize=TEXT, length=2)
+    bar.set_label("each map on its own scale", fontsize=TEXT, labelpad=1)

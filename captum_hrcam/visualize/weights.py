@@ -1,0 +1,137 @@
+"""The head's weights on each layer's channels."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from captum_hrcam.visualize.panels import (
+    COLORS,
+    TEXT,
+    TITLE,
+    WIDTH,
+    Array,
+    ImageLike,
+    array,
+    one_for_each,
+)
+
+PANELS = 8  # classes in one figure
+
+
+def weights_figure(
+    weights: Mapping[str, ImageLike],
+    *,
+    classes: Sequence[str] | None = None,
+    target: int | Sequence[int] | None = None,
+    scale: Mapping[str, ImageLike] | None = None,
+) -> tuple[Figure, Array]:
+    r"""
+    The paper's Figs. 6B and 6C: how the head's weights W[c, i] spread in each layer.
+
+    A panel per class, a row per layer, a dot per channel. Boxes mark median and quartiles, whiskers
+    the outermost values from the 5th to the 95th percentile. Layers are comparable where ``scale``
+    brings their channels to one unit; raw weights also mirror how large a layer's feature maps
+    happen to be.
+
+    Args:
+        weights (dict): {layer: (K, C)}, as :attr:`~captum_hrcam.HRCAM.weights` gives them.
+        classes (sequence of str): names of the K classes, for the panels' titles.
+        target (int or sequence of int): classes to show, at most 8. Default all.
+        scale (dict): {layer: (C,)}, each channel's deviation; weights are multiplied by it.
+
+    Returns:
+        *Figure* and an array of *Axes*, (number of classes,). No pyplot state is used.
+
+    Raises:
+        ValueError: shapes that do not fit, no layer, more than 8 classes without ``target``.
+        IndexError: a target beyond K.
+
+    Examples::
+
+        >>> import torch
+        >>> weights = {"early": torch.randn(2, 16), "late": torch.randn(2, 64)}
+        >>> figure, axes = weights_figure(weights, classes=["no lesion", "lesion"])
+        >>> axes.shape, [label.get_text() for label in axes[0].get_yticklabels()]
+        ((2,), ['early (16)', 'late (64)'])
+    """
+    scaled = _scaled(weights, scale)
+    k = len(next(iter(scaled.values())))
+    one_for_each("classes", classes, k, "outputs")
+    shown = _shown(target, k)
+
+    columns = min(len(shown), 4 if len(shown) != 6 else 3)
+    rows = -(-len(shown) // columns)
+    height = 0.22 * len(scaled) + 0.35
+    figure = Figure(
+        figsize=(min(WIDTH, 1.2 + 2.4 * columns), height * rows + 0.35), layout="constrained"
+    )
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for i, (ax, c) in enumerate(zip(axes, shown, strict=False)):
+        _draw_weights(ax, {name: w[c] for name, w in scaled.items()})
+        ax.set_title(classes[c] if classes is not None else f"class {c}", fontsize=TITLE, pad=3)
+        if i + columns >= len(shown):  # none below
+            ax.set_xlabel("weight" if scale is None else "weight \u00d7 deviation", fontsize=TEXT)
+            ax.tick_params(labelbottom=True)
+    axes[0].invert_yaxis()  # shared: shallow above, deep below
+    for ax in axes[len(shown) :]:
+        ax.remove()
+    return figure, axes[: len(shown)]
+
+
+def _scaled(
+    weights: Mapping[str, ImageLike], scale: Mapping[str, ImageLike] | None
+) -> dict[str, Array]:
+    """{layer: (K, C)}, times the channels' deviations."""
+    remedy = "Use HRCAM.weights, {layer: (K, C)}."
+    scaled = {k: array(f"weights[{k!r}]", w, 2, remedy=remedy) for k, w in weights.items()}
+    if len({len(w) for w in scaled.values()}) != 1:
+        raise ValueError(
+            f"weights: got {', '.join(f'{k} {w.shape}' for k, w in scaled.items()) or 'no layer'}, "
+            f"expected as many classes in each. {remedy}"
+        )
+    if scale is None:
+        return scaled
+    for name, w in scaled.items():
+        got = () if name not in scale else array(f"scale[{name!r}]", scale[name], 1, remedy=remedy)
+        if len(got) != w.shape[1]:
+            raise ValueError(
+                f"scale[{name!r}]: got {len(got)} values, expected ({w.shape[1]},), one for each "
+                "of the layer's channels."
+            )
+        scaled[name] = w * got
+    return scaled
+
+
+def _shown(target: int | Sequence[int] | None, k: int) -> list[int]:
+    chosen = list(range(k)) if target is None else list(np.atleast_1d(target))
+    if not 0 < len(chosen) <= PANELS:
+        raise ValueError(
+            f"target: got {len(chosen)} classes, expected 1 to {PANELS}. Name those to be shown."
+        )
+    if not all(0 <= c < k for c in chosen):
+        raise IndexError(f"target: got {target}, expected classes from 0 to {k - 1}.")
+    return [int(c) for c in chosen]
+
+
+def _draw_weights(ax: Axes, weights: Mapping[str, Array]) -> None:
+    """One class: dots, and a box over them, for each layer."""
+    ax.axvline(0, color="0.4", linewidth=0.8, zorder=0)
+    rng = np.random.default_rng(0)  # the dots' places across the row carry no meaning
+    for i, w in enumerate(weights.values()):
+        y = i + rng.uniform(-0.28, 0.28, len(w))
+        ax.plot(w, y, ".", color=COLORS[0], alpha=0.35, markersize=3, mew=0, rasterized=True)
+    ax.boxplot(
+        list(weights.values()),
+        positions=range(len(weights)),
+        orientation="horizontal",
+        whis=(5, 95),
+        showfliers=False,
+        widths=0.56,
+        medianprops={"color": "#D55E00", "linewidth": 1.4},
+        manage_ticks=False,
+    )
+    named = [f"{name} ({len(w)})" for name, w in weights.items()]
+    ax.set_yticks(range(len(named)), named)
+    ax.tick_params(labelsize=TEXT, length=2)

@@ -1,0 +1,1 @@
+"""The paper's experiments: networks, training, and one module per data set."""

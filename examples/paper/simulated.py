@@ -1,0 +1,97 @@
+"""Simulated lesions: the paper's Figs. 2 and 3, against masks that nothing was fitted on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import roc_curve
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+from tqdm.auto import tqdm
+
+from captum_hrcam import compare, evaluate
+from captum_hrcam.datasets import SimulatedPathology
+from captum_hrcam.visualize import boxes_figure, roc_figure
+from paper.outcome import Fitted, save
+
+AUGMENT = v2.Compose(
+    [
+        v2.RandomHorizontalFlip(),
+        v2.RandomAffine(20, translate=(0.1, 0.1), interpolation=v2.InterpolationMode.BILINEAR),
+    ]
+)
+FALSE_POSITIVES = np.concatenate([[0], np.geomspace(1e-4, 1, 400)])
+
+
+class Drawn(Dataset):
+    """A simulated data set, drawn once and kept; three equal channels, zero mean.
+
+    Args:
+        n, size, seed: of :class:`SimulatedPathology`.
+        transform: applied to each image when it is read.
+        lesions_only: leave the normative images out.
+    """
+
+    classes = SimulatedPathology.classes
+
+    def __init__(
+        self,
+        n: int,
+        size: int,
+        seed: int,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        lesions_only: bool = False,
+    ) -> None:
+        self.source, self.transform = SimulatedPathology(n, size, seed), transform
+        self.items = [i for i in range(n) if i % 2 or not lesions_only]
+        drawn = tqdm(self.items, desc="drawing")
+        self.images = torch.stack([self.source[i][0] for i in drawn]).half()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        image = self.images[i].float()
+        image = self.transform(image) if self.transform else image
+        return ((image - 0.3) / 0.3).expand(3, -1, -1), self.items[i] % 2
+
+    def mask(self, i: int) -> Tensor:
+        """The lesion's pixels."""
+        return self.source.mask(self.items[i])
+
+    def kind(self, i: int) -> str:
+        """'normative', 'localised' or 'diffuse'."""
+        return self.source.kind(self.items[i])
+
+
+def against_masks(fitted: Fitted, lesions: Drawn, out: Path) -> pd.DataFrame:
+    """boxes.png (Fig. 3), roc.png, figures.csv and tests.csv; the table of medians."""
+    result = evaluate(fitted.methods, lesions, batch_size=16, show_progress=True)
+    print(result)
+    figure, _ = boxes_figure(result.frame)
+    save(figure, out / "boxes.png")
+    result.frame.round(5).to_csv(out / "figures.csv.gz", index=False)
+    tests = result.tests("HR-CAM")
+    tests.to_csv(out / "tests.csv", index=False, float_format="%.4g")
+    summary = result.summary(by_kind=False)
+    summary.round(4).to_csv(out / "summary.csv", index=False)
+    save(_roc(fitted, lesions), out / "roc.png")
+    return summary
+
+
+def _roc(fitted: Fitted, lesions: Drawn):
+    """Pixel ROC, averaged over images at equal false positive rates."""
+    rates: dict[str, list[np.ndarray]] = {}
+    device = next(fitted.model.parameters()).device
+    for start in tqdm(range(0, len(lesions), 16), desc="pixel ROC"):
+        rows = range(start, min(start + 16, len(lesions)))
+        x = torch.stack([lesions[i][0] for i in rows]).to(device)
+        for name, maps in compare(fitted.methods, x, 1).items():
+            for i, a in zip(rows, maps.cpu(), strict=True):
+                fpr, tpr, _ = roc_curve(lesions.mask(i).flatten(), a.flatten())
+                rates.setdefault(name, []).append(np.interp(FALSE_POSITIVES, fpr, tpr))
+    curves = {name: (FALSE_POSITIVES, np.mean(found, 0)) for name, found in rates.items()}
+    return roc_figure(curves)[0]
