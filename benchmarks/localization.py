@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from bound import mask_fitted
 from images import KINDS, Images
 from networks import NETWORKS, train
 from peers import SLOW, Attribute, gaussian, peers
@@ -94,31 +95,30 @@ def network(
     return model
 
 
+# Of each fit, the maps that are scored. The first is the default, whose ratios are reported.
+OURS = [
+    ({}, {"default, sum": {}, "default, agreement": {"fusion": "agreement"}}),
+    ({"solver": "pattern"}, {"pattern, sum": {}, "pattern, evidence": {"fusion": "evidence"}}),
+    ({"solver": "ridge"}, {"ridge, sum": {}}),
+    ({"solver": "adam", "epochs": 50}, {"the paper's head, sum": {}}),
+]
+
+
 def methods(model: nn.Module, data: Images) -> Iterator[tuple[str, Attribute]]:
-    """Ours first: the default, then single heads; then the peers."""
+    """Ours, a baseline, a bound, and the peers."""
     layers = find_layers(model, data.x[:1])
     loader = DataLoader(TensorDataset(data.x, data.y), batch_size=50)
-    for name, fit, fusion in OURS:
+    for fit, maps in OURS:
         hrcam = HRCAM(model, layers)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # weak heads are here to be seen
-            hrcam.fit(loader, **fit)
-        attribute = functools.partial(_attribute, hrcam, fusion)
-        yield name, attribute
+            print(*hrcam.fit(loader, **fit).choices[:1])
+        for name, options in maps.items():
+            yield f"HR-CAM | {name}", functools.partial(_attribute, hrcam, options)
     yield "centred Gaussian | no model", gaussian
-    yield from peers(model, {name: model.get_submodule(name) for name in layers}).items()
-
-
-# The first is the default, whose ratios are reported.
-OURS = [
-    ("HR-CAM | default", {}, {}),
-    ("HR-CAM, pattern | sum", {"solver": "pattern"}, {"fusion": "sum"}),
-    ("HR-CAM, pattern | evidence", {"solver": "pattern"}, {"fusion": "evidence"}),
-    ("HR-CAM, cascade | sum", {"solver": "cascade"}, {"fusion": "sum"}),
-    ("HR-CAM, cascade | agreement", {"solver": "cascade"}, {"fusion": "agreement"}),
-    ("HR-CAM, ridge | sum", {"solver": "ridge"}, {"fusion": "sum"}),
-    ("HR-CAM, the paper's head | sum", {"solver": "adam", "epochs": 50}, {"fusion": "sum"}),
-]
+    modules = {name: model.get_submodule(name) for name in layers}
+    yield "linear bound | fitted on masks", mask_fitted(model, modules, data)
+    yield from peers(model, modules).items()
 
 
 def _attribute(hrcam: HRCAM, options: dict, x: Tensor, y: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ def score(maps: Tensor, masks: Tensor) -> dict[str, float]:
 
 def is_ours(frame: pd.DataFrame) -> pd.Series:
     """Whether a row is HR-CAM's."""
-    return frame["method"].str.startswith("HR-CAM")
+    return frame["method"] == "HR-CAM"
 
 
 CELL = ["kind", "network", "seed", "accuracy"]
@@ -162,14 +162,13 @@ NET = ["kind", "network"]
 
 def best_peer(frame: pd.DataFrame) -> pd.DataFrame:
     """Each column's best figure of any peer configuration, for each network."""
-    rivals = frame[~is_ours(frame) & ~frame["method"].isin(SLOW)]
+    rivals = frame[~is_ours(frame) & ~frame["method"].isin([*SLOW, "linear bound"])]
     return rivals.groupby(CELL, sort=False)[COLUMNS].max()
 
 
-def ratios(frame: pd.DataFrame, method: str = OURS[0][0]) -> pd.DataFrame:
+def ratios(frame: pd.DataFrame, configuration: str = "default, sum") -> pd.DataFrame:
     """Our figure over the best peer's, for each network."""
-    name, configuration = method.split(" | ")
-    mine = frame[(frame["method"] == name) & (frame["configuration"] == configuration)]
+    mine = frame[frame["configuration"] == configuration]
     return mine.set_index(CELL)[COLUMNS] / best_peer(frame)
 
 

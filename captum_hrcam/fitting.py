@@ -65,7 +65,7 @@ class Recipe:
             raise ValueError(
                 f"penalty: got {self.penalty!r}, expected 'auto' or a finite number >= 0."
             )
-        if self.solver != "ridge":
+        if self.solver not in ("auto", "ridge"):
             raise ValueError(
                 f"penalty: got {self.penalty!r} with solver={self.solver!r}, which has none. Use "
                 "solver='ridge' or leave penalty='auto'."
@@ -77,14 +77,15 @@ class Recipe:
         return MAX_PATTERN_ROWS if self.solver in ("auto", "pattern", "cascade") else None
 
     def candidates(self) -> list["Recipe"]:
-        """The recipes to choose between: one, but for "auto". The first is kept where nothing can
-        be told."""
+        """The recipes to choose between, the first the one to doubt least; one, but for "auto"."""
         if self.solver != "auto":
             return [self]
+        if self.penalty != "auto":
+            return [replace(self, solver="ridge")]  # the one that has a penalty
         pattern = replace(self, solver="pattern")
-        if self.loss == "mse":
-            return [pattern]  # a cascade needs classes
-        return [replace(self, solver="cascade", balance_layers="auto"), pattern]
+        if self.loss == "mse" or self.balance_layers != "auto":
+            return [pattern]  # a cascade needs classes, and is balanced as it is
+        return [replace(self, solver="cascade"), pattern]
 
 
 @dataclass
@@ -100,7 +101,10 @@ class Chosen:
 
 @dataclass
 class Fitted:
-    """A head, its double that no held-out image has touched, and figures for a ``FitReport``."""
+    """A head, its double that no held-out image has touched, and figures for a ``FitReport``.
+
+    Neither has its maps' spread yet.
+    """
 
     head: Head
     trial: Head
@@ -125,8 +129,6 @@ def fit_head(
         recipe: how to solve.
         local: what fits the layers of a cascade, used by that solver alone.
 
-    Returns:
-        Fitted: heads without their maps' spread.
     """
     begin = time.perf_counter()
     if train.n < MIN_IMAGES:
@@ -250,7 +252,6 @@ def _head(
         bias=bias,
         mean_score={name: w @ means[name][0] for name, w in weights.items()},
         centred=recipe.loss == "cross_entropy" and recipe.solver != "cascade",
-        fusion="agreement" if recipe.solver == "cascade" else "sum",
     )
 
 

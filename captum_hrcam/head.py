@@ -19,7 +19,6 @@ class Head:
             training data, w_l . mean(z_l).
         spread: layer name -> (K,), typical standard deviation of the layer's map over space.
         centred: whether weights are centred over classes.
-        fusion: that its maps are best fused by; what "auto" means.
     """
 
     weights: dict[str, Tensor]
@@ -27,7 +26,6 @@ class Head:
     mean_score: dict[str, Tensor] = field(default_factory=dict)
     spread: dict[str, Tensor] = field(default_factory=dict)
     centred: bool = False
-    fusion: str = "sum"
 
     @property
     def n_outputs(self) -> int:
@@ -56,7 +54,6 @@ class Head:
             rename(self.mean_score),
             rename(self.spread),
             self.centred,
-            self.fusion,
         )
 
     def state(self) -> dict[str, Any]:

@@ -126,13 +126,14 @@ class HRCAM(HeadAttribution):
                 an image (n, K), or real values; "model": the model's own predictions.
             loss (str): "cross_entropy", "binary_cross_entropy" (several labels per image, or one
                 logit) or "mse".
-            solver (str): "auto" fits "cascade" and "pattern" and keeps the one whose maps of 24
-                held-out images better mark what the model uses, blurred away and shown alone; it
-                costs 11 forward passes for each of these images and head. "pattern", W = Cov(f, y)
-                / Var(f) for each channel alone, over images and cells (Haufe et al. 2014);
-                "cascade", each layer learns where everything deeper finds evidence, from 200
-                training images read seven times (five layers); "ridge", penalised loss; "adam",
-                the paper's head.
+            solver (str): "auto" fits "cascade" and "pattern"; it keeps the pattern only if its maps
+                of 24 held-out images better mark what the model uses, both blurred away and shown
+                alone, at 11 forward passes for each of these images and head. (Where a penalty is
+                given it is "ridge", where a balance of layers is given, "pattern".)
+                "pattern", W = Cov(f, y) / Var(f) for each channel alone, over images and cells
+                (Haufe et al. 2014); "cascade", each layer learns where everything deeper finds
+                evidence, from 160 training images read eight times (five layers); "ridge",
+                penalised loss; "adam", the paper's head.
             penalty (float or "auto"): ridge's penalty on standardised weights; "auto" takes the
                 strongest within one standard error of the best held-out loss.
             balance_layers (str or None): of pattern and ridge: "equal" gives every layer the same
@@ -221,7 +222,7 @@ class HRCAM(HeadAttribution):
     def _add_spreads(self, fits: list[Fitted], inputs: tuple[Tensor, ...]) -> int:
         """Give each head its maps' spread, the root mean spatial variance of each layer's native
         map; returns the forward passes taken."""
-        heads = [head for fit in fits for head in (fit.head, fit.trial)]
+        heads = [fit.head for fit in fits]
         step = -(-len(inputs[0]) // SPREAD_IMAGES)
         inputs = tuple(x[::step] for x in inputs)
 
@@ -234,7 +235,7 @@ class HRCAM(HeadAttribution):
         for rows in torch.arange(len(inputs[0])).split(16):
             batch = tuple(x[rows] for x in inputs)
             self._forward(to_device(batch, device_of(self.forward_func)), (), read)
-        for head in {id(head): head for head in heads}.values():
+        for head in heads:
             head.spread = {name: (v / len(inputs[0])).sqrt() for name, v in head.spread.items()}
         return len(inputs[0])
 
@@ -247,7 +248,7 @@ class HRCAM(HeadAttribution):
             return score_rows(given, len(inputs[0]))
 
         def attribute(head: Head, inputs: tuple[Tensor, ...], classes: Tensor) -> Tensor:
-            fuse = Fusion(head.fusion)
+            fuse = Fusion()
             maps = self._native_maps(head, to_device(inputs, device), (), classes, fuse)
             return fuse(maps.values(), inputs[0].shape[2:])
 

@@ -135,7 +135,7 @@ ROWS = [
         "penalty of pattern",
         ValueError,
         "penalty: got 0.1 with solver='pattern'",
-        replaced(Y, penalty=0.1),
+        replaced(Y, solver="pattern", penalty=0.1),
     ),
     Refused(
         "balance of adam",

@@ -1,6 +1,7 @@
 """The choice between heads: by what the model uses, in slow loops, and what it costs."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ SIZE = 8
 
 
 def corner(x: Tensor) -> Tensor:
-    """(n,): how bright the upper left quarter is."""
-    return x[:, 0, : SIZE // 2, : SIZE // 2].mean((1, 2))
+    """(n,): how bright the upper left quarter is, around a typical value."""
+    return x[:, 0, : SIZE // 2, : SIZE // 2].mean((1, 2)) - 2.3
 
 
 def softmax_scores(inputs: tuple[Tensor, ...]) -> Tensor:
@@ -48,9 +49,9 @@ def labels(n: int) -> Tensor:
     return torch.tensor([[0.0, 1.0]]).repeat(n, 1)
 
 
-def slow_faithfulness(x: Tensor, a: Tensor) -> float:
-    """Insertion - deletion of one image for class 1, pixel by pixel."""
-    smooth, total = blur(x[None])[0], 0.0
+def slow_tests(x: Tensor, a: Tensor) -> tuple[float, float]:
+    """Probability of class 1 after insertion and after deletion, pixel by pixel."""
+    smooth, totals = blur(x[None])[0], [0.0, 0.0]
     order = sorted(range(SIZE * SIZE), key=lambda i: -a.flatten()[i].item())
     for fraction in FRACTIONS:
         inserted, deleted = smooth.clone(), x.clone()
@@ -58,9 +59,9 @@ def slow_faithfulness(x: Tensor, a: Tensor) -> float:
             row, column = divmod(i, SIZE)
             inserted[0, row, column] = x[0, row, column]
             deleted[0, row, column] = smooth[0, row, column]
-        p = [1 / (1 + math.exp(-4 * corner(v[None]).item())) for v in (inserted, deleted)]
-        total += (p[0] - p[1]) / len(FRACTIONS)
-    return total
+        for i, image in enumerate((inserted, deleted)):
+            totals[i] += 1 / (1 + math.exp(-4 * corner(image[None]).item())) / len(FRACTIONS)
+    return totals[0], totals[1]
 
 
 CANDIDATES = {"opposite": mark_opposite, "corner": mark_corner}
@@ -76,13 +77,54 @@ def test_takes_the_map_of_what_the_model_uses(order):
 def test_figures_are_those_of_slow_loops():
     x = bright_corners(10)  # more than one batch
     found = {
-        name: sum(slow_faithfulness(image, mark((), torch.ones(1))[0]) for image in x) / 10
+        name: [slow_tests(image, mark((), torch.ones(1))[0]) for image in x]
         for name, mark in CANDIDATES.items()
     }
     why = Trial(softmax_scores, (x,), labels(10), softmax=True).choose(CANDIDATES).why
-    assert f"corner: insertion - deletion of its maps {found['corner']:.3f}" in why
-    assert f"of opposite's {found['opposite']:.3f}" in why
-    assert f"margin {found['corner'] - found['opposite']:.3f}" in why
+    for name, tests in found.items():
+        inserted, deleted = (sum(column) / 10 for column in zip(*tests, strict=True))
+        assert f"{name} {inserted:.3f} and {deleted:.3f}" in why
+    margins = [
+        good[0] - bad[0] for good, bad in zip(found["corner"], found["opposite"], strict=True)
+    ]
+    mean = sum(margins) / 10
+    error = (sum((m - mean) ** 2 for m in margins) / 10 / 9) ** 0.5
+    assert f"margins {mean:.3f} ± {error:.3f}" in why
+
+
+def either_corner(inputs: tuple[Tensor, ...]) -> Tensor:
+    """Class 1 where one of two opposite quarters is bright."""
+    x = inputs[0]
+    logit = 4 * torch.maximum(corner(x), corner(x.flip(2, 3)))
+    return torch.stack([torch.zeros_like(logit), logit], 1)
+
+
+def mark_inward(inputs: tuple[Tensor, ...], classes: Tensor) -> Tensor:
+    """The corner, from its inner edge, where blurring changes most, outwards."""
+    row, column = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    return mark_corner(inputs, classes) * (1 + row + column)
+
+
+def mark_half_of_each(inputs: tuple[Tensor, ...], classes: Tensor) -> Tensor:
+    a = mark_inward(inputs, classes) * (torch.arange(SIZE) % 2)
+    return a + a.flip(2, 3)
+
+
+@pytest.mark.parametrize("order", [("one", "halves"), ("halves", "one")])
+def test_the_first_stays_unless_both_tests_speak_against_it(order):
+    """Shown alone, one whole corner is better; blurred away, half of each is."""
+    x = bright_corners(10)
+    x = torch.maximum(x, x.flip(2, 3))
+    marks = {"one": mark_inward, "halves": mark_half_of_each}
+    trial = Trial(either_corner, (x,), labels(10), softmax=True)
+    verdict = trial.choose({name: marks[name] for name in order})
+    one, halves = (
+        [float(x) for x in re.search(rf"{name} (0\.\d+) and (0\.\d+)", verdict.why).groups()]
+        for name in marks
+    )
+    assert one[0] > halves[0]
+    assert one[1] > halves[1]
+    assert verdict.name == order[0]
 
 
 def test_one_logit_is_judged_by_its_sigmoid_and_its_positive_images():

@@ -58,6 +58,58 @@ def test_every_solver_learns_what_tells_the_classes(solver):
             assert weight[1, 1] > 0 > weight[1, 0]
 
 
+class TestAuto:
+    def test_is_the_default_and_keeps_one_of_two_heads(self):
+        x, hot = bars()
+        auto, other = HRCAM(Bars(), LAYERS), HRCAM(Bars(), LAYERS)
+        report = auto.fit([(x, hot.argmax(1))])
+        assert report.solver in ("cascade", "pattern")
+        assert report.choices[0].startswith(f"solver {report.solver}: ")
+        assert "insertion" in report.choices[0]
+        assert "24 held-out images" in report.choices[0]
+        other.fit([(x, hot.argmax(1))], solver=report.solver)
+        for name in LAYERS:
+            assert torch.equal(auto.weights[name], other.weights[name])
+            assert torch.equal(auto.head.spread[name], other.head.spread[name])
+
+    @pytest.mark.parametrize("solver", ["auto", "cascade", "pattern"])
+    def test_states_its_cost_in_forward_passes(self, solver):
+        x, hot = bars()
+        model, seen = Bars(), []
+        model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+        report = HRCAM(model, LAYERS).fit([(x, hot.argmax(1))], solver=solver)
+        assert sum(seen) == len(x) + report.extra_forwards
+        expected = {"pattern": 64, "cascade": 54 + 160 * 5}  # every third of 160 images
+        expected["auto"] = expected["cascade"] + 1 + 24 * 22
+        assert report.extra_forwards == expected[solver]
+
+    def test_judges_on_val_data_where_there_is_some(self):
+        x, hot = bars()
+        val = [tuple(v[:6] for v in bars(seed=1))]
+        report = HRCAM(Bars(), LAYERS).fit([(x, hot.argmax(1))], val_data=val)
+        assert "6 held-out images" in report.choices[0]
+
+    def test_real_values_have_no_classes_to_look_for(self):
+        x, hot = bars()
+        report = HRCAM(Bars(), LAYERS).fit([(x, hot.float())], loss="mse")
+        assert report.solver == "pattern"
+
+    def test_is_what_the_other_options_are_for(self):
+        x, hot = bars()
+        balanced = HRCAM(Bars(), LAYERS).fit([(x, hot)], balance_layers="equal")
+        penalised = HRCAM(Bars(), LAYERS).fit([(x, hot)], penalty=2.0)
+        assert (balanced.solver, balanced.balance_layers) == ("pattern", "equal")
+        assert (penalised.solver, penalised.penalty) == ("ridge", 2.0)
+
+    def test_a_model_without_scores_leaves_the_cascade(self):
+        x, hot = bars()
+        model = Bars()
+        hrcam = HRCAM(lambda v: {"scores": model(v)}, [model.first, model.second])
+        report = hrcam.fit([(x, hot.argmax(1))], n_classes=2)
+        assert report.solver == "cascade"
+        assert "no score of each class" in report.choices[0]
+
+
 @pytest.mark.parametrize("solver", ["pattern", "ridge"])
 def test_scores_are_calibrated(solver):
     x, hot = bars(2000)
@@ -153,9 +205,10 @@ def test_validation_data_give_the_figures_and_do_not_enter_the_head():
     x, hot = bars()
     x_new, hot_new = bars(60, seed=1)
     y, y_new = hot.argmax(1), hot_new.argmax(1)
-    without = fit_quietly(HRCAM(Bars(), LAYERS), [(x, y)])
+    without = fit_quietly(HRCAM(Bars(), LAYERS), [(x, y)], solver="pattern")
     hrcam = HRCAM(Bars(), LAYERS)
-    report = hrcam.fit([(x, y)], val_data=[(x_new, 1 - y_new)])  # validation says the contrary
+    contrary = [(x_new, 1 - y_new)]
+    report = hrcam.fit([(x, y)], val_data=contrary, solver="pattern")
     assert report.figures_from == "60 validation images"
     assert report.head_accuracy < 0.1
     assert report.model_accuracy < 0.1
@@ -181,7 +234,7 @@ def test_unstandardised_ridge_is_another_head():
 @pytest.mark.parametrize("balance", [None, "equal", "information"])
 def test_balance_layers_is_reported(balance):
     x, hot = bars()
-    report = HRCAM(Bars(), LAYERS).fit([(x, hot)], balance_layers=balance)
+    report = HRCAM(Bars(), LAYERS).fit([(x, hot)], solver="pattern", balance_layers=balance)
     assert report.balance_layers == balance
     assert ("each layer alone tells" in str(report)) == (balance == "information")
 
@@ -189,7 +242,7 @@ def test_balance_layers_is_reported(balance):
 def test_equal_balance_gives_layers_equal_norm_in_standard_deviations():
     x, hot = bars()
     hrcam = HRCAM(Bars(), LAYERS)
-    hrcam.fit([(x, hot)], balance_layers="equal")
+    hrcam.fit([(x, hot)], solver="pattern", balance_layers="equal")
     norms = []
     for name, f in (("first", x), ("second", nn.functional.avg_pool2d(x, 2))):
         sd = f.double().transpose(0, 1).flatten(1).std(1, correction=0)  # over images and cells
