@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench dist hooks clean
+.PHONY: help demo test lint docs bench bench-localization dist hooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -31,6 +31,10 @@ docs: .venv/installed  ## build the documentation, examples executed, warnings a
 
 bench: .venv/installed  ## time against a bare forward pass and Grad-CAM; writes benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/speed.py
+
+bench-localization: .venv/installed  ## maps against masks, beside every peer (SIZE=full: hours)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python benchmarks/localization.py --size $(or $(SIZE),quick)
 
 hooks: .venv/installed  ## run ruff before each commit
 	$(BIN)/pre-commit install

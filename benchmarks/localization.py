@@ -28,8 +28,13 @@ from captum_hrcam import HRCAM, find_layers, metrics
 FOLDER = Path(__file__).parent
 COLUMNS = ["PxAP", "pixel AP", "IoU", "pointing"]
 SIZES = {
-    "quick": {"images": 1500, "epochs": 6, "tested": 60, "seeds": 1, "kinds": 2},
-    "full": {"images": 2000, "epochs": 8, "tested": 100, "seeds": 3, "kinds": 5},
+    "quick": {"images": 1500, "epochs": 6, "tested": 60, "kinds": {"lesions": 1, "dark digits": 1}},
+    "full": {
+        "images": 2000,
+        "epochs": 8,
+        "tested": 60,
+        "kinds": {"lesions": 3, "dark digits": 3, "gratings": 1},  # seeds of each
+    },
 }
 SUBSET = 24  # images for the slow methods
 
@@ -37,8 +42,8 @@ SUBSET = 24  # images for the slow methods
 def main() -> None:
     options = parse()
     rows: list[dict] = []
-    for seed in range(options.first_seed, options.first_seed + options.seeds):
-        for kind in options.kinds:
+    for kind, seeds in options.kinds.items():
+        for seed in range(seeds):
             data = KINDS[kind](options.images, seed, False)
             tested = KINDS[kind](options.tested, seed, True)
             for name in options.networks:
@@ -174,12 +179,12 @@ def ratios(frame: pd.DataFrame, configuration: str = "default, sum") -> pd.DataF
 
 def report(frame: pd.DataFrame, options: argparse.Namespace) -> str:
     """The section of RESULTS.md."""
-    seeds = frame["seed"].nunique()
+    kinds = ", ".join(f"{kind} ({seeds})" for kind, seeds in options.kinds.items())
     command = f"python benchmarks/localization.py --size {options.size}"
     text = [
         "## Localisation",
-        f"`{command}`: {len(frame.groupby(CELL))} networks ({seeds} seeds each), "
-        f"{options.images} training images, {options.tested} scored; all figures in "
+        f"`{command}`: {len(frame.groupby(CELL))} networks trained on {options.images} "
+        f"images of {kinds} (seeds), maps of {options.tested} scored; all figures in "
         "`benchmarks/localization.csv`. PxAP, mean pixel AP, IoU at the best common threshold and "
         "pointing, against masks that nothing was fitted or chosen on.",
         "### HR-CAM's default map over the best peer",
@@ -228,8 +233,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="quick")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--kinds", nargs="+", choices=KINDS)
-    parser.add_argument("--seeds", type=int)
-    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, help="for each kind")
     parser.add_argument("--images", type=int, help="for training")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--tested", type=int, help="images whose maps are scored")
@@ -237,10 +241,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--csv", type=Path, default=FOLDER / "localization.csv")
     options = parser.parse_args()
     size = SIZES[options.size]
-    for name in ("images", "epochs", "tested", "seeds"):
+    for name in ("images", "epochs", "tested"):
         if getattr(options, name) is None:
             setattr(options, name, size[name])
-    options.kinds = options.kinds or list(KINDS)[: size["kinds"]]
+    kinds = options.kinds or list(size["kinds"])
+    options.kinds = {k: options.seeds or size["kinds"].get(k, 1) for k in kinds}
     return options
 
 

@@ -42,6 +42,6 @@ def test_quickstart_runs_and_writes_its_figure(tmp_path):
     command += ["--epochs", "1", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    for expected in ("pixel AP", "sens 0.3", "HR-CAM evidence", "AUROC", "stage4"):
+    for expected in ("pixel AP", "sens 0.3", "HR-CAM, agreement", "AUROC", "stage4"):
         assert expected in done.stdout
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
