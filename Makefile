@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench bench-localization dist hooks clean
+.PHONY: help demo test lint docs bench bench-localization bench-faithfulness dist hooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -35,6 +35,9 @@ bench: .venv/installed  ## time against a bare forward pass and Grad-CAM; writes
 bench-localization: .venv/installed  ## maps against masks, beside every peer (SIZE=full: hours)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/localization.py --size $(or $(SIZE),quick)
+
+bench-faithfulness: .venv/installed  ## insertion, deletion, ROAD, randomised weights
+	$(BIN)/python benchmarks/faithfulness.py
 
 hooks: .venv/installed  ## run ruff before each commit
 	$(BIN)/pre-commit install

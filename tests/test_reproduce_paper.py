@@ -45,7 +45,8 @@ def test_scores_of_model_and_heads_are_written(simulated):
 def test_every_method_is_measured_and_tested(simulated):
     out, _, _ = simulated
     summary, tests = pd.read_csv(out / "summary.csv"), pd.read_csv(out / "tests.csv")
-    methods = {"CAM", "Grad-CAM", "HR-CAM", "HR-CAM, paper's head", "centred Gaussian"}
+    ours = {"HR-CAM", "HR-CAM, paper's head", "HR-CAM, agreement"}
+    methods = {"CAM", "Grad-CAM", "centred Gaussian"} | ours
     assert set(summary["method"]) == methods
     assert {"sensitivity 0.3", "specificity 0.8", "pixel AP"} <= set(summary["metric"])
     assert set(summary["n"]) == {6}

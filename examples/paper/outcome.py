@@ -21,7 +21,6 @@ from captum_hrcam.visualize import comparison_figure, layers_figure, weights_fig
 from paper.networks import Network
 
 DPI = 200
-GRAD_CAM = "Grad-CAM"
 
 
 @dataclass
@@ -32,8 +31,8 @@ class Fitted:
         model: the classifier, frozen.
         hrcam: with the library's default head.
         paper: with the paper's own head (Adam, no penalty).
-        methods: CAM on the last block, Grad-CAM on the one before it, as the paper has them, and
-            the two heads.
+        methods: CAM on the last block, Grad-CAM on the one before it, as the paper has them, the
+            two heads, and the default head's other fusion.
     """
 
     model: nn.Module
@@ -55,9 +54,13 @@ def fit(network: Network, train_set: Dataset, batch_size: int, device: torch.dev
     before_last = model.get_submodule(list(layers)[-2])
     methods = {
         "CAM": CAM(model, list(layers)[-1], network.classifier),
-        GRAD_CAM: LayerGradCam(model, before_last),
+        # With its ReLU, as Selvaraju et al. define it; Captum's default leaves it out.
+        "Grad-CAM": functools.partial(
+            LayerGradCam(model, before_last).attribute, relu_attributions=True
+        ),
         "HR-CAM, paper's head": paper,
         "HR-CAM": hrcam,
+        "HR-CAM, agreement": functools.partial(hrcam.attribute, fusion="agreement"),
     }
     return Fitted(model, hrcam, paper, methods)
 
@@ -158,8 +161,3 @@ def write_figures(
 def save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=DPI)
     print(f"wrote {path}")
-
-
-def partial_fusion(hrcam: HRCAM, fusion: str) -> Callable[..., Tensor]:
-    """One head's map under another fusion."""
-    return functools.partial(hrcam.attribute, fusion=fusion)
