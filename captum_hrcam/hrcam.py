@@ -4,6 +4,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,16 @@ from captum_hrcam.head import Head
 from captum_hrcam.report import FitReport
 
 SPREAD_IMAGES = 64
+
+
+@dataclass
+class _Read:
+    """What a fit keeps of the data: pooled features, and a few images."""
+
+    train: FeatureCollector
+    val: FeatureCollector | None
+    images: Sample  # to fit a cascade and to measure spreads on
+    held: Sample  # to choose on
 
 
 class HRCAM(HeadAttribution):
@@ -167,47 +178,64 @@ class HRCAM(HeadAttribution):
         whole("n_passes", n_passes, 1)
         if n_classes is not None:
             whole("n_classes", n_classes, 1)
-        begin = time.perf_counter()
+        recipes = recipe.candidates()
         frozen = FrozenPass(
             self._forward, list(self.layers), targets, loss, n_classes, device_of(self.forward_func)
         )
-        recipes = recipe.candidates()
-        is_local = any(r.solver == "cascade" for r in recipes)
-        images = Sample(cascade.IMAGES if is_local else SPREAD_IMAGES)
-        held = Sample(choosing.IMAGES) if len(recipes) > 1 else None
-        train, val = FeatureCollector(recipe.max_rows), None
-        with torch.random.fork_rng(devices=[]):  # a shuffling loader draws from the global state
-            for i in range(n_passes):
-                note = f"HR-CAM pass {i + 1} of {n_passes}" if show_progress else None
-                spare = held if val_data is None else None
-                frozen.read(train_data, "train_data", train, images, spare, progress=note)
-            if val_data is not None:
-                val = FeatureCollector()
-                note = "HR-CAM validation" if show_progress else None
-                frozen.read(val_data, "val_data", val, held, held, progress=note)
+        begin = time.perf_counter()
+        read = self._read(frozen, recipes, train_data, val_data, n_passes, show_progress)
         seconds = time.perf_counter() - begin
-        *inputs, y = images.rows()
+        *inputs, y = read.images.rows()
         local = self._cascade(tuple(inputs), y, frozen.resolutions)
-        fits = {r.solver: fit_head(train, val, frozen.channels, r, local) for r in recipes}
+        fits = {
+            r.solver: fit_head(read.train, read.val, frozen.channels, r, local) for r in recipes
+        }
         forwards = self._add_spreads(list(fits.values()), tuple(inputs))
-        forwards += local.forwards if is_local else 0
-        name, choices = recipes[0].solver, []
-        if held is not None:
-            verdict = self._choose(fits, held, softmax=loss == "cross_entropy")
-            name, choices = verdict.name, [f"solver {verdict.why}"]
+        forwards += local.forwards if "cascade" in fits else 0
+        chosen = fits[recipes[0].solver]
+        if len(fits) > 1:
+            verdict = self._choose(fits, read.held, softmax=loss == "cross_entropy")
+            chosen = fits[verdict.name]
+            chosen.figures["choices"].insert(0, f"solver {verdict.why}")
             forwards += verdict.forwards
-        figures = fits[name].figures
-        figures["choices"] = choices + figures["choices"]
         report = FitReport(
-            **figures,
+            **chosen.figures,
             resolutions=frozen.resolutions,
             seconds_pass=seconds,
             extra_forwards=forwards,
         )
         for warning in report.warnings:
             warnings.warn(warning, stacklevel=3)  # past the decorator, to the caller
-        self._head, self.report = fits[name].head, report
+        self._head, self.report = chosen.head, report
         return report
+
+    def _read(
+        self,
+        frozen: FrozenPass,
+        recipes: list[Recipe],
+        train_data: Iterable[Any],
+        val_data: Iterable[Any] | None,
+        n_passes: int,
+        show_progress: bool,
+    ) -> "_Read":
+        """One frozen pass over all data, and the images that some solvers look at again."""
+        is_local = any(r.solver == "cascade" for r in recipes)
+        images, held = (
+            Sample(cascade.IMAGES if is_local else SPREAD_IMAGES),
+            Sample(choosing.IMAGES),
+        )
+        train, val = FeatureCollector(recipes[0].max_rows), None
+        spare = held if val_data is None and len(recipes) > 1 else None
+        with torch.random.fork_rng(devices=[]):  # a shuffling loader draws from the global state
+            for i in range(n_passes):
+                note = f"HR-CAM pass {i + 1} of {n_passes}" if show_progress else None
+                frozen.read(train_data, "train_data", train, images, spare, progress=note)
+            if val_data is not None:
+                val = FeatureCollector()
+                note = "HR-CAM validation" if show_progress else None
+                every = held if len(recipes) > 1 else None
+                frozen.read(val_data, "val_data", val, every, every, progress=note)
+        return _Read(train, val, images, held)
 
     def _cascade(
         self, images: tuple[Tensor, ...], y: Tensor, resolutions: dict[str, tuple[int, ...]]

@@ -154,7 +154,8 @@ def write_figures(
         resolutions=fitted.hrcam.report.resolutions,
     )
     save(figure, out / "layers.png")
-    figure, _ = weights_figure(fitted.hrcam.weights, classes=classes)
+    told = 1 if len(classes) == 2 else None  # of two classes the abnormal one says it all
+    figure, _ = weights_figure(fitted.hrcam.weights, classes=classes, target=told)
     save(figure, out / "weights.png")
 
 

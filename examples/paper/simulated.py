@@ -68,7 +68,7 @@ class Drawn(Dataset):
 
 
 def against_masks(fitted: Fitted, lesions: Drawn, out: Path) -> pd.DataFrame:
-    """boxes.png (Fig. 3), roc.png, figures.csv and tests.csv; the table of medians."""
+    """boxes.png (Fig. 3), roc.png, and every figure, their summaries, medians and tests as CSV."""
     result = evaluate(fitted.methods, lesions, batch_size=16, show_progress=True)
     print(result)
     figure, _ = boxes_figure(result.frame)
@@ -76,10 +76,17 @@ def against_masks(fitted: Fitted, lesions: Drawn, out: Path) -> pd.DataFrame:
     result.frame.round(5).to_csv(out / "figures.csv.gz", index=False)
     tests = result.tests("HR-CAM")
     tests.to_csv(out / "tests.csv", index=False, float_format="%.4g")
-    summary = result.summary(by_kind=False)
+    summary = result.summary()
     summary.round(4).to_csv(out / "summary.csv", index=False)
+    medians(summary).to_csv(out / "medians.csv", float_format="%.3f")
     save(_roc(fitted, lesions), out / "roc.png")
     return summary
+
+
+def medians(summary: pd.DataFrame) -> pd.DataFrame:
+    """A row for each metric, a column for each method."""
+    table = summary.pivot(index="metric", columns="method", values="median")
+    return table.loc[summary["metric"].unique(), summary["method"].unique()]
 
 
 def _roc(fitted: Fitted, lesions: Drawn):
