@@ -50,7 +50,8 @@ def test_every_method_is_measured_and_tested(simulated):
     assert set(summary["method"]) == methods
     assert {"sensitivity 0.3", "specificity 0.8", "pixel AP"} <= set(summary["metric"])
     assert set(summary["n"]) == {6}
-    assert set(tests["method"]) == methods - {"HR-CAM"}
+    assert set(tests["method"]) == {"CAM", "Grad-CAM"}
+    assert set(tests["reference"]) == {"HR-CAM", "HR-CAM, paper's head"}
 
 
 def test_goes_on_where_it_was(simulated):
