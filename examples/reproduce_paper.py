@@ -22,6 +22,7 @@ from paper import experiment, folds, isic, mura, neuromelanin, outcome, simulate
 from paper.training import device_group, is_first
 
 CLINICAL = {"isic": isic, "mura": mura, "neuromelanin": neuromelanin}
+SMALLEST = 64  # pixels
 
 
 def main() -> None:
@@ -116,7 +117,13 @@ def parse() -> argparse.Namespace:
         own.add_argument("--root", type=Path, default=Path("."), help="by default this folder")
         module.add_options(own)
         experiment.add_common(own, weights="imagenet", lr=1e-4, workers=workers)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.experiment in CLINICAL and options.image_size < SMALLEST:
+        parser.error(
+            f"--image-size: got {options.image_size}, expected {SMALLEST} or more: the networks' "
+            "last maps have a 32nd of it, and one cell is no map."
+        )
+    return options
 
 
 if __name__ == "__main__":

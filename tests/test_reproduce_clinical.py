@@ -135,6 +135,13 @@ def test_each_fold_is_trained_without_the_subjects_it_is_tested_on(tmp_path):
     assert "checkpoints have seen" in again.stderr
 
 
+def test_an_image_too_small_for_maps_is_refused(tmp_path):
+    ran = run("isic", "--image-size", 32, "--out", tmp_path / "out")
+    assert ran.returncode == 2
+    assert "--image-size: got 32, expected 64 or more" in ran.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_folds_hold_out_whole_subjects_of_both_groups_once():
     subjects = [f"sub-{k:02d}" for k in range(14) for _ in range(1 + k % 3)]
     targets = [int(subject > "sub-05") for subject in subjects]

@@ -181,13 +181,13 @@ def first_of_each(keys: Iterable, items: Iterable[int]) -> list[int]:
 
 def add_common(parser: ArgumentParser, *, weights: str, lr: float, workers: int) -> None:
     """The options of every experiment."""
-    add = parser.add_argument
-    add("--arch", choices=["resnet50", "vgg19"], default="resnet50")
-    add("--weights", choices=["imagenet", "none"], default=weights, help=f"default {weights}")
-    add("--image-size", type=int, default=224)
-    add("--epochs", type=int, default=20)
-    add("--batch-size", type=int, default=32)
-    add("--lr", type=float, default=lr, help="largest of the one-cycle schedule")
-    add("--workers", type=int, default=workers, help="processes that read images for training")
+    add, default = parser.add_argument, "default %(default)s"
+    add("--arch", choices=["resnet50", "vgg19"], default="resnet50", help=default)
+    add("--weights", choices=["imagenet", "none"], default=weights, help=default)
+    add("--image-size", type=int, default=224, help=default)
+    add("--epochs", type=int, default=20, help=default)
+    add("--batch-size", type=int, default=32, help=f"of all GPUs together; {default}")
+    add("--lr", type=float, default=lr, help=f"largest of the one-cycle schedule; {default}")
+    add("--workers", type=int, default=workers, help=f"processes reading to train; {default}")
     add("--checkpoint", type=Path, help="by default in --out")
-    add("--out", type=Path, required=True)
+    add("--out", type=Path, required=True, help="folder for figures, metrics and checkpoint")

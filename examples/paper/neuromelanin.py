@@ -13,8 +13,8 @@ POSITIVES, OTHERS = 4, 2  # subjects drawn
 
 def add_options(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("--folds", type=int, default=1, help="of subjects; 1 holds out 30%% of them once")
-    add("--times", type=int, default=10, help="augmented copies of a slice in each epoch")
+    add("--folds", type=int, default=1, help="of subjects; 1, the default: 30%% held out once")
+    add("--times", type=int, default=10, help="augmented copies of a slice in an epoch; default 10")
     add("--slices", type=int, nargs=2, metavar=("START", "STOP"), help="by default all")
     add(
         "--box",
@@ -23,8 +23,8 @@ def add_options(parser: ArgumentParser) -> None:
         metavar=("Y0", "Y1", "X0", "X1"),
         help="rows and columns around the brain stem; by default whole slices",
     )
-    add("--group-column", default="group", help="of participants.tsv")
-    add("--positive", default="PD", help="the group of patients")
+    add("--group-column", default="group", help="of participants.tsv; default group")
+    add("--positive", default="PD", help="the group of patients; default PD")
     add("--suffix", help="BIDS suffix of the scans, as MTw, where there are several")
 
 
