@@ -118,7 +118,7 @@ def parse() -> argparse.Namespace:
         module.add_options(own)
         experiment.add_common(own, weights="imagenet", lr=1e-4, workers=workers)
     options = parser.parse_args()
-    if options.experiment in CLINICAL and options.image_size < SMALLEST:
+    if options.image_size < SMALLEST:
         parser.error(
             f"--image-size: got {options.image_size}, expected {SMALLEST} or more: the networks' "
             "last maps have a 32nd of it, and one cell is no map."
