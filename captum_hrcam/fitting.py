@@ -19,7 +19,7 @@ from captum_hrcam.report import agreement_figures, layer_shares
 SOLVERS = ("auto", "pattern", "ridge", "cascade", "adam")
 BALANCES = ("auto", "equal", "information", None)
 MAX_PATTERN_ROWS = 20_000  # rows that calibrate a pattern head; its moments see every image
-MIN_IMAGES = 5  # every fifth is held out
+MIN_IMAGES = 5  # a fifth is held out
 
 
 @dataclass(frozen=True)

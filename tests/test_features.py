@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captum_hrcam.activations import gap, spatial_variance
-from captum_hrcam.features import FeatureCollector, Moments, Sample
+from captum_hrcam.features import FeatureCollector, Moments, Sample, held_out
 
 
 @settings(max_examples=30, deadline=None)
@@ -63,15 +63,30 @@ def test_sample_is_fair_and_bounded():
     assert (counts / 300 - 0.2).abs().max() < 0.1  # four standard errors of a fair draw
 
 
-def test_every_fifth_of_each_pass_is_held_out():
+@pytest.mark.parametrize("period", range(2, 13))
+def test_a_fifth_is_held_out_of_classes_that_take_turns(period):
+    held = held_out(0, 3000)
+    labels = torch.arange(3000) % period
+    for c in range(period):
+        assert held[labels == c].float().mean().item() == pytest.approx(0.2, abs=0.02)
+
+
+@pytest.mark.parametrize("n", range(5, 20))
+def test_some_of_a_few_are_held_out_whatever_the_batches(n):
+    held = held_out(0, n)
+    assert 1 <= held.sum() <= n // 3
+    assert torch.equal(held, torch.cat([held_out(0, 3), held_out(3, n - 3)]))
+
+
+def test_the_same_images_of_each_pass_are_held_out():
     collector = FeatureCollector()
     for _ in range(2):
         for start in range(0, 12, 4):
             z = torch.arange(start, start + 4).float()[:, None]
             collector.add(z, z, z, z[:, :0], position=start)
     fit, moments, held = collector.split()
-    assert held.z.flatten().tolist() == [4, 9, 4, 9]
-    assert len(fit) == moments.n == 20
+    assert held.z.flatten().tolist() == [0, 5, 10, 0, 5, 10]
+    assert len(fit) == moments.n == 18
     everything, total = collector.all()
     assert len(everything) == total.n == collector.n == 24
     assert total.mean_z.item() == pytest.approx(5.5)

@@ -9,6 +9,7 @@ import torch
 from conftest import BY_NAME, fit_quietly, fitted, training_batches
 
 from captum_hrcam import HRCAM
+from captum_hrcam.features import held_out
 from captum_hrcam.fusion import FUSIONS, Fusion
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -34,7 +35,7 @@ def test_evidence_equals_replica(case):
     hrcam, x = fitted(case), case.images()
     images = torch.cat([images for images, _ in train])
     training_maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, images)
-    kept = [i for i in range(30) if i % 5 != 4]  # every fifth is held out
+    kept = (~held_out(0, 30)).nonzero()[:, 0].tolist()
     maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, x)
     for t in (0.0, 0.5):
         expected = replica.evidence_map(maps, training_maps, kept, hrcam.weights, 1, case.size, t)
@@ -54,7 +55,7 @@ def test_agreement_equals_replica(case):
     hrcam, x = fitted(case, solver="cascade"), case.images()
     images = torch.cat([images for images, _ in training_batches(case)])
     training_maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, images)
-    kept = [i for i in range(30) if i % 5 != 4]
+    kept = (~held_out(0, 30)).nonzero()[:, 0].tolist()
     maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, x)
     expected = replica.agreement_map(maps, training_maps, kept, hrcam.weights, 1, case.size)
     got = hrcam.attribute(x, target=1, fusion="agreement")
