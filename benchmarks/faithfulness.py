@@ -85,7 +85,7 @@ def randomised(model, hrcam, loader, layer, x, y) -> str:
     name = next(n for n, m in model.named_modules() if m is layer)
     builds = {
         "HR-CAM, head kept": head_kept(hrcam),
-        "HR-CAM, head fitted anew": head_refitted(hrcam, loader),
+        "HR-CAM, head fitted anew": head_refitted(hrcam, loader, solver=hrcam.report.solver),
         "Grad-CAM": lambda copy: LayerGradCam(copy, copy.get_submodule(name)),
     }
     blocks = [*hrcam.layers, list(dict(model.named_children()))[-1]]

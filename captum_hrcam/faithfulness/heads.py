@@ -63,7 +63,8 @@ def head_refitted(hrcam: HRCAM, train_data: Iterable[Any], **options: Any) -> Bu
     Args:
         hrcam (HRCAM): says which layers, and how they are read; need not be fitted.
         train_data (Iterable): read once for each stage; as for ``HRCAM.fit``.
-        options: of ``HRCAM.fit``; give those of the first fit.
+        options: of ``HRCAM.fit``; give those of the first fit, and the solver that it chose:
+            "auto" looks at the model's outputs, which are random here.
 
     Returns:
         Callable: for ``methods`` of :func:`randomization`.
