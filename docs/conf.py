@@ -22,6 +22,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "filename_pattern": "plot_",
+    "ignore_pattern": r"reproduce_paper\.py|__init__\.py",
     "download_all_examples": False,
     "show_memory": False,
 }
