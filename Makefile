@@ -32,7 +32,7 @@ docs: .venv/installed  ## build the documentation, examples executed, warnings a
 bench: .venv/installed  ## time against a bare forward pass and Grad-CAM; writes benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/speed.py
 
-bench-localization: .venv/installed  ## maps against masks, beside every peer (SIZE=full: hours)
+bench-localization: .venv/installed  ## maps against masks, beside every peer (SIZE=full: an hour)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/localization.py --size $(or $(SIZE),quick)
 

@@ -33,7 +33,7 @@ SIZES = {
         "images": 2000,
         "epochs": 8,
         "tested": 60,
-        "kinds": {"lesions": 3, "gratings": 1, "dark digits": 1},  # seeds of each
+        "kinds": {"lesions": 2, "dark digits": 1, "gratings": 1},  # seeds of each
     },
 }
 SUBSET = 24  # images for the slow methods
