@@ -107,8 +107,8 @@ class HeadAttribution(LayerAttribution):
                 data by ``evidence_threshold`` spatial standard deviations; never negative, not
                 complete. "agreement": the harmonic mean of what the layers' standardised maps say,
                 high only where all agree, zero where all are ordinary; signed, not complete. With
-                a cascade it finds places better than the sum on average (not always: see the
-                documentation, "Choosing the head"); do not use it with other heads.
+                a cascade it finds lesions and digits better than the sum, textures worse (see
+                the documentation, "Choosing the head"); do not use it with other heads.
             relu_attributions (bool): return the positive part of the map.
             interpolate_mode (str): of ``torch.nn.functional.interpolate``; default (bi, tri)linear.
             evidence_threshold (float): t of ``fusion="evidence"``.
