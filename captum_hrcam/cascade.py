@@ -24,12 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captum_hrcam.fusion import agree, contract, upsample
+from captum_hrcam.labels import PRESENT
 
 IMAGES = 160  # a thousand instead of 200 changed no figure by more than .02
 BATCH = 16
 SHRINKAGE = 1.0  # of the covariance towards its diagonal, which alone would give a pattern
 LEAST = 0.01  # of a correlation: fusion="agreement" still hears a layer that the sum does not
-PRESENT = 0.5  # a class is in an image from this target on
 
 POOL: dict[int, Any] = {
     3: F.adaptive_avg_pool1d,
@@ -60,6 +60,11 @@ class CellMoments:
         self.tx += (t @ x.T).double().cpu()
 
     @property
+    def variance(self) -> Tensor:
+        """(C,)."""
+        return self.xx / self.n - (self.x / self.n) ** 2
+
+    @property
     def covariance(self) -> Tensor:
         """(K, C)."""
         return self.tx / self.n - self.t[:, None] * self.x / self.n**2
@@ -67,15 +72,13 @@ class CellMoments:
     @property
     def correlation(self) -> float:
         """Of one channel and one target; 0 where either does not vary."""
-        variance = (self.xx / self.n - (self.x / self.n) ** 2).item()
         of_target = (self.tt / self.n - (self.t / self.n) ** 2).item()
-        product = max(variance, 0.0) * max(of_target, 0.0)
+        product = max(self.variance.item(), 0.0) * max(of_target, 0.0)
         return self.covariance.item() / product**0.5 if product > 0 else 0.0
 
     def pattern(self) -> Tensor:
         """(K, C): Cov / Var, 0 where a channel does not vary."""
-        variance = self.xx / self.n - (self.x / self.n) ** 2
-        return self.covariance / floored(variance)
+        return self.covariance / floored(self.variance)
 
 
 @dataclass

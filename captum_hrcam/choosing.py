@@ -11,11 +11,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from captum_hrcam.labels import PRESENT, model_targets
 from captum_hrcam.perturbation import FRACTIONS, deletion_curve, insertion_curve
 
 IMAGES = 24
 BATCH = 8
-PRESENT = 0.5  # a class is in an image from this target on
 
 Inputs: TypeAlias = tuple[Tensor, ...]
 Attribute: TypeAlias = Callable[[Inputs, Tensor], Tensor]
@@ -44,13 +44,13 @@ class Trial:
         outputs: inputs -> the model's scores (n, K), K' = 0 where it gives no row of scores.
         images: the inputs, (n, C, \\*spatial) each, on the CPU; maps are of the first.
         y: (n, K) targets.
-        softmax: whether probabilities are a softmax of the scores; else a sigmoid of each.
+        loss: of the head, which says how the scores become probabilities.
     """
 
     outputs: Callable[[Inputs], Tensor]
     images: Inputs
     y: Tensor
-    softmax: bool
+    loss: str
 
     def choose(self, candidates: Mapping[str, Attribute]) -> Verdict:
         """The first candidate, or one that beats it in both tests, averaged over the images.
@@ -120,5 +120,4 @@ class Trial:
         return torch.cat(found).double()
 
     def _probability(self, scores: Tensor, label: Tensor) -> Tensor:
-        p = scores.softmax(1) if self.softmax else scores.sigmoid()
-        return p[torch.arange(len(label)), label]
+        return model_targets(scores, self.loss)[torch.arange(len(label)), label]

@@ -101,15 +101,19 @@ class Sample:
             self._held = self.size
 
     def _thin(self) -> tuple[Tensor, ...]:
-        columns = tuple(torch.cat(column) for column in zip(*self._batches, strict=True))
+        columns = self._batches[0]
+        if len(self._batches) > 1:
+            columns = tuple(torch.cat(column) for column in zip(*self._batches, strict=True))
         if self.size is None or len(columns[0]) <= self.size:
             return columns
         keep = columns[0].argsort()[: self.size].sort().values
         return tuple(column[keep] for column in columns)
 
     def rows(self) -> tuple[Tensor, ...]:
-        """What was kept, as it was added."""
-        return self._thin()[1:]
+        """What was kept, as it was added; put together once, however often it is read."""
+        self._batches = [self._thin()]
+        self._held = len(self._batches[0][0])
+        return self._batches[0][1:]
 
 
 @dataclass

@@ -128,7 +128,6 @@ def fit_head(
         channels: layer name -> C_l, in the order of the features.
         recipe: how to solve.
         local: what fits the layers of a cascade, used by that solver alone.
-
     """
     begin = time.perf_counter()
     if train.n < MIN_IMAGES:

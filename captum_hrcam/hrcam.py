@@ -194,7 +194,7 @@ class HRCAM(HeadAttribution):
         forwards += local.forwards if "cascade" in fits else 0
         chosen = fits[recipes[0].solver]
         if len(fits) > 1:
-            verdict = self._choose(fits, read.held, softmax=loss == "cross_entropy")
+            verdict = self._choose(fits, read.held, loss)
             chosen = fits[verdict.name]
             chosen.figures["choices"].insert(0, f"solver {verdict.why}")
             forwards += verdict.forwards
@@ -217,24 +217,22 @@ class HRCAM(HeadAttribution):
         val_data: Iterable[Any] | None,
         n_passes: int,
         show_progress: bool,
-    ) -> "_Read":
+    ) -> _Read:
         """One frozen pass over all data, and the images that some solvers look at again."""
         is_local = any(r.solver == "cascade" for r in recipes)
-        images, held = (
-            Sample(cascade.IMAGES if is_local else SPREAD_IMAGES),
-            Sample(choosing.IMAGES),
-        )
+        images = Sample(cascade.IMAGES if is_local else SPREAD_IMAGES)
+        held = Sample(choosing.IMAGES)
+        to_judge = held if len(recipes) > 1 else None  # else no image is copied for it
+        of_train = to_judge if val_data is None else None
         train, val = FeatureCollector(recipes[0].max_rows), None
-        spare = held if val_data is None and len(recipes) > 1 else None
         with torch.random.fork_rng(devices=[]):  # a shuffling loader draws from the global state
             for i in range(n_passes):
                 note = f"HR-CAM pass {i + 1} of {n_passes}" if show_progress else None
-                frozen.read(train_data, "train_data", train, images, spare, progress=note)
+                frozen.read(train_data, "train_data", train, images, of_train, progress=note)
             if val_data is not None:
                 val = FeatureCollector()
                 note = "HR-CAM validation" if show_progress else None
-                every = held if len(recipes) > 1 else None
-                frozen.read(val_data, "val_data", val, every, every, progress=note)
+                frozen.read(val_data, "val_data", val, to_judge, to_judge, progress=note)
         return _Read(train, val, images, held)
 
     def _cascade(
@@ -267,7 +265,7 @@ class HRCAM(HeadAttribution):
             head.spread = {name: (v / len(inputs[0])).sqrt() for name, v in head.spread.items()}
         return len(inputs[0])
 
-    def _choose(self, fits: dict[str, Fitted], held: Sample, softmax: bool) -> Verdict:
+    def _choose(self, fits: dict[str, Fitted], held: Sample, loss: str) -> Verdict:
         """The head whose maps of held-out images mark what the model uses."""
         device = device_of(self.forward_func)
 
@@ -281,7 +279,7 @@ class HRCAM(HeadAttribution):
             return fuse(maps.values(), inputs[0].shape[2:])
 
         *images, y = held.rows()
-        trial = Trial(outputs, tuple(images), y, softmax)
+        trial = Trial(outputs, tuple(images), y, loss)
         return trial.choose({name: partial(attribute, fit.trial) for name, fit in fits.items()})
 
     def save(self, path: str | os.PathLike[str]) -> None:

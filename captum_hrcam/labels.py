@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mse")
+PRESENT = 0.5  # a class is in an image from this target on
 
 
 def target_rows(labels: object, n: int, n_classes: int, loss: str) -> Tensor:

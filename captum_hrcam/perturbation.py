@@ -45,12 +45,20 @@ def marked(maps: Tensor, fraction: float) -> Tensor:
     Raises:
         ValueError: a fraction outside 0..1.
     """
+    return _first(_ranks(maps), fraction).to(maps)
+
+
+def _ranks(maps: Tensor) -> Tensor:
+    """Each pixel's place from the largest value down, from 0; the map's shape."""
+    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places).reshape(maps.shape)
+
+
+def _first(ranks: Tensor, fraction: float) -> Tensor:
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction: got {fraction!r}, expected a share of the pixels in 0..1.")
-    flat = maps.flatten(1)
-    k = round(fraction * flat.shape[1])
-    order = flat.argsort(dim=1, descending=True, stable=True)[:, :k]
-    return torch.zeros_like(flat).scatter_(1, order, 1.0).reshape(maps.shape)
+    return ranks < round(fraction * math.prod(ranks.shape[1:]))
 
 
 @torch.no_grad()
@@ -87,5 +95,6 @@ def insertion_curve(
 def _curve(
     score: Score, ground: Tensor, shown: Tensor, maps: Tensor, fractions: Sequence[float]
 ) -> Tensor:
-    steps = (marked(maps, fraction).to(shown) for fraction in fractions)  # held one at a time
+    ranks = _ranks(maps)
+    steps = (_first(ranks, fraction).to(shown) for fraction in fractions)  # held one at a time
     return torch.stack([score(torch.lerp(ground, shown, m)) for m in steps], 1)

@@ -70,7 +70,7 @@ CANDIDATES = {"opposite": mark_opposite, "corner": mark_corner}
 @pytest.mark.parametrize("order", [("opposite", "corner"), ("corner", "opposite")])
 def test_takes_the_map_of_what_the_model_uses(order):
     x = bright_corners(10)
-    trial = Trial(softmax_scores, (x,), labels(10), softmax=True)
+    trial = Trial(softmax_scores, (x,), labels(10), loss="cross_entropy")
     assert trial.choose({name: CANDIDATES[name] for name in order}).name == "corner"
 
 
@@ -80,7 +80,7 @@ def test_figures_are_those_of_slow_loops():
         name: [slow_tests(image, mark((), torch.ones(1))[0]) for image in x]
         for name, mark in CANDIDATES.items()
     }
-    why = Trial(softmax_scores, (x,), labels(10), softmax=True).choose(CANDIDATES).why
+    why = Trial(softmax_scores, (x,), labels(10), loss="cross_entropy").choose(CANDIDATES).why
     for name, tests in found.items():
         inserted, deleted = (sum(column) / 10 for column in zip(*tests, strict=True))
         assert f"{name} {inserted:.3f} and {deleted:.3f}" in why
@@ -116,7 +116,7 @@ def test_the_first_stays_unless_both_tests_speak_against_it(order):
     x = bright_corners(10)
     x = torch.maximum(x, x.flip(2, 3))
     marks = {"one": mark_inward, "halves": mark_half_of_each}
-    trial = Trial(either_corner, (x,), labels(10), softmax=True)
+    trial = Trial(either_corner, (x,), labels(10), loss="cross_entropy")
     verdict = trial.choose({name: marks[name] for name in order})
     one, halves = (
         [float(x) for x in re.search(rf"{name} (0\.\d+) and (0\.\d+)", verdict.why).groups()]
@@ -130,8 +130,8 @@ def test_the_first_stays_unless_both_tests_speak_against_it(order):
 def test_one_logit_is_judged_by_its_sigmoid_and_its_positive_images():
     x = bright_corners(6)
     y = torch.tensor([[1.0], [0.0]]).repeat(3, 1)
-    verdict = Trial(sigmoid_scores, (x,), y, softmax=False).choose(CANDIDATES)
-    half = Trial(softmax_scores, (x[::2],), labels(3), softmax=True).choose(CANDIDATES)
+    verdict = Trial(sigmoid_scores, (x,), y, loss="binary_cross_entropy").choose(CANDIDATES)
+    half = Trial(softmax_scores, (x[::2],), labels(3), loss="cross_entropy").choose(CANDIDATES)
     assert verdict == half
 
 
@@ -146,7 +146,7 @@ def test_forwards_are_counted():
         seen.append(len(inputs[0]))
         return mark_corner(inputs, classes)
 
-    trial = Trial(counted, (bright_corners(10),), labels(10), softmax=True)
+    trial = Trial(counted, (bright_corners(10),), labels(10), loss="cross_entropy")
     assert trial.choose({"a": reading, "b": reading}).forwards == sum(seen)
 
 
@@ -158,19 +158,23 @@ def test_other_inputs_go_along():
         seen.append(inputs[1].flatten().tolist())
         return softmax_scores(inputs)
 
-    Trial(scores, (x, bias), labels(4), softmax=True).choose(CANDIDATES)
+    Trial(scores, (x, bias), labels(4), loss="cross_entropy").choose(CANDIDATES)
     assert [0.0, 1.0, 2.0, 3.0] in seen
 
 
 def test_keeps_the_first_where_no_image_has_a_class():
-    trial = Trial(sigmoid_scores, (bright_corners(3),), torch.zeros(3, 1), softmax=False)
+    trial = Trial(
+        sigmoid_scores, (bright_corners(3),), torch.zeros(3, 1), loss="binary_cross_entropy"
+    )
     verdict = trial.choose(CANDIDATES)
     assert (verdict.name, verdict.forwards) == ("opposite", 0)
     assert "no held-out image has a class" in verdict.why
 
 
 def test_keeps_the_first_where_the_model_gives_no_scores():
-    trial = Trial(lambda x: torch.zeros(len(x[0]), 0), (bright_corners(3),), labels(3), True)
+    trial = Trial(
+        lambda x: torch.zeros(len(x[0]), 0), (bright_corners(3),), labels(3), "cross_entropy"
+    )
     verdict = trial.choose(CANDIDATES)
     assert (verdict.name, verdict.forwards) == ("opposite", 1)
     assert "no score of each class" in verdict.why

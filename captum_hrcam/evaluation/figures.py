@@ -18,7 +18,7 @@ from captum_hrcam.metrics import (
     sensitivity_at_specificity,
     specificity,
 )
-from captum_hrcam.metrics.boxes import iou_curve as boxiou_curve
+from captum_hrcam.metrics.boxes import box_iou_curve
 from captum_hrcam.metrics.pairs import Array, ArrayOrTensor, Mask, Pairs
 from captum_hrcam.metrics.pooled import PooledAveragePrecision
 from captum_hrcam.metrics.scaling import scale_batch
@@ -85,10 +85,10 @@ class SetFigures:
         pairs = Pairs.of(maps, masks, self.spatial_dims)
         for a, m in zip(scale_batch(pairs.maps), pairs.masks, strict=True):
             if m.any():
-                self.iou += iou_curve(a, m)
+                self.iou += _iou_curve(a, m)
                 # A volume's components at 99 thresholds would cost more than all other figures.
                 if self.spatial_dims == 2:
-                    self.hits += boxiou_curve(a, m, GRID, largest=True) >= LEVELS[:, None]
+                    self.hits += box_iou_curve(a, m, GRID, largest=True) >= LEVELS[:, None]
 
     def compute(self) -> dict[str, float]:
         """{name: figure}; NaN while no object has come."""
@@ -99,7 +99,7 @@ class SetFigures:
         return figures | {ORACLE_IOU: float((self.iou / n).max()) if n else np.nan}
 
 
-def iou_curve(a: Array, m: Mask) -> Array:
+def _iou_curve(a: Array, m: Mask) -> Array:
     """(thresholds,), the IoU of a >= t with a mask that is not empty, for all t in one pass."""
     passed = np.searchsorted(GRID, a, side="right")  # how many t <= a
     inside, outside = (

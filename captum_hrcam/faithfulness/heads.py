@@ -1,9 +1,7 @@
 """HRCAM on a randomised copy of its model: with the head it has, or with one fitted anew."""
 
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -46,10 +44,9 @@ def head_kept(hrcam: HRCAM) -> Build:
     _ = hrcam.head  # refuses an unfitted one before any work
 
     def build(copy: nn.Module) -> HRCAM:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "head.pt"
-            hrcam.save(path)
-            return type(hrcam).load(path, copy, reshape_transform=hrcam.reshape_transform)
+        kept = _on(copy, hrcam)
+        kept._head = hrcam.head
+        return kept
 
     return build
 
@@ -83,18 +80,23 @@ def head_refitted(hrcam: HRCAM, train_data: Iterable[Any], **options: Any) -> Bu
         )
 
     def build(copy: nn.Module) -> HRCAM:
-        anew = type(hrcam)(
-            copy,
-            list(hrcam.layers),
-            attribute_to_layer_input=hrcam.attribute_to_layer_input,
-            reshape_transform=hrcam.reshape_transform,
-        )
+        anew = _on(copy, hrcam)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             anew.fit(train_data, **options)
         return anew
 
     return build
+
+
+def _on(copy: nn.Module, hrcam: HRCAM) -> HRCAM:
+    """Another HRCAM on the same layers of a copy of the model, without a head."""
+    return type(hrcam)(
+        copy,
+        list(hrcam.layers),
+        attribute_to_layer_input=hrcam.attribute_to_layer_input,
+        reshape_transform=hrcam.reshape_transform,
+    )
 
 
 def _check_named(hrcam: HRCAM) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from captum_hrcam.metrics.extras import require
 from captum_hrcam.metrics.pairs import Array
+from captum_hrcam.metrics.scaling import scale_batch
 
 WINDOW = 7
 POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -52,7 +53,7 @@ def ssim(a: Tensor, b: Tensor) -> Array:
     c1, c2 = 0.01**2, 0.03**2
     likeness = (2 * mu_a * mu_b + c1) * (2 * covariance + c2)
     local = likeness / ((mu_a**2 + mu_b**2 + c1) * (variances + c2))
-    return local.flatten(1).mean(1).cpu().numpy()
+    return local.flatten(1).mean(1).numpy()
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Array:
@@ -89,7 +90,4 @@ def _check_pair(a: Tensor, b: Tensor) -> None:
 
 def _scaled(maps: Tensor) -> Tensor:
     """Each map to 0..1 in float64; a constant one to 0."""
-    flat = maps.detach().double().flatten(1)
-    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
-    span = torch.where(high > low, high - low, 1.0)
-    return ((flat - low) / span).reshape(maps.shape)
+    return torch.from_numpy(scale_batch(maps.detach().cpu().double().numpy()))

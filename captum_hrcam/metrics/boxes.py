@@ -63,7 +63,7 @@ def max_box_acc_v2(
     d = _in_unit(iou_levels, "iou_levels")
     pairs = Pairs.of(maps, masks)
     curves = [
-        iou_curve(a, m, t, contours == "largest")
+        box_iou_curve(a, m, t, contours == "largest")
         for a, m in zip(scale_batch(pairs.maps), pairs.masks, strict=True)
     ]
     best = defined(np.stack(curves), "the box IoU")  # (images, thresholds)
@@ -79,7 +79,7 @@ def _in_unit(values: Sequence[float] | Array, name: str) -> Array:
     return array
 
 
-def iou_curve(a: Array, m: Mask, thresholds: Array, largest: bool) -> Array:
+def box_iou_curve(a: Array, m: Mask, thresholds: Array, largest: bool) -> Array:
     """(thresholds,), the best IoU of the map's boxes with the mask's; NaN without an object."""
     if not m.any():
         return np.full(len(thresholds), np.nan)

@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import AbstractPathEffect, Normal, Stroke
 from torch import Tensor
 
+from captum_hrcam.metrics.scaling import scale_batch
+
 Array = np.ndarray[Any, Any]
 ImageLike = Tensor | Array
 
@@ -124,12 +126,7 @@ def to_pictures(images: ImageLike) -> list[Array]:
         raise ValueError(
             f"images: got {stack.shape[1]} channels, expected 1 or 3. Choose those to be shown."
         )
-    return [np.moveaxis(_min_max(image), 0, 2) for image in stack]
-
-
-def _min_max(image: Array) -> Array:
-    low, high = image.min(), image.max()
-    return (image - low) / (high - low) if high > low else np.zeros_like(image)
+    return [np.moveaxis(image, 0, 2) for image in scale_batch(stack)]
 
 
 def one_for_each(argument: str, values: Sequence[str] | None, n: int, what: str) -> None:
