@@ -2,13 +2,18 @@
 
 import torch
 import torch.nn.functional as F
+from images import Images
 from peers import Attribute
 from torch import Tensor, nn
+
+from captum_hrcam.activations import read_feature_maps
+from captum_hrcam.cascade import CellMoments, pool, solve, unit
+from captum_hrcam.fusion import add_upsampled, contract
 
 IMAGES = 400
 
 
-def mask_fitted(model: nn.Module, layers: dict[str, nn.Module], data) -> Attribute:
+def mask_fitted(model: nn.Module, layers: dict[str, nn.Module], data: Images) -> Attribute:
     """Each layer solved towards the masks of training images, W = (S + diag S)^-1 Cov(f, mask).
 
     The solve is the one of the library's cascade, the target is the truth. The layers' standardised
@@ -19,22 +24,19 @@ def mask_fitted(model: nn.Module, layers: dict[str, nn.Module], data) -> Attribu
     hot = F.one_hot(y, k).float()[:, :, None, None]
     heads, means = {}, {}
     for name, f in _features(model, layers, x).items():
-        target = hot * F.adaptive_avg_pool2d(masks, f.shape[2:])  # 0 where the class is not
-        rows, t = (v.transpose(0, 1).flatten(1).double() for v in (f, target))  # (C, n h w)
-        means[name] = rows.mean(1)
-        rows, t = rows - rows.mean(1, keepdim=True), t - t.mean(1, keepdim=True)
-        s = rows @ rows.T / rows.shape[1]
-        shrunk = s + torch.diag(s.diagonal().clamp(min=1e-8 * s.max().item()))
-        w = torch.linalg.solve(shrunk, rows @ t.T / rows.shape[1]).T  # (K, C)
-        heads[name] = w / torch.einsum("kc,cd,kd->k", w, s, w).sqrt()[:, None]
+        means[name] = f.double().mean((0, 2, 3))[:, None, None]
+        centred = f.double() - means[name]
+        moments = CellMoments(f.shape[1], k)
+        moments.add(centred, (hot * pool(masks, f.shape[2:])).double())  # 0 where the class is not
+        rows = centred.transpose(0, 1).flatten(1)  # (C, n h w)
+        covariance = rows @ rows.T / rows.shape[1]
+        heads[name] = unit(solve(covariance, moments.covariance), covariance)
 
     def attribute(images: Tensor, classes: Tensor) -> Tensor:
-        total = torch.zeros(len(images), 1, *images.shape[2:])
-        for name, f in _features(model, layers, images).items():
-            centred = f - means[name].float()[:, None, None]
-            a = torch.einsum("nc,nchw->nhw", heads[name][classes].float(), centred)[:, None]
-            total += F.interpolate(a, images.shape[2:], mode="bilinear")
-        return total
+        found = _features(model, layers, images).items()
+        centred = {name: f - means[name].float() for name, f in found}
+        maps = [contract(f, heads[name][classes][:, None]) for name, f in centred.items()]
+        return add_upsampled(maps, images.shape[2:])
 
     return attribute
 
@@ -43,12 +45,7 @@ def mask_fitted(model: nn.Module, layers: dict[str, nn.Module], data) -> Attribu
 def _features(model: nn.Module, layers: dict[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
     """{layer: (n, C, h, w)} of all images at once."""
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
-    hooks = [
-        module.register_forward_hook(lambda _, __, f, name=name: found[name].append(f.clone()))
-        for name, module in layers.items()
-    ]
     for batch in x.split(50):
-        model(batch)
-    for hook in hooks:
-        hook.remove()
+        with read_feature_maps(layers, lambda name, f: found[name].append(f.clone())):
+            model(batch)
     return {name: torch.cat(parts) for name, parts in found.items()}

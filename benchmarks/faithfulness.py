@@ -14,7 +14,7 @@ import pandas as pd
 from captum.attr import LayerGradCam
 from images import KINDS
 from networks import train
-from results import write_section
+from results import table, write_section
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm
 
@@ -63,7 +63,7 @@ def main() -> None:
         figures(model, methods, x, y),
         "Similarity (SSIM) of maps to those of the trained network while its layers are drawn anew "
         "from the top down; it must fall (Adebayo et al. 2018).",
-        randomised(model, heads["HR-CAM"], loader, before, x, y),
+        randomised(model, heads["HR-CAM"], loader, x, y),
     ]
     write_section(Path(__file__).with_name("RESULTS.md"), "faithfulness", "\n\n".join(text))
 
@@ -74,19 +74,19 @@ def figures(model, methods, x, y) -> str:
         f.__name__: functools.partial(f, model) for f in (insertion, deletion, road, infidelity)
     }
     result = evaluate(methods, [(x, y)], metrics={}, faithfulness=seeing, show_progress=True)
-    table = result.frame.groupby(["method", "metric"], sort=False)["value"].mean().unstack()
+    means = result.frame.groupby(["method", "metric"], sort=False)["value"].mean().unstack()
     for name, method in tqdm(methods.items(), desc="sensitivity"):
-        table.loc[name, "sensitivity_max"] = sensitivity_max(method, x, y).mean()
-    return markdown(table)
+        means.loc[name, "sensitivity_max"] = sensitivity_max(method, x, y).mean()
+    return markdown(means)
 
 
-def randomised(model, hrcam, loader, layer, x, y) -> str:
+def randomised(model, hrcam, loader, x, y) -> str:
     """SSIM after each block; HR-CAM with its head kept and fitted anew, Grad-CAM beside it."""
-    name = next(n for n, m in model.named_modules() if m is layer)
+    before_last = list(hrcam.layers)[-2]
     builds = {
         "HR-CAM, head kept": head_kept(hrcam),
         "HR-CAM, head fitted anew": head_refitted(hrcam, loader, solver=hrcam.report.solver),
-        "Grad-CAM": lambda copy: LayerGradCam(copy, copy.get_submodule(name)),
+        "Grad-CAM": lambda copy: LayerGradCam(copy, copy.get_submodule(before_last)),
     }
     blocks = [*hrcam.layers, list(dict(model.named_children()))[-1]]
     frame = randomization(model, builds, x, y, layers=blocks)
@@ -94,15 +94,13 @@ def randomised(model, hrcam, loader, layer, x, y) -> str:
     return markdown(frame.groupby(["method", "stage"], sort=False)["value"].mean().unstack())
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A Markdown table, three digits."""
-    head = [f"| {table.index.name or ''} | {' | '.join(map(str, table.columns))} |"]
-    head.append("|---" * (len(table.columns) + 1) + "|")
+def markdown(means: pd.DataFrame) -> str:
+    """A Markdown table, three digits; what is undefined stays empty."""
     rows = [
-        f"| {name} | " + " | ".join("" if v != v else f"{v:.3f}" for v in row) + " |"
-        for name, row in zip(table.index, table.to_numpy(), strict=True)
+        [name, *("" if pd.isna(v) else f"{v:.3f}" for v in row)]
+        for name, row in zip(means.index, means.to_numpy(), strict=True)
     ]
-    return "\n".join(head + rows)
+    return table([means.index.name or "", *map(str, means.columns)], rows)
 
 
 if __name__ == "__main__":

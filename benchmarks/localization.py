@@ -8,6 +8,7 @@ configurations of all peers, chosen for each column on the test masks.
 
 import argparse
 import functools
+import statistics
 import time
 import warnings
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ from bound import mask_fitted
 from images import KINDS, Images
 from networks import NETWORKS, train
 from peers import SLOW, Attribute, gaussian, peers
-from results import write_section
+from results import table, write_section
+from speed import seconds
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -62,21 +64,18 @@ def cell(
     with torch.no_grad():
         accuracy = (model(tested.x).argmax(1) == tested.y).float().mean().item()
     common = {"kind": kind, "network": name, "seed": seed, "accuracy": accuracy}
-    forward = seconds(lambda: _forward(model, tested.x)) / len(tested.x)
+    runs = [seconds(lambda: _forward(model, tested.x)) for _ in range(3)]
+    forward = statistics.median(runs) / len(tested.x)
     rows = []
     for method, attribute in methods(model, data):
-        n = SUBSET if method.split(" | ")[0] in SLOW else len(tested.x)
+        family, configuration = method.split(" | ")
+        n = SUBSET if family in SLOW else len(tested.x)
         x, y, masks = tested.x[:n], tested.y[:n], tested.masks[:n]
         begin = time.perf_counter()
         maps = attribute(x, y)
         passes = (time.perf_counter() - begin) / n / forward
-        family, configuration = method.split(" | ")
-        figures = score(maps, masks)
-        rows.append(
-            {**common, "method": family, "configuration": configuration, "passes": passes}
-            | figures
-            | {"n": n}
-        )
+        about = {"method": family, "configuration": configuration, "passes": passes}
+        rows.append(common | about | score(maps, masks) | {"n": n})
     return rows
 
 
@@ -135,16 +134,6 @@ def _forward(model: nn.Module, x: Tensor) -> None:
         model(x)
 
 
-def seconds(run) -> float:
-    """The median of three."""
-    times = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - begin)
-    return sorted(times)[1]
-
-
 def score(maps: Tensor, masks: Tensor) -> dict[str, float]:
     """The four columns; IoU at the best common threshold, chosen on these masks."""
     threshold = metrics.oracle_threshold(maps, masks)
@@ -201,31 +190,32 @@ def report(frame: pd.DataFrame, options: argparse.Namespace) -> str:
 
 
 def ratio_table(frame: pd.DataFrame) -> str:
-    lines = ["| images | network | accuracy | " + " | ".join(COLUMNS) + " |", "|---" * 7 + "|"]
+    """A row for each network and kind of images, and one for all."""
     found = ratios(frame).reset_index()
-    for (kind, network), rows in found.groupby(NET, sort=False):
-        cells = [f"{rows[c].mean():.2f} ({rows[c].min():.2f})" for c in COLUMNS]
-        lines.append(
-            f"| {kind} | {network} | {rows['accuracy'].mean():.2f} | {' | '.join(cells)} |"
-        )
-    cells = [f"{found[c].mean():.2f} ({found[c].min():.2f})" for c in COLUMNS]
-    lines.append(f"| all | | | {' | '.join(cells)} |")
-    return "\n".join(lines)
+
+    def cells(part: pd.DataFrame) -> list[str]:
+        return [f"{part[c].mean():.2f} ({part[c].min():.2f})" for c in COLUMNS]
+
+    rows = [
+        [kind, network, f"{part['accuracy'].mean():.2f}", *cells(part)]
+        for (kind, network), part in found.groupby(NET, sort=False)
+    ]
+    rows.append(["all", "", "", *cells(found)])
+    return table(["images", "network", "accuracy", *COLUMNS], rows)
 
 
 def method_table(frame: pd.DataFrame) -> str:
-    lines = ["| method | configuration | cost | " + " | ".join(COLUMNS) + " |", "|---" * 7 + "|"]
+    """Every map of ours, and each peer at its best configuration."""
     means = frame.groupby(["method", "configuration"], sort=False)[[*COLUMNS, "passes"]].mean()
     means = means.reset_index()
     best = means.loc[means.groupby("method", sort=False)["pixel AP"].idxmax()]
     shown = pd.concat([means[is_ours(means)], best[~is_ours(best)]])
+    rows = []
     for _, row in shown.iterrows():
         note = f" (first {SUBSET} images)" if row["method"] in SLOW else ""
-        cells = " | ".join(f"{row[c]:.3f}" for c in COLUMNS)
-        lines.append(
-            f"| {row['method']} | {row['configuration']}{note} | {row['passes']:.1f} | {cells} |"
-        )
-    return "\n".join(lines)
+        cells = [f"{row['passes']:.1f}", *(f"{row[c]:.3f}" for c in COLUMNS)]
+        rows.append([row["method"], f"{row['configuration']}{note}", *cells])
+    return table(["method", "configuration", "cost", *COLUMNS], rows)
 
 
 def parse() -> argparse.Namespace:

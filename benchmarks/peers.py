@@ -10,7 +10,8 @@ from captum.attr import LayerGradCam
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from captum_hrcam import CAM, compare, metrics
+from captum_hrcam import CAM, compare
+from captum_hrcam.evaluation.baselines import gaussian_map
 
 Attribute = Callable[[Tensor, Tensor], Tensor]
 SLOW = ("ScoreCAM",)  # run on a subset of images, and left out of the best peer
@@ -24,8 +25,7 @@ FAMILIES = {
 
 def gaussian(x: Tensor, y: Tensor) -> Tensor:
     """The baseline without a model."""
-    a = torch.from_numpy(metrics.centred_gaussian(x.shape[2:])).float()
-    return a.expand(len(x), 1, *x.shape[2:])
+    return gaussian_map(x)
 
 
 def peers(model: nn.Module, layers: dict[str, nn.Module]) -> dict[str, Attribute]:

@@ -1,5 +1,6 @@
 """RESULTS.md: each benchmark owns the section between its marks."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -18,3 +19,9 @@ def write_section(path: Path, name: str, text: str) -> None:
         path.write_text(parts[0] + written + parts[2].lstrip("\n"))
     else:
         path.write_text(before.rstrip("\n") + "\n\n" + written)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of cells that are text already."""
+    head, *lines = (f"| {' | '.join(cells)} |" for cells in (columns, *rows))
+    return "\n".join([head, "|---" * len(columns) + "|", *lines])
