@@ -12,7 +12,6 @@ figures into --out. A run that was cut off goes on after its last epoch. Under `
 """
 
 import argparse
-import copy
 import os
 import platform
 from pathlib import Path
@@ -43,12 +42,10 @@ def run_simulated(options: argparse.Namespace, device: torch.device) -> None:
     network = experiment.trained(train_set, 2, options, device, checkpoint)
     if not is_first():
         return
-    plain = copy.copy(train_set)  # the same drawings
-    plain.transform = None
     test_set = simulated.Drawn(n // 3, size, seed=1)
-    fitted = outcome.fit(network, plain, options.batch_size, device)
+    fitted = outcome.fit(network, train_set.plain(), options.batch_size, device)
     outcome.write_scores(fitted, test_set, options.batch_size, device, options.out, run(options))
-    lesions = simulated.Drawn(n // 3, size, seed=1, lesions_only=True)
+    lesions = test_set.lesions()
     shown = range(min(6, len(lesions)))
     cases = [(lesions[i][0], 1, lesions.kind(i)) for i in shown]
     masks = torch.stack([lesions.mask(i) for i in shown])

@@ -1,5 +1,6 @@
 """Simulated lesions: the paper's Figs. 2 and 3, against masks that nothing was fitted on."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +37,6 @@ class Drawn(Dataset):
     Args:
         n, size, seed: of :class:`SimulatedPathology`.
         transform: applied to each image when it is read.
-        lesions_only: leave the normative images out.
     """
 
     classes = SimulatedPathology.classes
@@ -47,10 +47,9 @@ class Drawn(Dataset):
         size: int,
         seed: int,
         transform: Callable[[Tensor], Tensor] | None = None,
-        lesions_only: bool = False,
     ) -> None:
         self.source, self.transform = SimulatedPathology(n, size, seed), transform
-        self.items = [i for i in range(n) if i % 2 or not lesions_only]
+        self.items = list(range(n))
         drawn = tqdm(self.items, desc="drawing")
         self.images = torch.stack([self.source[i][0] for i in drawn]).half()
 
@@ -61,6 +60,19 @@ class Drawn(Dataset):
         image = self.images[i].float()
         image = self.transform(image) if self.transform else image
         return ((image - 0.3) / 0.3).expand(3, -1, -1), self.items[i] % 2
+
+    def plain(self) -> "Drawn":
+        """The same drawings without the transform."""
+        other = copy.copy(self)
+        other.transform = None
+        return other
+
+    def lesions(self) -> "Drawn":
+        """The same drawings without the normative ones."""
+        other = copy.copy(self)
+        rows = [row for row, i in enumerate(self.items) if i % 2]
+        other.items, other.images = [self.items[row] for row in rows], self.images[rows]
+        return other
 
     def mask(self, i: int) -> Tensor:
         """The lesion's pixels."""
@@ -106,9 +118,10 @@ def _roc(fitted: Fitted, lesions: Drawn):
     for start in tqdm(range(0, len(lesions), 16), desc="pixel ROC"):
         rows = range(start, min(start + 16, len(lesions)))
         x = torch.stack([lesions[i][0] for i in rows]).to(device)
+        masks = [lesions.mask(i).flatten() for i in rows]
         for name, maps in compare(fitted.methods, x, 1).items():
-            for i, a in zip(rows, maps.cpu(), strict=True):
-                fpr, tpr, _ = roc_curve(lesions.mask(i).flatten(), a.flatten())
+            for mask, a in zip(masks, maps.cpu(), strict=True):
+                fpr, tpr, _ = roc_curve(mask, a.flatten())
                 rates.setdefault(name, []).append(np.interp(FALSE_POSITIVES, fpr, tpr))
     curves = {name: (FALSE_POSITIVES, np.mean(found, 0)) for name, found in rates.items()}
     return roc_figure(curves)[0]
