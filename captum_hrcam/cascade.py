@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from captum_hrcam import group
 from captum_hrcam.fusion import agree, contract, upsample
 from captum_hrcam.labels import PRESENT
 
@@ -59,6 +60,12 @@ class CellMoments:
         self.tt += (t**2).double().sum(1).cpu()
         self.tx += (t @ x.T).double().cpu()
 
+    def over_ranks(self) -> None:
+        """Add up what all ranks of a group have seen."""
+        self.n = int(group.total(torch.tensor(self.n)))
+        for name in ("x", "t", "xx", "tt", "tx"):
+            setattr(self, name, group.total(getattr(self, name)))
+
     @property
     def variance(self) -> Tensor:
         """(C,)."""
@@ -87,7 +94,7 @@ class Cascade:
 
     Args:
         forward: ``forward(inputs, read)`` runs the model and calls ``read(name, f)``.
-        images: the inputs, (n, C, *spatial) each, on the CPU.
+        images: the inputs, (n, C, *spatial) each, on the CPU; this rank's.
         y: (n, K) targets.
         resolutions: layer name -> spatial size.
     """
@@ -136,13 +143,15 @@ class Cascade:
 
         for _rows, inputs in self._batches():
             self.forward(inputs, read)
-        return {name: total / cells[name] for name, total in sums.items()}
+        n = {name: group.total(torch.tensor(count)) for name, count in cells.items()}
+        return {name: group.total(sums[name]) / n[name] for name in sums}
 
     def _towards_evidence(self, name: str, deeper: str, head: dict[str, Tensor]) -> Tensor:
         """Cov(f_l, e) / Var(f_l) over images and the cells of the next deeper layer, (K, C)."""
         moments = CellMoments(len(self.means[name]), self.y.shape[1])
         for _rows, inputs in self._batches():
             moments.add(*self._pooled_and_evidence(inputs, name, self.resolutions[deeper], head))
+        moments.over_ranks()
         return moments.pattern()
 
     def _pooled_and_evidence(
@@ -168,6 +177,8 @@ class Cascade:
         for rows, inputs in self._batches():
             present = (self.y[rows] >= PRESENT).nonzero(as_tuple=True)  # (image, class) pairs
             self._learn(inputs, present, self._fused(inputs, present, head), moments)
+        for of_layer in moments.values():
+            of_layer.over_ranks()
         return {
             name: unit(solve(covariance[name], moments[name].covariance), covariance[name])
             for name in head
@@ -183,6 +194,8 @@ class Cascade:
                 size = tuple(maps[i + 1].shape[2:])
                 deeper = torch.stack([upsample(z, size) for z in maps[i + 1 :]]).sum(0)
                 shallow.add(pool(maps[i], size), deeper)
+        for shallow in moments:
+            shallow.over_ranks()
         confirmed = [max(m.correlation, LEAST) for m in moments] + [1.0]
         return [r * (len(confirmed) - i) ** 0.5 for i, r in enumerate(confirmed)]
 

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from captum_hrcam import group
 from captum_hrcam.labels import PRESENT, model_targets
 from captum_hrcam.perturbation import FRACTIONS, deletion_curve, insertion_curve
 
@@ -42,7 +43,7 @@ class Trial:
 
     Args:
         outputs: inputs -> the model's scores (n, K), K' = 0 where it gives no row of scores.
-        images: the inputs, (n, C, \\*spatial) each, on the CPU; maps are of the first.
+        images: the inputs, (n, C, \\*spatial) each, on the CPU, this rank's; maps are of the first.
         y: (n, K) targets.
         loss: of the head, which says how the scores become probabilities.
     """
@@ -63,20 +64,22 @@ class Trial:
         """
         names = list(candidates)
         image, label = self._present()
-        if len(image) == 0:
+        n = int(group.total(torch.tensor(len(image))))
+        if n == 0:
             return Verdict(names[0], f"{names[0]}: no held-out image has a class to judge by", 0)
         if self.outputs(tuple(x[:1] for x in self.images)).shape[1] != self.y.shape[1]:
             return Verdict(names[0], f"{names[0]}: the model gives no score of each class", 1)
         found = {
-            name: self._tests(attribute, image, label) for name, attribute in candidates.items()
+            name: group.gather(self._tests(attribute, image, label))
+            for name, attribute in candidates.items()
         }
         first, *others = names
         best = first
         for name in others:
             if all(found[name].mean(0) > found[best].mean(0)):
                 best = name
-        # The first look at the scores, then each candidate's maps, insertion and deletion.
-        forwards = 1 + len(names) * len(image) * (1 + 2 * len(FRACTIONS))
+        # Each rank's first look at the scores, then each candidate's maps, insertion and deletion.
+        forwards = group.size() + len(names) * n * (1 + 2 * len(FRACTIONS))
         return Verdict(best, self._why(best, found), forwards)
 
     def _why(self, best: str, found: dict[str, Tensor]) -> str:
@@ -106,7 +109,7 @@ class Trial:
 
     def _tests(self, attribute: Attribute, image: Tensor, label: Tensor) -> Tensor:
         """(n, 2): insertion, and deletion with its sign turned; means over the fractions."""
-        found = []
+        found = [torch.zeros(0, 2)]
         for rows in torch.arange(len(image)).split(BATCH):
             inputs = tuple(x[image[rows]] for x in self.images)
             maps = attribute(inputs, label[rows]).cpu()

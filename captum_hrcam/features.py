@@ -1,78 +1,30 @@
-"""One frozen pass over the data: pooled features, their moments, the model's outputs."""
+"""Pooled features of all images: what of them is kept, in memory or on disk, and how fairly."""
 
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from captum_hrcam import group
+from captum_hrcam.moments import Moments
+
 GOLDEN = (5**0.5 - 1) / 2
+MAX_SAMPLE = 20_000  # images that choices, calibration and figures are made on, over all ranks
+CHUNK_BYTES = 2**26
 
 
-@dataclass
-class Moments:
-    """Streaming means and (co)variances of features z and targets y, in float64.
+class Kept(Protocol):
+    """Keeps rows of several columns: a sample of them, in memory, or on disk."""
 
-    Chan's update: batches are merged by their means, so no digits are lost on long data, and two
-    ``Moments`` add up. Memory is O(N K) whatever the number of images.
+    def add(self, *rows: Tensor) -> None: ...
 
-    Examples::
-
-        >>> z, y, within = torch.randn(100, 6), torch.rand(100, 2), torch.rand(100, 6)
-        >>> whole = Moments.of(z, y, within)
-        >>> first, rest = slice(30), slice(30, None)
-        >>> parts = [Moments.of(z[r], y[r], within[r]) for r in (first, rest)]
-        >>> torch.allclose(whole.covariance, (parts[0] + parts[1]).covariance)
-        True
-    """
-
-    n: int
-    mean_z: Tensor  # (N,)
-    mean_y: Tensor  # (K,)
-    zz: Tensor  # (N,), sum of squared deviations
-    yz: Tensor  # (K, N), sum of products of deviations
-    within: Tensor  # (N,), mean variance inside an image
-
-    @classmethod
-    def of(cls, z: Tensor, y: Tensor, within: Tensor) -> "Moments":
-        """Of averages z (n, N), targets y (n, K) and variances over the cells (n, N)."""
-        z, y = z.double(), y.double()
-        dz, dy = z - z.mean(0), y - y.mean(0)
-        inside = within.double().mean(0)
-        return cls(len(z), z.mean(0), y.mean(0), (dz**2).sum(0), dy.T @ dz, inside)
-
-    def __add__(self, other: "Moments") -> "Moments":
-        n = self.n + other.n
-        dz, dy = other.mean_z - self.mean_z, other.mean_y - self.mean_y
-        share = self.n * other.n / n
-        return Moments(
-            n,
-            self.mean_z + dz * (other.n / n),
-            self.mean_y + dy * (other.n / n),
-            self.zz + other.zz + dz**2 * share,
-            self.yz + other.yz + dy[:, None] * dz * share,
-            self.within + (other.within - self.within) * (other.n / n),
-        )
+    def rows(self) -> tuple[Tensor, ...]: ...
 
     @property
-    def scale(self) -> Tensor:
-        """(N,) standard deviations over images and cells; 1 where a feature is constant.
-
-        Variance between images plus variance inside them: a channel that varies inside every
-        image (edges, anatomy) marks these places whatever the label, and its average hides that.
-        """
-        sd = (self.zz / self.n + self.within).sqrt()
-        return torch.where(self.informative, sd, torch.ones_like(sd))
-
-    @property
-    def informative(self) -> Tensor:
-        """(N,) bool: the average varies between images at all, beyond rounding."""
-        sd = (self.zz / self.n).sqrt()
-        return sd > 1e-6 * (self.mean_z.abs() + sd.max() * 1e-3)
-
-    @property
-    def covariance(self) -> Tensor:
-        """(K, N), of targets and features."""
-        return self.yz / self.n
+    def forget(self) -> Callable[[], None] | None: ...
 
 
 class Sample:
@@ -82,9 +34,10 @@ class Sample:
     Memory is at most twice ``size`` rows; None keeps all. Tensors may be anything with rows.
     """
 
+    forget = None
+
     def __init__(self, size: int | None) -> None:
         self.size = size
-        self.n = 0
         self._generator = torch.Generator().manual_seed(0)
         self._batches: list[tuple[Tensor, ...]] = []
         self._held = 0
@@ -94,7 +47,6 @@ class Sample:
         batch = len(rows[0])
         key = torch.rand(batch, generator=self._generator)
         self._batches.append((key, *rows))
-        self.n += batch
         self._held += batch
         if self.size is not None and self._held > 2 * self.size:
             self._batches = [self._thin()]
@@ -120,68 +72,104 @@ class Sample:
 class Features:
     """Rows of pooled features with their targets and the model's own outputs."""
 
+    held: Tensor  # (n,) bool, held out
     z: Tensor  # (n, N)
     y: Tensor  # (n, K)
     outputs: Tensor  # (n, K'); K' = 0 where the model's output is no row of scores
+    forget: Callable[[], None] | None = None  # where rows are on disk: lets go of those read
 
     def __len__(self) -> int:
         return len(self.z)
 
-    def __getitem__(self, rows: Tensor) -> "Features":
-        return Features(self.z[rows], self.y[rows], self.outputs[rows])
+    def __getitem__(self, rows: Tensor | slice) -> "Features":
+        return Features(self.held[rows], self.z[rows], self.y[rows], self.outputs[rows])
+
+    def chunks(self) -> Iterator["Features"]:
+        """All rows, some megabytes at a time, so that no step copies everything."""
+        step = max(1, CHUNK_BYTES // (4 * self.z.shape[1]))
+        for start in range(0, len(self), step):
+            yield self[start : start + step]
+            if self.forget is not None:
+                self.forget()
+
+    def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """W z + b in float64, (n, K)."""
+        return torch.cat([part.z.double() @ weight.T + bias for part in self.chunks()])
+
+    def layer_scores(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{layer: (n, K)}, w_l z_l of each layer, in float64."""
+        widths = [w.shape[1] for w in weights.values()]
+        found: dict[str, list[Tensor]] = {name: [] for name in weights}
+        for part in self.chunks():
+            for (name, w), z in zip(weights.items(), part.z.split(widths, 1), strict=True):
+                found[name].append(z.double() @ w.T)
+        return {name: torch.cat(scores) for name, scores in found.items()}
+
+    def sample(self, size: int) -> "Features":
+        """At most ``size`` of the rows, drawn fairly, in their order."""
+        if len(self) <= size:
+            return self
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.randperm(len(self), generator=generator)[:size].sort().values
+        return self[drawn]
 
 
+@dataclass
 class FeatureCollector:
-    """Takes batches of pooled features: moments of all, at most ``max_rows`` rows kept.
+    """Takes batches of pooled features: moments of all images, and what ``kept`` keeps of rows.
 
     A fifth of the images, fixed by their positions in the data, is held out.
     """
 
-    def __init__(self, max_rows: int | None = None) -> None:
-        self._sample = Sample(max_rows)
-        self._moments: dict[bool, Moments] = {}  # held out? -> moments
+    kept: Kept = field(default_factory=lambda: Sample(sample_size()))
+    n: int = 0
+    by_part: dict[bool, Moments] = field(default_factory=dict)  # held out? -> moments
 
-    @property
-    def n(self) -> int:
-        """Images taken so far."""
-        return self._sample.n
-
-    def add(self, z: Tensor, within: Tensor, y: Tensor, outputs: Tensor, *, position: int) -> None:
-        """Take one batch, its first image at ``position`` in the data.
+    def add(self, held: Tensor, z: Tensor, within: Tensor, y: Tensor, outputs: Tensor) -> None:
+        """Take one batch.
 
         Args:
+            held: (B,) bool, which images are held out.
             z: averages (B, N).
             within: variances over the cells (B, N).
             y: targets (B, K).
             outputs: the model's (B, K').
-            position: of the first image.
         """
-        held = held_out(position, len(z))
         for is_held, rows in ((False, ~held), (True, held)):
+            known = self.by_part.setdefault(is_held, Moments.zeros(z.shape[1], y.shape[1]))
             if rows.any():
-                moments = Moments.of(z[rows], y[rows], within[rows])
-                known = self._moments.get(is_held)
-                self._moments[is_held] = moments if known is None else known + moments
-        self._sample.add(held, z, y, outputs)
+                self.by_part[is_held] = known + Moments.of(z[rows], y[rows], within[rows])
+        self.n += len(z)
+        self.kept.add(held, z, y, outputs)
 
-    def all(self) -> tuple[Features, Moments]:
-        """Every row kept, and the moments of every image seen."""
-        parts = list(self._moments.values())
-        moments = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-        return Features(*self._sample.rows()[1:]), moments
+    def rows(self) -> Features:
+        """Every row kept."""
+        held, z, y, outputs = self.kept.rows()
+        return Features(held, z, y, outputs, self.kept.forget)
 
-    def split(self) -> tuple[Features, Moments, Features]:
-        """(rows to fit on, their moments, held-out rows)."""
-        held, *rows = self._sample.rows()
-        features = Features(*rows)
-        return features[~held], self._moments[False], features[held]
+    def moments(self) -> tuple[Moments, Moments]:
+        """Of every image seen, and of those that are not held out; of all ranks."""
+        fitted, held = (self.by_part[is_held].over_ranks() for is_held in (False, True))
+        return fitted + held, fitted
 
 
-def held_out(position: int, n: int) -> Tensor:
-    """(n,) bool: which of the images from ``position`` on are held out, a fifth of the data.
+def sample_size() -> int:
+    """This rank's part of ``MAX_SAMPLE``."""
+    return -(-MAX_SAMPLE // group.size())
+
+
+def memory_of_machine() -> int:
+    """Bytes of RAM; a very large number where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**62
+
+
+def held_out(places: Tensor) -> Tensor:
+    """(n,) bool: which of the images at these places in the data are held out, a fifth.
 
     Multiples of the golden ratio spread evenly and follow no period: every fifth image would be of
     one or two classes wherever ten classes take turns.
     """
-    places = torch.arange(position, position + n, dtype=torch.float64)
-    return places * GOLDEN % 1 < 0.2
+    return places.double() * GOLDEN % 1 < 0.2

@@ -1,25 +1,24 @@
 """From pooled features to a head: choose, solve, balance layers, calibrate, fold, report."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from captum_hrcam import solvers
+from captum_hrcam import group, solvers
 from captum_hrcam.cascade import Cascade
 from captum_hrcam.checks import one_of, positive, whole
-from captum_hrcam.features import FeatureCollector, Features, Moments
+from captum_hrcam.features import FeatureCollector, Features, sample_size
 from captum_hrcam.head import Head, centre, fold, split_layers
 from captum_hrcam.labels import LOSSES, check_classes, loss_per_sample
+from captum_hrcam.moments import Moments
 from captum_hrcam.report import agreement_figures, layer_shares
 
 SOLVERS = ("auto", "pattern", "ridge", "cascade", "adam")
 BALANCES = ("auto", "equal", "information", None)
-MAX_PATTERN_ROWS = 20_000  # rows that calibrate a pattern head; its moments see every image
-MIN_IMAGES = 5  # a fifth is held out
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,11 @@ class Recipe:
                 "loss: got 'mse' with solver='cascade', which learns where a class is. Use "
                 "solver='pattern' or 'ridge'."
             )
+        if self.solver == "adam" and group.size() > 1:
+            raise ValueError(
+                f"solver: got 'adam' in a group of {group.size()} ranks; its steps follow one "
+                "another over all images. Use solver='pattern', 'cascade' or 'ridge'."
+            )
         whole("epochs", self.epochs, 1)
         whole("batch_size", self.batch_size, 1)
         positive("lr", self.lr)
@@ -72,9 +76,9 @@ class Recipe:
             )
 
     @property
-    def max_rows(self) -> int | None:
-        """Rows of features to keep; None for all."""
-        return MAX_PATTERN_ROWS if self.solver in ("auto", "pattern", "cascade") else None
+    def needs_all_rows(self) -> bool:
+        """Whether every image's features are kept; moments and a sample do for the others."""
+        return self.solver in ("ridge", "adam")
 
     def candidates(self) -> list["Recipe"]:
         """The recipes to choose between, the first the one to doubt least; one, but for "auto"."""
@@ -130,37 +134,38 @@ def fit_head(
         local: what fits the layers of a cascade, used by that solver alone.
     """
     begin = time.perf_counter()
-    if train.n < MIN_IMAGES:
-        raise ValueError(f"train_data: got {train.n} images, expected at least {MIN_IMAGES}.")
     channels = dict(channels)
-    features, moments = train.all()
+    rows, (moments, part_moments) = train.rows(), train.moments()
     check_classes(moments.mean_y, recipe.loss)
-    part, part_moments, held = train.split()
+    sample = rows.sample(sample_size())
+    part, held = sample[~sample.held], sample[sample.held]
     if val is not None:
-        part, part_moments, held = features, moments, val.all()[0]
+        part, part_moments, held = sample, moments, val.rows().sample(sample_size())
     chosen = _choose(recipe, part, part_moments, held, channels)
     if recipe.solver == "cascade":
         chosen.weight = _cascade(local, part_moments, channels)
-    weight, bias = _solve(chosen, features, moments, channels)
+    weight, bias = _solve(chosen, rows, sample, moments, channels)
     head = trial = _head(weight, bias, moments, channels, chosen.recipe)
     held_weight, held_bias = weight, bias
     if val is None:  # figures are of a head that has not seen the held-out images
-        held_weight, held_bias = _solve(chosen, part, part_moments, channels)
+        held_weight, held_bias = _solve(chosen, part, part, part_moments, channels)
         trial = _head(held_weight, held_bias, part_moments, channels, chosen.recipe)
-    scores = held.z.double() @ held_weight.T + held_bias
+    scores, y, outputs = map(
+        group.gather, (held.scores(held_weight, held_bias), held.y, held.outputs)
+    )
     path = chosen.path
     figures = {
-        "n": train.n,
+        "n": moments.n,
         "channels": channels,
-        "shares": _shares(head, features, channels),
+        "shares": layer_shares(_layer_scores(sample, head.weights)),
         "solver": recipe.solver,
         "balance_layers": chosen.recipe.balance_layers,
         "penalty": float(chosen.recipe.penalty) if recipe.solver == "ridge" else None,
         "penalty_path": path.rows() if path else [],
         "choices": chosen.why,
-        "figures_from": f"{len(held)} {'held-out' if val is None else 'validation'} images",
+        "figures_from": f"{len(y)} {'held-out' if val is None else 'validation'} images",
         "seconds_solve": time.perf_counter() - begin,
-        **agreement_figures(scores, held, recipe.loss),
+        **agreement_figures(scores, y, outputs, recipe.loss),
     }
     return Fitted(head, trial, figures)
 
@@ -191,9 +196,10 @@ def _choose(
 
 
 def _solve(
-    chosen: Chosen, rows: Features, moments: Moments, channels: dict[str, int]
+    chosen: Chosen, rows: Features, sample: Features, moments: Moments, channels: dict[str, int]
 ) -> tuple[Tensor, Tensor]:
-    """W (K, N) and b (K,) on raw features, scores calibrated, centred for a softmax."""
+    """W (K, N) and b (K,) on raw features, scores calibrated on the sample, centred for a softmax;
+    ``rows`` are all there are."""
     recipe = chosen.recipe
     if recipe.solver == "adam":
         weight, bias = solvers.adam(
@@ -208,13 +214,12 @@ def _solve(
     if chosen.weight is not None:
         bias = -chosen.weight @ moments.mean_z
         # Its classes are learned apart from each other, so each has a scale of its own.
-        return _calibrated(chosen.weight, bias, rows, recipe.loss, per_class=True)
+        return _calibrated(chosen.weight, bias, sample, recipe.loss, per_class=True)
     scale = moments.scale if recipe.standardize else torch.ones_like(moments.scale)
     if recipe.solver == "pattern":
         weight = solvers.pattern(moments) * (scale / moments.scale)
     else:
-        x = _standardised(rows, moments, recipe.standardize)
-        weight = solvers.ridge(x, rows.y, recipe.loss, [float(recipe.penalty)])[0]
+        weight = _ridge(recipe, rows, moments)
     in_deviations = weight * (moments.scale / scale)
     factors = solvers.layer_norms(
         in_deviations, channels, recipe.balance_layers, chosen.information
@@ -223,13 +228,30 @@ def _solve(
     weight, bias = fold(weight * factors, zero, moments.mean_z, scale)
     if recipe.loss == "cross_entropy":
         weight, bias = centre(weight, bias)
-    return _calibrated(weight, bias, rows, recipe.loss)
+    return _calibrated(weight, bias, sample, recipe.loss)
+
+
+def _ridge(recipe: Recipe, rows: Features, moments: Moments) -> Tensor:
+    """(K, N) on standardised features; all rows are read from disk again for each step, or once."""
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for part in rows.chunks():
+            yield _standardised(part, moments, recipe.standardize), part.y.double()
+
+    in_memory = None if rows.forget else list(batches())
+    return solvers.ridge(
+        batches if in_memory is None else lambda: in_memory,
+        int(group.total(torch.tensor(len(rows)))),
+        recipe.loss,
+        [float(recipe.penalty)],
+    )[0]
 
 
 def _calibrated(
-    weight: Tensor, bias: Tensor, rows: Features, loss: str, per_class: bool = False
+    weight: Tensor, bias: Tensor, sample: Features, loss: str, per_class: bool = False
 ) -> tuple[Tensor, Tensor]:
-    a, d = solvers.rescale(rows.z.double() @ weight.T + bias, rows.y, loss, per_class=per_class)
+    scores, y = group.gather(sample.scores(weight, bias)), group.gather(sample.y)
+    a, d = solvers.rescale(scores, y, loss, per_class=per_class)
     return weight * a[:, None], bias * a + d
 
 
@@ -254,31 +276,31 @@ def _head(
     )
 
 
-def _shares(head: Head, features: Features, channels: dict[str, int]) -> dict[str, Tensor]:
-    parts = split_layers(features.z.double(), channels)
-    return layer_shares({name: parts[name] @ w.T for name, w in head.weights.items()})
-
-
 def _standardised(features: Features, moments: Moments, standardize: bool) -> Tensor:
-    if not standardize:
-        return features.z - moments.mean_z.to(features.z)
-    x = (features.z.double() - moments.mean_z) / moments.scale
-    return torch.where(moments.informative, x, torch.zeros_like(x)).to(features.z.dtype)
+    """(n, N) float32."""
+    x = features.z.double() - moments.mean_z
+    if standardize:
+        x = torch.where(moments.informative, x / moments.scale, torch.zeros_like(x))
+    return x.float()
+
+
+def _layer_scores(rows: Features, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """{layer: (n, K)}, of all ranks."""
+    return {name: group.gather(scores) for name, scores in rows.layer_scores(weights).items()}
 
 
 def _information(
     part: Features, moments: Moments, held: Features, channels: dict[str, int], loss: str
 ) -> dict[str, float]:
     """1 - loss / loss of the mean, of each layer's pattern alone on held-out data."""
-    constant = torch.zeros_like(part.y, dtype=torch.float64)
-    _, d = solvers.rescale(constant, part.y, loss)
-    base = loss_per_sample(torch.zeros_like(held.y).double() + d, held.y, loss).mean()
-    weights = split_layers(solvers.pattern(moments), channels)
-    x = split_layers(_standardised(part, moments, True).double(), channels)
-    held_x = split_layers(_standardised(held, moments, True).double(), channels)
+    y, held_y = group.gather(part.y.double()), group.gather(held.y.double())
+    _, d = solvers.rescale(torch.zeros_like(y), y, loss)
+    base = loss_per_sample(torch.zeros_like(held_y) + d, held_y, loss).mean()
+    weights = split_layers(solvers.pattern(moments) / moments.scale, channels)
+    scores, held_scores = _layer_scores(part, weights), _layer_scores(held, weights)
     information = {}
-    for name, weight in weights.items():
-        a, d = solvers.rescale(x[name] @ weight.T, part.y, loss)
-        value = loss_per_sample(held_x[name] @ weight.T * a + d, held.y, loss).mean()
+    for name in channels:
+        a, d = solvers.rescale(scores[name], y, loss)
+        value = loss_per_sample(held_scores[name] * a + d, held_y, loss).mean()
         information[name] = max(0.0, 1 - (value / base).item())
     return information

@@ -1,6 +1,6 @@
 """One frozen pass over a loader: what the layers' averages are, and what they should tell."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from captum_hrcam import group
 from captum_hrcam.activations import gap, spatial_variance
+from captum_hrcam.cache import DataDigest
 from captum_hrcam.checks import one_row_per_image, same_shape
 from captum_hrcam.features import FeatureCollector, Sample, held_out
 from captum_hrcam.labels import model_targets, n_label_columns, target_rows
@@ -52,6 +54,7 @@ class FrozenPass:
         images: Sample | None = None,
         held: Sample | None = None,
         *,
+        digest: DataDigest | None = None,
         progress: str | None = None,
     ) -> None:
         """Read all of ``data`` once into ``collector``; a sample of the inputs into ``images``.
@@ -62,20 +65,53 @@ class FrozenPass:
             collector: receives pooled features, target rows and the model's outputs.
             images: receives inputs and targets, but not of images that are held out.
             held: receives those of the images that are held out.
+            digest: receives inputs and labels, to know the data again.
             progress: the progress bar's text; None draws none.
         """
-        n = 0
+        for inputs, labels, places, is_first in self._batches(data, argument, progress):
+            z, within, outputs = self._pool(inputs, argument)
+            y = self._target_rows(labels, outputs)
+            if digest is not None:
+                digest.add(inputs, labels)
+            if not is_first.all():
+                places, z, within, outputs, y = (
+                    v[is_first] for v in (places, z, within, outputs, y)
+                )
+                inputs = tuple(x[is_first] for x in inputs)
+            is_held = held_out(places)
+            collector.add(is_held, z, within, y, outputs)
+            keep(images, ~is_held, inputs, y)
+            keep(held, is_held, inputs, y)
+
+    def compare(
+        self,
+        data: Iterable[Any],
+        argument: str,
+        digest: DataDigest,
+        images: Sample | None = None,
+        *,
+        progress: str | None = None,
+    ) -> None:
+        """Read all of ``data`` without the model, to know whether it was read before."""
+        for inputs, labels, places, _ in self._batches(data, argument, progress):
+            digest.add(inputs, labels)
+            keep(images, ~held_out(places), inputs, torch.zeros(len(places), 0))
+
+    def _batches(
+        self, data: Iterable[Any], argument: str, progress: str | None
+    ) -> Iterator[tuple[tuple[Tensor, ...], Any, Tensor, Tensor]]:
+        """(inputs, labels, places in the data of all ranks, which images came for the first time).
+
+        Ranks take turns, as a DistributedSampler shares images out.
+        """
+        n, known = 0, group.n_unrepeated(data)
         for batch in tqdm(data, desc=progress, disable=progress is None):
             inputs, labels = split_batch(batch, argument, self.targets)
             got = {f"of input {i}": tuple(x.shape[1:]) for i, x in enumerate(inputs)}
             same_shape("the shape", argument, got, self._first)
-            z, within, outputs = self._pool(inputs, argument)
-            y = self._target_rows(labels, outputs)
-            collector.add(z, within, y, outputs, position=n)
-            is_held = held_out(n, len(z))
-            keep(images, ~is_held, inputs, y)
-            keep(held, is_held, inputs, y)
-            n += len(z)
+            places = torch.arange(n, n + len(inputs[0])) * group.size() + group.rank()
+            n += len(places)
+            yield inputs, labels, places, places < (2**62 if known is None else known)
         if n == 0:
             raise ValueError(f"{argument}: it gave no batch; expected at least one.")
 

@@ -4,37 +4,22 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from captum_hrcam import cascade, choosing, storage
+from captum_hrcam import group, storage
 from captum_hrcam.activations import ReshapeTransform
 from captum_hrcam.attribution import HeadAttribution, LayerLike
-from captum_hrcam.cascade import Cascade
+from captum_hrcam.cache import NEVER, FeatureCache, model_digest
 from captum_hrcam.checks import one_of, whole
-from captum_hrcam.choosing import Trial, Verdict
-from captum_hrcam.features import FeatureCollector, Sample
-from captum_hrcam.fitting import Fitted, Recipe, fit_head
-from captum_hrcam.frozen_pass import FrozenPass, device_of, score_rows, to_device
-from captum_hrcam.fusion import Fusion, contract
+from captum_hrcam.fitting import Recipe, fit_head
+from captum_hrcam.frozen_pass import FrozenPass, device_of
 from captum_hrcam.head import Head
+from captum_hrcam.reading import Reading
 from captum_hrcam.report import FitReport
-
-SPREAD_IMAGES = 64
-
-
-@dataclass
-class _Read:
-    """What a fit keeps of the data: pooled features, and a few images."""
-
-    train: FeatureCollector
-    val: FeatureCollector | None
-    images: Sample  # to fit a cascade and to measure spreads on
-    held: Sample  # to choose on
+from captum_hrcam.revisit import Revisit
 
 
 class HRCAM(HeadAttribution):
@@ -117,6 +102,7 @@ class HRCAM(HeadAttribution):
         standardize: bool = True,
         n_classes: int | None = None,
         n_passes: int = 1,
+        cache: str | os.PathLike[str] | None = None,
         epochs: int = 100,
         batch_size: int = 32,
         lr: float = 1e-3,
@@ -155,6 +141,10 @@ class HRCAM(HeadAttribution):
             n_classes (int): the head's outputs; by default those of the model.
             n_passes (int): how often to read ``train_data``, for augmenting loaders. Where they
                 shuffle, pass ``val_data``: else an image is both fitted and held out.
+            cache (str or PathLike): of ridge and adam, which need every image's features: a folder
+                to keep them in, on disk instead of in memory. A later fit of the same model, layers
+                and images takes them from there, without a forward pass for each. Without a folder
+                they go to a temporary file once they exceed a quarter of the machine's memory.
             epochs (int): of solver "adam".
             batch_size (int): of solver "adam".
             lr (float): of solver "adam".
@@ -179,108 +169,56 @@ class HRCAM(HeadAttribution):
         if n_classes is not None:
             whole("n_classes", n_classes, 1)
         recipes = recipe.candidates()
-        frozen = FrozenPass(
-            self._forward, list(self.layers), targets, loss, n_classes, device_of(self.forward_func)
-        )
+        device = device_of(self.forward_func)
+        names = list(self.layers)
+        frozen = FrozenPass(self._forward, names, targets, loss, n_classes, device)
+        solvers = [r.solver for r in recipes]
+        few = Revisit(self._forward, self._native_maps, device, solvers, loss)
+        store = self._cache(cache, recipes[0], (targets, loss, n_classes, n_passes))
+        reading = Reading(frozen, few, recipes[0].needs_all_rows, n_passes, store, show_progress)
         begin = time.perf_counter()
-        read = self._read(frozen, recipes, train_data, val_data, n_passes, show_progress)
+        with group.in_step("reading the data"):
+            train, val = reading.read(train_data, val_data)
         seconds = time.perf_counter() - begin
-        *inputs, y = read.images.rows()
-        local = self._cascade(tuple(inputs), y, frozen.resolutions)
-        fits = {
-            r.solver: fit_head(read.train, read.val, frozen.channels, r, local) for r in recipes
-        }
-        forwards = self._add_spreads(list(fits.values()), tuple(inputs))
-        forwards += local.forwards if "cascade" in fits else 0
+        local = few.cascade(frozen.resolutions)
+        fits = {r.solver: fit_head(train, val, frozen.channels, r, local) for r in recipes}
+        few.add_spreads(fit.head for fit in fits.values())
         chosen = fits[recipes[0].solver]
         if len(fits) > 1:
-            verdict = self._choose(fits, read.held, loss)
+            verdict = few.choose({name: fit.trial for name, fit in fits.items()})
             chosen = fits[verdict.name]
             chosen.figures["choices"].insert(0, f"solver {verdict.why}")
-            forwards += verdict.forwards
+        chosen.figures["choices"] += reading.notes
         report = FitReport(
             **chosen.figures,
             resolutions=frozen.resolutions,
             seconds_pass=seconds,
-            extra_forwards=forwards,
+            extra_forwards=few.forwards,
         )
+        self._head, self.report = group.from_first((chosen.head, report))
         for warning in report.warnings:
             warnings.warn(warning, stacklevel=3)  # past the decorator, to the caller
-        self._head, self.report = chosen.head, report
         return report
 
-    def _read(
-        self,
-        frozen: FrozenPass,
-        recipes: list[Recipe],
-        train_data: Iterable[Any],
-        val_data: Iterable[Any] | None,
-        n_passes: int,
-        show_progress: bool,
-    ) -> _Read:
-        """One frozen pass over all data, and the images that some solvers look at again."""
-        is_local = any(r.solver == "cascade" for r in recipes)
-        images = Sample(cascade.IMAGES if is_local else SPREAD_IMAGES)
-        held = Sample(choosing.IMAGES)
-        to_judge = held if len(recipes) > 1 else None  # else no image is copied for it
-        of_train = to_judge if val_data is None else None
-        train, val = FeatureCollector(recipes[0].max_rows), None
-        with torch.random.fork_rng(devices=[]):  # a shuffling loader draws from the global state
-            for i in range(n_passes):
-                note = f"HR-CAM pass {i + 1} of {n_passes}" if show_progress else None
-                frozen.read(train_data, "train_data", train, images, of_train, progress=note)
-            if val_data is not None:
-                val = FeatureCollector()
-                note = "HR-CAM validation" if show_progress else None
-                frozen.read(val_data, "val_data", val, to_judge, to_judge, progress=note)
-        return _Read(train, val, images, held)
-
-    def _cascade(
-        self, images: tuple[Tensor, ...], y: Tensor, resolutions: dict[str, tuple[int, ...]]
-    ) -> Cascade:
-        """What fits all layers from the last one's pattern, on a few training images."""
-
-        def forward(inputs: tuple[Tensor, ...], read: cascade.Read) -> None:
-            self._forward(to_device(inputs, device_of(self.forward_func)), (), read)
-
-        return Cascade(forward, images, y, resolutions)
-
-    def _add_spreads(self, fits: list[Fitted], inputs: tuple[Tensor, ...]) -> int:
-        """Give each head its maps' spread, the root mean spatial variance of each layer's native
-        map; returns the forward passes taken."""
-        heads = [fit.head for fit in fits]
-        step = -(-len(inputs[0]) // SPREAD_IMAGES)
-        inputs = tuple(x[::step] for x in inputs)
-
-        def read(name: str, f: Tensor) -> None:
-            for head in heads:
-                maps = contract(f, head.weights[name]).flatten(2).double()
-                total = maps.var(2, correction=0).sum(0).cpu()
-                head.spread[name] = head.spread.get(name, 0) + total
-
-        for rows in torch.arange(len(inputs[0])).split(16):
-            batch = tuple(x[rows] for x in inputs)
-            self._forward(to_device(batch, device_of(self.forward_func)), (), read)
-        for head in heads:
-            head.spread = {name: (v / len(inputs[0])).sqrt() for name, v in head.spread.items()}
-        return len(inputs[0])
-
-    def _choose(self, fits: dict[str, Fitted], held: Sample, loss: str) -> Verdict:
-        """The head whose maps of held-out images mark what the model uses."""
-        device = device_of(self.forward_func)
-
-        def outputs(inputs: tuple[Tensor, ...]) -> Tensor:
-            given = self._forward(to_device(inputs, device), (), lambda name, f: None)
-            return score_rows(given, len(inputs[0]))
-
-        def attribute(head: Head, inputs: tuple[Tensor, ...], classes: Tensor) -> Tensor:
-            fuse = Fusion()
-            maps = self._native_maps(head, to_device(inputs, device), (), classes, fuse)
-            return fuse(maps.values(), inputs[0].shape[2:])
-
-        *images, y = held.rows()
-        trial = Trial(outputs, tuple(images), y, loss)
-        return trial.choose({name: partial(attribute, fit.trial) for name, fit in fits.items()})
+    def _cache(
+        self, folder: str | os.PathLike[str] | None, recipe: Recipe, options: tuple[Any, ...]
+    ) -> FeatureCache | None:
+        """The folder that ``cache`` names, for this model, these layers and options."""
+        if folder is None:
+            return None
+        if not recipe.needs_all_rows:
+            raise ValueError(
+                f"cache: got {os.fspath(folder)!r} with solver={recipe.solver!r}, which keeps no "
+                "features of all images. Use solver='ridge', or leave cache=None."
+            )
+        is_known = self.reshape_transform is None  # one function looks like another
+        about = {
+            "model": model_digest(self.forward_func) if is_known else NEVER,
+            "layers": list(self.layers),
+            "to_input": self.attribute_to_layer_input,
+            "options": options,
+        }
+        return FeatureCache(Path(folder), about)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from captum_hrcam.features import Features
-
 FIGURES = (
     "head_accuracy",
     "model_accuracy",
@@ -131,15 +129,16 @@ def layer_shares(contributions: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def agreement_figures(scores: Tensor, features: Features, loss: str) -> dict[str, float]:
+def agreement_figures(scores: Tensor, y: Tensor, outputs: Tensor, loss: str) -> dict[str, float]:
     """Accuracy and AUROC of head and model, their agreement, and R^2 of their log-odds.
 
     Args:
         scores: (n, K) of the head.
-        features: targets (n, K) and the model's outputs (n, K') of the same images.
+        y: (n, K) targets.
+        outputs: (n, K') of the model.
         loss: see ``labels.LOSSES``.
     """
-    outputs, y = features.outputs.double(), features.y
+    outputs = outputs.double()
     has_model = outputs.shape == scores.shape
     figures = dict.fromkeys(FIGURES, float("nan"))
     if loss != "mse":

@@ -4,14 +4,17 @@ Every solver returns weights (K, N) on *standardised* features; `rescale` then t
 into calibrated ones, s -> a s + d, which keeps maps complete.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from captum_hrcam.features import Features, Moments
+from captum_hrcam import group
+from captum_hrcam.features import Features
 from captum_hrcam.labels import loss_per_sample
+from captum_hrcam.moments import Moments
+from captum_hrcam.optimise import minimise
 
 PENALTIES = [10.0**k for k in (3, 2.5, 2, 1.5, 1, 0.5, 0, -0.5, -1, -1.5, -2, -2.5, -3, -4)]
 
@@ -28,26 +31,6 @@ def pattern(moments: Moments) -> Tensor:
     """
     weight = moments.covariance / moments.scale
     return torch.where(moments.informative, weight, torch.zeros_like(weight))
-
-
-def minimise(objective: Callable[[], Tensor], parameters: list[Tensor], steps: int = 200) -> None:
-    """Full-batch L-BFGS on a convex objective, in place."""
-    optimiser = torch.optim.LBFGS(
-        parameters,
-        max_iter=steps,
-        tolerance_grad=1e-7,
-        tolerance_change=1e-10,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        value = objective()
-        value.backward()
-        return value
-
-    with torch.enable_grad():
-        optimiser.step(closure)
 
 
 def rescale(
@@ -85,7 +68,7 @@ def rescale(
     d = torch.zeros(k, dtype=torch.float64)
     log_a.requires_grad_(True)
     d.requires_grad_(True)
-    minimise(lambda: loss_per_sample(centred * log_a.exp() + d, y, loss).mean(), [log_a, d])
+    minimise(lambda: [loss_per_sample(centred * log_a.exp() + d, y, loss).mean()], [log_a, d])
     a = (log_a.detach().exp() / unit).expand(k).clone()
     if per_class:
         a = a.clamp(min=a.max().item() / 100)
@@ -106,41 +89,49 @@ class RidgePath:
         return list(zip(self.penalties, self.losses, self.errors, strict=True))
 
 
-def ridge(x: Tensor, y: Tensor, loss: str, penalties: list[float]) -> list[Tensor]:
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+
+
+def ridge(batches: Batches, n: int, loss: str, penalties: list[float]) -> list[Tensor]:
     """Penalised loss, mean_n L(W x + b, y) + penalty / 2 ||W||^2, warm-started down the path.
 
     Args:
-        x: (n, N) standardised features.
-        y: (n, K) targets.
+        batches: gives all rows, some at a time: standardised features (m, N) in float32, targets
+            (m, K). Read once for each step of the solver; over all ranks of a group.
+        n: the number of rows, of all ranks.
         loss: see ``labels.LOSSES``.
         penalties: from strong to weak.
 
     Returns:
         For each penalty the weights (K, N).
     """
-    x, y = x.float(), y.float()
-    weight = torch.zeros(y.shape[1], x.shape[1], requires_grad=True)
-    bias = torch.zeros(y.shape[1], requires_grad=True)
+    x, y = next(iter(batches()))
+    # Products in the features' precision, sums in double: steps too small for float32 count.
+    weight = torch.zeros(y.shape[1], x.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(y.shape[1], dtype=torch.float64, requires_grad=True)
     solutions = []
     for penalty in penalties:
-        _ridge_step(x, y, weight, bias, loss, penalty)
-        solutions.append(weight.detach().double().clone())
+        _ridge_step(batches, n, weight, bias, loss, penalty)
+        solutions.append(weight.detach().clone())
     return solutions
 
 
 def _ridge_step(
-    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, loss: str, penalty: float
+    batches: Batches, n: int, weight: Tensor, bias: Tensor, loss: str, penalty: float
 ) -> None:
     """Solve for one penalty from where weight and bias stand, in place."""
-    unit = 1 / max(penalty, 1.0)  # strong penalties give tiny weights: solve well scaled
+    unit = 0.1 / max(penalty, 1.0)  # weights are small beside the bias: solve well scaled
 
-    def objective() -> Tensor:
-        fit = loss_per_sample(x @ (weight.T * unit) + bias, y, loss).mean()
-        return fit + penalty / 2 * ((weight * unit) ** 2).sum()
+    def parts() -> Iterator[Tensor]:
+        for x, y in batches():
+            # This order of the product, and of the one that differentiates it, is the fastest.
+            scores = ((weight * unit).to(x) @ x.T).T.double() + bias
+            yield loss_per_sample(scores, y, loss).sum() / n
+        yield penalty / 2 * ((weight * unit) ** 2).sum() / group.size()
 
     with torch.no_grad():
         weight /= unit
-    minimise(objective, [weight, bias])
+    minimise(parts, [weight, bias], over_ranks=group.size() > 1, tolerance=1e-5)
     with torch.no_grad():
         weight *= unit
 
@@ -149,16 +140,27 @@ def ridge_path(x: Tensor, y: Tensor, held_x: Tensor, held_y: Tensor, loss: str) 
     """Choose the penalty: the strongest within one standard error of the best held-out loss.
 
     Each candidate's scores are rescaled first, so that shrinkage alone is not punished.
+
+    Args:
+        x: (n, N) standardised features, of this rank.
+        y: (n, K) targets.
+        held_x: features of held-out images.
+        held_y: their targets.
+        loss: see ``labels.LOSSES``.
     """
     losses, errors = [], []
-    for weight in ridge(x, y, loss, PENALTIES):
-        a, d = rescale(x.double() @ weight.T, y, loss)
-        held = loss_per_sample(held_x.double() @ weight.T * a + d, held_y.double(), loss)
+    all_y, all_held_y = group.gather(y.double()), group.gather(held_y.double())
+    for weight in ridge(lambda: [(x, y)], len(all_y), loss, PENALTIES):
+        scores, held_scores = (
+            group.gather((part @ weight.T.to(part)).double()) for part in (x, held_x)
+        )
+        a, d = rescale(scores, all_y, loss)
+        held = loss_per_sample(held_scores * a + d, all_held_y, loss)
         losses.append(held.mean().item())
         errors.append(held.std(correction=0).item() / len(held) ** 0.5)
     best = min(range(len(losses)), key=losses.__getitem__)
     chosen = next(i for i, value in enumerate(losses) if value <= losses[best] + errors[best])
-    return RidgePath(PENALTIES, losses, errors, PENALTIES[chosen])
+    return group.from_first(RidgePath(PENALTIES, losses, errors, PENALTIES[chosen]))
 
 
 def adam(
@@ -169,7 +171,7 @@ def adam(
     Returns:
         weight (K, N) and bias (K,) on raw features.
     """
-    z, y = features.z.float(), features.y.float()
+    z, y = features.z, features.y
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         linear = torch.nn.Linear(z.shape[1], y.shape[1])
@@ -177,7 +179,8 @@ def adam(
         for _ in range(epochs):
             for batch in torch.randperm(len(z)).split(batch_size):
                 optimiser.zero_grad()
-                loss_per_sample(linear(z[batch]), y[batch], loss).mean().backward()
+                scores = linear(z[batch].float())
+                loss_per_sample(scores, y[batch].float(), loss).mean().backward()
                 optimiser.step()
     return linear.weight.detach().double(), linear.bias.detach().double()
 

@@ -12,10 +12,12 @@ import captum_hrcam
 PACKAGE = Path(captum_hrcam.__file__).parent
 # From the bottom to the top; a module imports from the groups before its own, or from its own.
 ORDER = [
-    {"_captum", "activations", "checks"},
-    {"features", "fusion", "head", "labels", "layers", "perturbation"},
+    {"_captum", "activations", "checks", "group"},
+    {"features", "fusion", "head", "labels", "layers", "moments", "optimise", "perturbation"},
+    {"cache", "rows"},
     {"finding", "frozen_pass", "report", "solvers", "storage"},
     {"attribution", "cascade", "choosing", "fitting"},
+    {"reading", "revisit"},
     {"cam", "hrcam"},
     {"compare", "visualize"},
     {"evaluation", "faithfulness"},

@@ -102,7 +102,7 @@ def test_weights_follow_the_definition_in_loops():
     batches = training_batches(case)
     hrcam = fit_quietly(HRCAM(case.model(), layers), batches, solver="cascade")
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    fit = ~held_out(0, 30)
+    fit = ~held_out(torch.arange(30))
     x, y = x[fit], F.one_hot(y[fit], 3).double()
     model = case.model().eval()
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_layers_are_scaled_by_how_well_the_deeper_ones_confirm_them(name):
     batches = training_batches(case)
     hrcam = fit_quietly(HRCAM(case.model(), case.layers), batches, solver="cascade")
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    fit = ~held_out(0, 30)
+    fit = ~held_out(torch.arange(30))
     x, y = x[fit], y[fit]
     maps = hrcam._native_maps(hrcam.head, (x,), (), None, Fusion())
     over_cells = [0, *range(2, x.ndim)]

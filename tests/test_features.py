@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captum_hrcam.activations import gap, spatial_variance
-from captum_hrcam.features import FeatureCollector, Moments, Sample, held_out
+from captum_hrcam.features import FeatureCollector, Sample, held_out
+from captum_hrcam.moments import Moments
 
 
 @settings(max_examples=30, deadline=None)
@@ -65,7 +66,7 @@ def test_sample_is_fair_and_bounded():
 
 @pytest.mark.parametrize("period", range(2, 13))
 def test_a_fifth_is_held_out_of_classes_that_take_turns(period):
-    held = held_out(0, 3000)
+    held = held_out(torch.arange(3000))
     labels = torch.arange(3000) % period
     for c in range(period):
         assert held[labels == c].float().mean().item() == pytest.approx(0.2, abs=0.02)
@@ -73,9 +74,8 @@ def test_a_fifth_is_held_out_of_classes_that_take_turns(period):
 
 @pytest.mark.parametrize("n", range(5, 20))
 def test_some_of_a_few_are_held_out_whatever_the_batches(n):
-    held = held_out(0, n)
+    held = held_out(torch.arange(n))
     assert 1 <= held.sum() <= n // 3
-    assert torch.equal(held, torch.cat([held_out(0, 3), held_out(3, n - 3)]))
 
 
 def test_the_same_images_of_each_pass_are_held_out():
@@ -83,22 +83,23 @@ def test_the_same_images_of_each_pass_are_held_out():
     for _ in range(2):
         for start in range(0, 12, 4):
             z = torch.arange(start, start + 4).float()[:, None]
-            collector.add(z, z, z, z[:, :0], position=start)
-    fit, moments, held = collector.split()
-    assert held.z.flatten().tolist() == [0, 5, 10, 0, 5, 10]
-    assert len(fit) == moments.n == 18
-    everything, total = collector.all()
-    assert len(everything) == total.n == collector.n == 24
+            collector.add(held_out(z[:, 0]), z, z, z, z[:, :0])
+    rows = collector.rows()
+    assert rows[rows.held].z.flatten().tolist() == [0, 5, 10, 0, 5, 10]
+    total, fitted = collector.moments()
+    assert fitted.n == (~rows.held).sum() == 18
+    assert len(rows) == total.n == collector.n == 24
     assert total.mean_z.item() == pytest.approx(5.5)
+    assert fitted.mean_z.item() == pytest.approx(rows[~rows.held].z.mean().item())
 
 
 def test_moments_see_rows_that_are_not_kept():
-    collector = FeatureCollector(max_rows=5)
+    collector = FeatureCollector(Sample(5))
     z = torch.randn(100, 3)
-    for i, rows in enumerate(z.split(10)):
-        collector.add(rows, rows, rows[:, :1], rows[:, :0], position=10 * i)
-    features, moments = collector.all()
-    assert len(features) == 5
+    for rows in z.split(10):
+        collector.add(held_out(torch.arange(10)), rows, rows, rows[:, :1], rows[:, :0])
+    moments, _ = collector.moments()
+    assert len(collector.rows()) == 5
     torch.testing.assert_close(moments.mean_z.float(), z.mean(0))
 
 

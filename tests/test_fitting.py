@@ -80,7 +80,7 @@ class TestAuto:
         model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
         report = HRCAM(model, LAYERS).fit([(x, hot.argmax(1))], solver=solver)
         assert sum(seen) == len(x) + report.extra_forwards
-        n = int((~held_out(0, 200)).sum())  # fewer than the 160 that a cascade takes
+        n = int((~held_out(torch.arange(200))).sum())  # fewer than the 160 that a cascade takes
         expected = {"pattern": 64, "cascade": len(range(0, n, 3)) + n * 5}
         expected["auto"] = expected["cascade"] + 1 + 24 * 22
         assert report.extra_forwards == expected[solver]
@@ -264,7 +264,7 @@ class TestReport:
     def test_prints_a_table(self):
         x, hot = bars()
         report = HRCAM(Bars(), LAYERS).fit([(x, hot)])
-        text, n = str(report), int(held_out(0, 200).sum())
+        text, n = str(report), int(held_out(torch.arange(200)).sum())
         for expected in ("first", "4x4", "2x2", "accuracy", "AUROC", f"{n} held-out", "pass "):
             assert expected in text
         assert "warning" not in text

@@ -35,7 +35,7 @@ def test_evidence_equals_replica(case):
     hrcam, x = fitted(case), case.images()
     images = torch.cat([images for images, _ in train])
     training_maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, images)
-    kept = (~held_out(0, 30)).nonzero()[:, 0].tolist()
+    kept = (~held_out(torch.arange(30))).nonzero()[:, 0].tolist()
     maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, x)
     for t in (0.0, 0.5):
         expected = replica.evidence_map(maps, training_maps, kept, hrcam.weights, 1, case.size, t)
@@ -55,7 +55,7 @@ def test_agreement_equals_replica(case):
     hrcam, x = fitted(case, solver="cascade"), case.images()
     images = torch.cat([images for images, _ in training_batches(case)])
     training_maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, images)
-    kept = (~held_out(0, 30)).nonzero()[:, 0].tolist()
+    kept = (~held_out(torch.arange(30))).nonzero()[:, 0].tolist()
     maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, x)
     expected = replica.agreement_map(maps, training_maps, kept, hrcam.weights, 1, case.size)
     got = hrcam.attribute(x, target=1, fusion="agreement")

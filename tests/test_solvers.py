@@ -7,8 +7,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from captum_hrcam import solvers
 from captum_hrcam.activations import gap, spatial_variance
-from captum_hrcam.features import Features, Moments
+from captum_hrcam.features import Features
 from captum_hrcam.labels import loss_per_sample
+from captum_hrcam.moments import Moments
 
 
 @pytest.fixture
@@ -20,6 +21,12 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
     noise = torch.randn(200, 3, generator=generator, dtype=torch.float64)
     classes = (torch.stack([x[:, 0], x[:, 1], -x[:, 0]], 1) + noise).argmax(1)
     return x, torch.nn.functional.one_hot(classes, 3).double()
+
+
+def ridge(x, y, loss, penalties):
+    """All rows in two batches."""
+    batches = list(zip(x.float().split(130), y.split(130), strict=True))
+    return solvers.ridge(lambda: batches, len(x), loss, penalties)
 
 
 def test_pattern_is_covariance_over_variance_of_all_cells_in_loops():
@@ -50,7 +57,7 @@ def test_constant_feature_gets_no_weight():
 
 def test_pattern_is_the_limit_of_ridge(data):
     x, y = data
-    limit = solvers.ridge(x, y, "cross_entropy", [1e3])[0]
+    limit = ridge(x, y, "cross_entropy", [1e3])[0]
     pattern = solvers.pattern(Moments.of(x, y, torch.zeros_like(x)))
     pattern = pattern - pattern.mean(0)
     cosine = torch.nn.functional.cosine_similarity(limit.flatten(), pattern.flatten(), 0)
@@ -60,7 +67,7 @@ def test_pattern_is_the_limit_of_ridge(data):
 @pytest.mark.parametrize("penalty", [1.0, 0.1, 0.01])
 def test_ridge_is_scikit_learns_logistic_regression(data, penalty):
     x, y = data
-    weight = solvers.ridge(x, y, "cross_entropy", [penalty])[0]
+    weight = ridge(x, y, "cross_entropy", [penalty])[0]
     peer = LogisticRegression(C=1 / (penalty * len(x)), tol=1e-9, max_iter=5000)
     peer.fit(x.numpy(), y.argmax(1).numpy())
     np.testing.assert_allclose(weight, peer.coef_, atol=2e-3)
@@ -69,21 +76,21 @@ def test_ridge_is_scikit_learns_logistic_regression(data, penalty):
 def test_ridge_on_real_values_is_scikit_learns_ridge(data):
     x, _ = data
     y = x @ torch.arange(12, dtype=torch.float64).reshape(6, 2) / 10 + torch.randn(200, 2).double()
-    weight = solvers.ridge(x, y, "mse", [0.3])[0]
+    weight = ridge(x, y, "mse", [0.3])[0]
     peer = Ridge(alpha=0.3 * len(x)).fit(x.numpy(), y.numpy())
     np.testing.assert_allclose(weight, peer.coef_, atol=1e-3)
 
 
 def test_warm_start_does_not_change_the_solution(data):
     x, y = data
-    along = solvers.ridge(x, y, "cross_entropy", [10.0, 1.0, 0.1])
+    along = ridge(x, y, "cross_entropy", [10.0, 1.0, 0.1])
     for weight, penalty in zip(along, [10.0, 1.0, 0.1], strict=True):
-        alone = solvers.ridge(x, y, "cross_entropy", [penalty])[0]
+        alone = ridge(x, y, "cross_entropy", [penalty])[0]
         torch.testing.assert_close(weight, alone, rtol=1e-2, atol=1e-3)
 
 
 def test_path_takes_the_strongest_within_one_standard_error(data):
-    x, y = data
+    x, y = data[0].float(), data[1]
     path = solvers.ridge_path(x[:150], y[:150], x[150:], y[150:], "cross_entropy")
     best = min(range(len(path.losses)), key=path.losses.__getitem__)
     limit = path.losses[best] + path.errors[best]
@@ -138,7 +145,7 @@ def test_separable_classes_keep_a_finite_temperature():
 def test_adam_reaches_the_unpenalised_minimum(data):
     x, y = data
     weight, bias = solvers.adam(
-        Features(x, y, torch.zeros(200, 0)),
+        Features(torch.zeros(200).bool(), x, y, torch.zeros(200, 0)),
         "cross_entropy",
         epochs=200,
         batch_size=50,
@@ -155,7 +162,7 @@ def test_adam_reaches_the_unpenalised_minimum(data):
 
 def test_adam_starts_from_the_default_initialisation_of_its_seed(data):
     x, y = data
-    rows = Features(x, y, torch.zeros(200, 0))
+    rows = Features(torch.zeros(200).bool(), x, y, torch.zeros(200, 0))
     options = {"epochs": 1, "batch_size": 200, "lr": 1e-12}
     torch.manual_seed(5)
     linear = torch.nn.Linear(6, 3)

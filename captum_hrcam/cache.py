@@ -1,0 +1,162 @@
+"""A folder that keeps the features of one frozen pass for later fits, and when to trust it."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from captum_hrcam import group
+from captum_hrcam.features import FeatureCollector
+from captum_hrcam.moments import Moments
+from captum_hrcam.rows import RowFile
+
+VERSION = 1
+NEVER = "unknown"  # of a function, whose weights cannot be known
+
+
+class DataDigest:
+    """Tells whether two loaders gave the same images and labels, in whatever order."""
+
+    def __init__(self) -> None:
+        self._sum = 0
+
+    def add(self, inputs: tuple[Tensor, ...], labels: object) -> None:
+        """Take one batch."""
+        columns = [x.detach().cpu().contiguous() for x in inputs]
+        if labels is not None:
+            columns.append(torch.as_tensor(labels).cpu().contiguous())
+        for image in zip(*columns, strict=True):
+            code = hashlib.blake2b(digest_size=16)
+            for part in image:
+                code.update(f"{part.dtype}{tuple(part.shape)}".encode())
+                code.update(part.reshape(-1).view(torch.uint8).numpy().data)
+            self._sum += int.from_bytes(code.digest(), "big")
+
+    def value(self) -> str:
+        """The sum of the images' digests."""
+        return f"{self._sum % 2**128:032x}"
+
+
+def model_digest(model: object) -> str:
+    """Of a module's parameters, buffers and structure; ``NEVER`` of anything else."""
+    if not isinstance(model, nn.Module):
+        return NEVER
+    code = hashlib.blake2b(str(model).encode(), digest_size=16)
+    for name, value in model.state_dict().items():
+        code.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        code.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return code.hexdigest()
+
+
+@dataclass
+class FeatureCache:
+    """The features of one frozen pass in a folder.
+
+    The rows lie in one file, their moments and the fingerprint in a second, which is written last
+    and whole: without it, after an interruption, nothing is trusted. No pickle in either.
+
+    Args:
+        folder: made where missing.
+        about: what the features depend on beside the data: model, layers, options.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+
+    folder: Path
+    about: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cache: {os.fspath(self.folder)!r} is no folder that can be written "
+                f"({error.strerror}); name another",
+            ) from error
+        self._stem = f"features-{group.rank()}-of-{group.size()}"
+
+    @property
+    def _rows_file(self) -> Path:
+        return self.folder / f"{self._stem}.rows"
+
+    @property
+    def _about_file(self) -> Path:
+        return self.folder / f"{self._stem}.npz"
+
+    def begin(self) -> RowFile:
+        """A new file of rows; what was there before is no longer trusted."""
+        self._about_file.unlink(missing_ok=True)
+        return RowFile(self._rows_file)
+
+    def complete(
+        self, collector: FeatureCollector, digest: DataDigest, seen: dict[str, Any]
+    ) -> None:
+        """Trust what was written from now on.
+
+        Args:
+            collector: of the whole pass, its rows in the file of ``begin``.
+            digest: of all images and labels.
+            seen: what else the pass found, as JSON can hold it.
+        """
+        rows = collector.kept
+        assert isinstance(rows, RowFile)
+        rows.close()
+        about = self.about | {"data": digest.value(), "version": VERSION}
+        note = {"about": about, "seen": seen, "widths": rows.widths, "n": collector.n}
+        arrays = {
+            f"{'held' if held else 'fitted'}.{name}": np.asarray(value)
+            for held, moments in collector.by_part.items()
+            for name, value in vars(moments).items()
+        }
+        temporary = self._about_file.with_suffix(".tmp")
+        with open(temporary, "wb") as file:
+            np.savez(file, allow_pickle=False, note=np.array(json.dumps(note)), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self._about_file)
+
+    def candidate(self) -> dict[str, Any] | None:
+        """What an earlier pass of the same model, layers and options left, its data still to be
+        compared; None where there is nothing whole of that kind."""
+        if self.about["model"] == NEVER or not self._about_file.exists():
+            return None
+        try:
+            with np.load(self._about_file, allow_pickle=False) as file:
+                found = {name: file[name] for name in file.files}
+            note = json.loads(str(found.pop("note")))
+            whole = self._rows_file.stat().st_size == 4 * note["n"] * sum(note["widths"])
+        except (OSError, ValueError, KeyError, TypeError, BadZipFile):
+            return None
+        same = {k: v for k, v in note["about"].items() if k != "data"}
+        if not whole or same != json.loads(json.dumps(self.about | {"version": VERSION})):
+            return None
+        return note | {"arrays": found}
+
+    def restore(self, candidate: dict[str, Any]) -> FeatureCollector:
+        """The collector of that pass."""
+        arrays = candidate["arrays"]
+        moments = {}
+        for held, part in ((False, "fitted"), (True, "held")):
+            values = {name: arrays[f"{part}.{name}"] for name in Moments.zeros(0, 0).__dict__}
+            n = int(values.pop("n"))
+            moments[held] = Moments(n, **{k: torch.from_numpy(v) for k, v in values.items()})
+        rows = RowFile.existing(self._rows_file, candidate["widths"])
+        return FeatureCollector(rows, candidate["n"], moments)
+
+
+def is_read_once(data: Iterable[Any]) -> bool:
+    """A generator or iterator, which cannot be compared first and read after."""
+    return hasattr(data, "__next__")

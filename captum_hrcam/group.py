@@ -1,0 +1,109 @@
+"""Many processes as one: sums, rows and failures shared over a ``torch.distributed`` group.
+
+Without an initialised group there is one process, and everything here gives back what it got.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data.distributed import DistributedSampler
+
+T = TypeVar("T")
+
+
+def size() -> int:
+    """The number of ranks."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's place among them, from 0."""
+    return dist.get_rank() if size() > 1 else 0
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum over all ranks, the same on each."""
+    if size() == 1:
+        return value
+    summed = value.to(_device(), copy=True).contiguous()
+    dist.all_reduce(summed)
+    return summed.to(value.device)
+
+
+def gather(rows: Tensor) -> Tensor:
+    """The rows (n_r, ...) of all ranks, in their order, on each; n_r may differ."""
+    if size() == 1:
+        return rows
+    counts = torch.zeros(size(), dtype=torch.int64)
+    counts[rank()] = len(rows)
+    counts = total(counts)
+    sent = torch.zeros(int(counts.max()), *rows.shape[1:], dtype=rows.dtype, device=_device())
+    sent[: len(rows)] = rows
+    received = [torch.empty_like(sent) for _ in range(size())]
+    dist.all_gather(received, sent)
+    parts = [part[:n] for part, n in zip(received, counts.tolist(), strict=True)]
+    return torch.cat(parts).to(rows.device)
+
+
+def from_first(value: T) -> T:
+    """The first rank's value, on each."""
+    if size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, device=_device())
+    return box[0]
+
+
+def share_from_first(value: Tensor) -> Tensor:
+    """The first rank's tensor, on each; all give one of the same shape."""
+    shared = value.to(_device(), copy=True)
+    dist.broadcast(shared, 0)
+    return shared.to(value.device)
+
+
+@contextmanager
+def in_step(what: str) -> Iterator[None]:
+    """All ranks leave this together: where one fails, the others end with an error, not a hang.
+
+    A rank whose process dies is noticed by the group itself: at once with gloo, after the group's
+    timeout at the latest.
+
+    Args:
+        what: is being done, for the message.
+
+    Raises:
+        RuntimeError: another rank failed.
+    """
+    failed = torch.zeros(size(), dtype=torch.int64)
+    try:
+        yield
+    except Exception:
+        failed[rank()] = 1
+        total(failed)
+        raise
+    ranks = total(failed).nonzero()[:, 0].tolist()
+    if ranks:
+        raise RuntimeError(
+            f"{what} failed on rank {', '.join(map(str, ranks))} of {size()}; its own error says "
+            "why. No rank has a new head."
+        )
+
+
+def n_unrepeated(data: Any) -> int | None:
+    """The images that a loader's DistributedSampler has to share out; it repeats the first ones to
+    give each rank as many, and the repeats come last. None where nothing is repeated."""
+    sampler = getattr(data, "sampler", None)
+    if isinstance(sampler, DistributedSampler) and not sampler.drop_last:
+        return len(sampler.dataset)  # type: ignore[arg-type]
+    return None
+
+
+def _device() -> torch.device:
+    """Where the group's backend wants its tensors."""
+    if dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")

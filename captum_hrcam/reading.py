@@ -1,0 +1,114 @@
+"""The data of a fit, read once: through the frozen model, or from the cache of an earlier fit."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from captum_hrcam import group
+from captum_hrcam.cache import DataDigest, FeatureCache, is_read_once
+from captum_hrcam.features import FeatureCollector, Sample
+from captum_hrcam.frozen_pass import FrozenPass
+from captum_hrcam.revisit import Revisit
+from captum_hrcam.rows import AllRows
+
+MIN_IMAGES = 5  # a fifth is held out
+
+
+@dataclass
+class Reading:
+    """How the data are read.
+
+    Args:
+        frozen: the model.
+        few: takes samples of the images by the way.
+        keep_all: whether the features of every image are kept.
+        n_passes: how often to read the training data.
+        cache: where those features lie between fits.
+        show_progress: draw progress bars.
+
+    Attributes:
+        notes: what a report should say of it.
+    """
+
+    frozen: FrozenPass
+    few: Revisit
+    keep_all: bool
+    n_passes: int
+    cache: FeatureCache | None
+    show_progress: bool
+    notes: list[str] = field(default_factory=list)
+
+    def read(
+        self, train_data: Iterable[Any], val_data: Iterable[Any] | None
+    ) -> tuple[FeatureCollector, FeatureCollector | None]:
+        """The features of both.
+
+        Raises:
+            ValueError: fewer than five images to fit on.
+        """
+        with torch.random.fork_rng(devices=[]):  # a shuffling loader draws from the global state
+            train = self._known(train_data)
+            if train is None:
+                train = self._train(train_data, self.few.held if val_data is None else None)
+            if train.n < MIN_IMAGES:
+                whose = " on each rank" if group.size() > 1 else ""
+                raise ValueError(
+                    f"train_data: got {train.n} images, expected at least {MIN_IMAGES}{whose}."
+                )
+            val = None
+            if val_data is not None:
+                val, held = FeatureCollector(), self.few.held
+                note = "HR-CAM validation" if self.show_progress else None
+                self.frozen.read(val_data, "val_data", val, held, held, progress=note)
+        return train, val
+
+    def _train(self, data: Iterable[Any], held: Sample | None) -> FeatureCollector:
+        """One frozen pass, or several over an augmenting loader."""
+        if self.cache is not None:
+            collector = FeatureCollector(self.cache.begin())
+        else:
+            collector = FeatureCollector(AllRows()) if self.keep_all else FeatureCollector()
+        digest = None if self.cache is None else DataDigest()
+        for i in range(self.n_passes):
+            self.frozen.read(
+                data,
+                "train_data",
+                collector,
+                self.few.images,
+                held,
+                digest=digest,
+                progress=self._progress("pass", i),
+            )
+        if self.cache is not None and digest is not None:
+            seen = {"channels": self.frozen.channels, "resolutions": self.frozen.resolutions}
+            self.cache.complete(collector, digest, seen)
+        elif isinstance(collector.kept, AllRows) and collector.kept.file is not None:
+            self.notes.append(
+                "features: on disk while fitting, as they exceed a quarter of the memory; name a "
+                "folder with cache to keep them"
+            )
+        return collector
+
+    def _known(self, data: Iterable[Any]) -> FeatureCollector | None:
+        """What an earlier fit left in the cache, if this is its data; no forward pass."""
+        candidate = None if self.cache is None or is_read_once(data) else self.cache.candidate()
+        if self.cache is None or candidate is None:
+            return None
+        digest, images = DataDigest(), Sample(self.few.images.size)
+        for i in range(self.n_passes):
+            progress = self._progress("comparison", i)
+            self.frozen.compare(data, "train_data", digest, images, progress=progress)
+        if digest.value() != candidate["about"]["data"]:
+            return None
+        self.few.images = images
+        self.frozen.channels = candidate["seen"]["channels"]
+        self.frozen.resolutions = {k: tuple(v) for k, v in candidate["seen"]["resolutions"].items()}
+        self.notes.append(
+            f"features: those in {str(self.cache.folder)!r}, of the same model, layers and images"
+        )
+        return self.cache.restore(candidate)
+
+    def _progress(self, what: str, i: int) -> str | None:
+        return f"HR-CAM {what} {i + 1} of {self.n_passes}" if self.show_progress else None

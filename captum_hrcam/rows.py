@@ -1,0 +1,118 @@
+"""Every row of pooled features: in memory while they fit, else on disk."""
+
+import mmap
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_hrcam.features import Sample, memory_of_machine
+
+SHARE_OF_MEMORY = 0.25  # for rows in memory; a solver needs as much again
+
+
+class RowFile:
+    """Rows on disk as float32, one image after the other; read back as memory-mapped tensors.
+
+    Args:
+        path: the file, made or written anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.widths: list[int] = []
+        self._file: BinaryIO | None = open(path, "wb")  # noqa: SIM115
+        self._map: mmap.mmap | None = None
+
+    @classmethod
+    def existing(cls, path: Path, widths: list[int]) -> "RowFile":
+        """One that was written before."""
+        rows = cls.__new__(cls)
+        rows.path, rows.widths, rows._file, rows._map = path, widths, None, None
+        return rows
+
+    def add(self, *rows: Tensor) -> None:
+        """Take one batch: a column of flags (n,), then columns (n, width)."""
+        columns = [row.reshape(len(row), -1).float() for row in rows]
+        self.widths = [column.shape[1] for column in columns]
+        assert self._file is not None, "rows were read already"
+        with self._telling():
+            self._file.write(torch.cat(columns, 1).numpy().data)
+
+    def close(self) -> None:
+        """Put all rows on the disk."""
+        if self._file is not None:
+            with self._telling():
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cache: {os.fspath(self.path)!r} cannot take more features ({error.strerror}); "
+                "free some disk, name another folder, or use solver='pattern', which keeps none",
+            ) from error
+
+    def rows(self) -> tuple[Tensor, ...]:
+        """The columns, (n,) bool and (n, width) each, views of the file."""
+        self.close()
+        with open(self.path, "rb") as file:
+            # Copy on write: a tensor must be writable, the file must not change.
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        table = torch.from_numpy(np.frombuffer(self._map, dtype=np.float32))
+        flags, *columns = table.reshape(-1, sum(self.widths)).split(self.widths, 1)
+        return (flags[:, 0] > 0.5, *columns)
+
+    def forget(self) -> None:
+        """Let go of the pages that were read, which would count as this process's memory."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+class AllRows:
+    """Every row, in memory; from a share of the machine's memory on in a temporary file.
+
+    Args:
+        limit: bytes to keep in memory; by default a quarter of the machine's.
+    """
+
+    def __init__(self, limit: float | None = None) -> None:
+        self.limit = SHARE_OF_MEMORY * memory_of_machine() if limit is None else limit
+        self._memory = Sample(None)
+        self._bytes = 0
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self.file: RowFile | None = None  # where rows are once they exceed the limit
+
+    def add(self, *rows: Tensor) -> None:
+        """Take one batch."""
+        if self.file is not None:
+            self.file.add(*rows)
+            return
+        self._memory.add(*rows)
+        self._bytes += sum(row.nbytes for row in rows)
+        if self._bytes > self.limit:
+            self._folder = tempfile.TemporaryDirectory(prefix="captum-hrcam-")
+            self.file = RowFile(Path(self._folder.name) / "features")
+            self.file.add(*self._memory.rows())
+            self._memory = Sample(None)
+
+    def rows(self) -> tuple[Tensor, ...]:
+        """The columns."""
+        return self._memory.rows() if self.file is None else self.file.rows()
+
+    @property
+    def forget(self) -> Callable[[], None] | None:
+        """Lets go of what was read from disk; None in memory."""
+        return None if self.file is None else self.file.forget
