@@ -6,7 +6,7 @@ from captum_hrcam.compare import compare
 from captum_hrcam.evaluation import Evaluation, evaluate
 from captum_hrcam.finding import find_layers
 from captum_hrcam.hrcam import HRCAM
-from captum_hrcam.report import FitReport
+from captum_hrcam.report import FitReport, HeadReport
 
 __version__ = "0.1.0"
 
@@ -15,6 +15,7 @@ __all__ = [
     "HRCAM",
     "Evaluation",
     "FitReport",
+    "HeadReport",
     "compare",
     "evaluate",
     "find_layers",

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from captum_hrcam import group, storage
 from captum_hrcam.activations import ReshapeTransform
 from captum_hrcam.attribution import HeadAttribution, LayerLike
 from captum_hrcam.cache import NEVER, FeatureCache, model_digest
-from captum_hrcam.checks import one_of, whole
-from captum_hrcam.fitting import Recipe, fit_head
-from captum_hrcam.frozen_pass import FrozenPass, device_of
+from captum_hrcam.checks import one_of, same_channels, whole
+from captum_hrcam.features import FeatureCollector
+from captum_hrcam.fitting import check_head, fit_head
+from captum_hrcam.frozen_pass import FrozenPass, Read, device_of
 from captum_hrcam.head import Head
+from captum_hrcam.labels import LOSSES
 from captum_hrcam.reading import Reading
-from captum_hrcam.report import FitReport
+from captum_hrcam.recipe import Recipe
+from captum_hrcam.report import FitReport, HeadReport
 from captum_hrcam.revisit import Revisit
 
 
@@ -219,6 +223,57 @@ class HRCAM(HeadAttribution):
             "options": options,
         }
         return FeatureCache(Path(folder), about)
+
+    @torch.inference_mode(False)
+    def check(
+        self,
+        data: Iterable[Any],
+        *,
+        targets: str = "labels",
+        loss: str = "cross_entropy",
+        show_progress: bool = False,
+    ) -> HeadReport:
+        r"""
+        How the fitted head does on new data, and whether its maps can be trusted there.
+
+        Args:
+            data (Iterable): batches as for :meth:`fit`.
+            targets (str): as for :meth:`fit`; with "model" the head is measured against the model.
+            loss (str): the one of the fit.
+            show_progress (bool): draw a progress bar.
+
+        Returns:
+            HeadReport: accuracy and AUROC of head and model, their agreement, the layers' shares
+            and warnings, from one frozen pass.
+
+        Raises:
+            RuntimeError: not fitted; a layer did not run, or ran more than once.
+            ValueError: an unknown option, an empty loader, other channels than the head's, labels
+                or features out of range.
+            TypeError: a batch or label of the wrong type.
+        """
+        head = self.head
+        one_of("targets", targets, ("labels", "model"))
+        one_of("loss", loss, LOSSES)
+
+        def forward(inputs: tuple[Tensor, ...], args: tuple[Any, ...], read: Read) -> Any:
+            def of_this_head(name: str, f: Tensor) -> None:
+                same_channels(name, f, head.weights[name])
+                read(name, f)
+
+            return self._forward(inputs, args, of_this_head)
+
+        device = device_of(self.forward_func)
+        frozen = FrozenPass(forward, list(self.layers), targets, loss, head.n_outputs, device)
+        collector = FeatureCollector()
+        with group.in_step("reading the data"), torch.random.fork_rng(devices=[]):
+            frozen.read(data, "data", collector, progress="HR-CAM check" if show_progress else None)
+        report = HeadReport(
+            **check_head(head, collector, frozen.channels, loss), resolutions=frozen.resolutions
+        )
+        for warning in report.warnings:
+            warnings.warn(warning, stacklevel=3)  # past the decorator, to the caller
+        return report
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """

@@ -13,9 +13,19 @@ PACKAGE = Path(captum_hrcam.__file__).parent
 # From the bottom to the top; a module imports from the groups before its own, or from its own.
 ORDER = [
     {"_captum", "activations", "checks", "group"},
-    {"features", "fusion", "head", "labels", "layers", "moments", "optimise", "perturbation"},
+    {
+        "features",
+        "fusion",
+        "head",
+        "labels",
+        "layers",
+        "moments",
+        "optimise",
+        "perturbation",
+        "recipe",
+    },
     {"cache", "rows"},
-    {"finding", "frozen_pass", "report", "solvers", "storage"},
+    {"agreement", "finding", "frozen_pass", "report", "solvers", "storage"},
     {"attribution", "cascade", "choosing", "fitting"},
     {"reading", "revisit"},
     {"cam", "hrcam"},

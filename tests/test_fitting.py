@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from captum_hrcam import HRCAM
+from captum_hrcam.agreement import auroc, layer_shares
 from captum_hrcam.features import held_out
 from captum_hrcam.head import fold
-from captum_hrcam.report import auroc, layer_shares
 
 
 class Bars(nn.Module):

@@ -103,8 +103,8 @@ def test_a_rank_that_dies_is_an_error_of_the_other():
         for rank in range(2)
     ]
     _, told = both[0].communicate(timeout=200)
-    assert both[0].returncode == 1
-    assert b"Connection closed by peer" in told
+    assert both[0].returncode != 0
+    assert b"Connection" in told, told.decode()[-2000:]
     assert both[1].wait() == 3
 
 

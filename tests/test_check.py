@@ -1,0 +1,141 @@
+"""A fitted head on new data: its figures are those of the maps, and it says where it fails."""
+
+import pytest
+import torch
+from conftest import BY_NAME, State, fit_quietly, fitted
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from captum_hrcam import HRCAM, HeadReport
+from captum_hrcam.report import FitReport
+
+CASE = BY_NAME["vgg2d"]
+
+
+def new_images(n: int = 30) -> tuple[torch.Tensor, torch.Tensor]:
+    images = torch.randn(n, 2, *CASE.size, generator=torch.Generator().manual_seed(7))
+    return images, torch.arange(n) % 3
+
+
+def test_figures_are_those_of_predict():
+    hrcam = fitted(CASE)
+    x, y = new_images()
+    with pytest.warns(UserWarning, match="agree"):
+        report = hrcam.check([(x[:7], y[:7]), (x[7:], y[7:])])
+    scores = hrcam.predict(x)
+    assert report.n == report.n_figures == 30
+    assert report.class_counts.tolist() == [10, 10, 10]
+    assert report.head_accuracy == pytest.approx((scores.argmax(1) == y).double().mean().item())
+    expected = [roc_auc_score(y == k, scores[:, k]) for k in range(3)]
+    assert report.head_auroc == pytest.approx(sum(expected) / 3)
+    outputs = CASE.model().eval()(x)
+    agreed = (outputs.argmax(1) == scores.argmax(1)).double().mean().item()
+    assert report.agreement == pytest.approx(agreed)
+    torch.testing.assert_close(sum(report.shares.values()), torch.ones(3).double())
+    assert "accuracy" in str(report)
+
+
+def test_needs_no_labels_and_leaves_the_fit_alone():
+    hrcam = fitted(CASE)
+    head, fit_report = hrcam.head, hrcam.report
+    state = State(hrcam.forward_func)
+    with pytest.warns(UserWarning, match="agree on"):
+        report = hrcam.check([new_images()[0]], targets="model")
+    state.assert_unchanged()
+    assert isinstance(report, HeadReport)
+    assert report.model_accuracy == 1.0
+    assert hrcam.head is head
+    assert hrcam.report is fit_report
+
+
+def test_works_on_a_loaded_head(tmp_path):
+    hrcam = fitted(CASE)
+    hrcam.save(tmp_path / "head.pt")
+    loaded = HRCAM.load(tmp_path / "head.pt", CASE.model())
+    with pytest.warns(UserWarning, match="agree on"):
+        here, there = (h.check([new_images()]) for h in (hrcam, loaded))
+    assert here.head_auroc == there.head_auroc
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"targets": "masks"}, "targets: got 'masks', expected"),
+        ({"loss": "hinge"}, "loss: got 'hinge', expected"),
+        ({"data": []}, "data: it gave no batch"),
+        ({"data": [(new_images()[0], torch.full((30,), 3))]}, r"labels: 3 is outside 0\.\.2"),
+        ({"data": [(torch.full((5, 2, 8, 8), torch.nan), torch.arange(5) % 3)]}, "data: NaN or"),
+    ],
+)
+def test_refuses_bad_input(options, message):
+    options = {"data": [new_images()]} | options
+    with pytest.raises(ValueError, match=message):
+        fitted(CASE).check(options.pop("data"), **options)
+
+
+def test_refuses_another_model_than_the_head_was_fitted_on():
+    hrcam = fitted(CASE)
+    hrcam.layers["stage1"][0] = nn.Conv2d(2, 5, 3)
+    with pytest.raises(ValueError, match="'stage1' gave 5 channels, but the head has weights for"):
+        hrcam.check([new_images()])
+
+
+def test_needs_a_head():
+    with pytest.raises(RuntimeError, match="no head yet"):
+        HRCAM(CASE.model(), CASE.layers).check([new_images()])
+
+
+def head_report(**changes: object) -> HeadReport:
+    """Of a head that nothing is wrong with, but for ``changes``."""
+    figures = dict.fromkeys(("head_accuracy", "model_accuracy", "model_auroc"), 0.95)
+    figures |= {"head_auroc": 0.97, "agreement": 0.97, "r_squared": 0.8, "n_figures": 100}
+    given = {
+        "n": 100,
+        "class_counts": torch.tensor([50.0, 50.0]),
+        "channels": {"first": 4, "last": 8},
+        "resolutions": {"first": (28, 28), "last": (7, 7)},
+        "shares": {"first": torch.tensor([0.4, 0.4]), "last": torch.tensor([0.6, 0.6])},
+        "figures_from": "all of them",
+    }
+    return HeadReport(**(given | figures | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, None),
+        ({"agreement": 0.6}, "agree on 60.0% of images only: the map explains the head"),
+        ({"r_squared": 0.2}, "R^2 of the head's and the model's scores is 0.20"),
+        ({"agreement": float("nan"), "r_squared": float("nan")}, None),
+        ({"head_auroc": 0.55}, "AUROC is 0.55 on 100 images, no better than chance"),
+        ({"head_auroc": 0.65}, None),
+        ({"head_auroc": 0.65, "n_figures": 16}, "no better than chance"),
+        ({"class_counts": torch.tensor([97.0, 3.0])}, "class 1 has 3 images"),
+        ({"class_counts": None}, None),
+        (
+            {"shares": {"first": torch.tensor([0.02, 0.1]), "last": torch.tensor([0.98, 0.9])}},
+            "'last' carries nearly all of the score (share of its variance 0.94): the "
+            "map is hardly finer than its 7x7 cells",
+        ),
+        ({"shares": {"last": torch.ones(2)}}, None),
+    ],
+)
+def test_warns_of_what_misleads_and_of_nothing_else(changes, expected):
+    warnings = head_report(**changes).warnings
+    assert len(warnings) == (expected is not None)
+    if expected is not None:
+        assert expected in warnings[0]
+        assert f"warning: {warnings[0]}" in str(head_report(**changes))
+
+
+def test_randomised_labels_are_no_better_than_chance():
+    x, y = new_images(60)
+    shuffled = y[torch.randperm(60, generator=torch.Generator().manual_seed(0))]
+    hrcam = fit_quietly(HRCAM(CASE.model(), CASE.layers), [(x, shuffled)], solver="pattern")
+    assert any("no better than chance" in warning for warning in hrcam.report.warnings)
+
+
+def test_a_fit_gives_the_same_warnings():
+    report = fitted(CASE).report
+    assert isinstance(report, FitReport)
+    assert any("agree" in warning for warning in report.warnings)
