@@ -7,56 +7,34 @@
 
 trains the base network, fits HR-CAM's default head and the paper's, and writes metrics.json and the
 figures into --out. A run that was cut off goes on after its last epoch. Under ``torchrun
---nproc-per-node=N`` the training runs on N GPUs. Nothing is downloaded but ImageNet's weights;
-``EXPERIMENT --help`` lists the options.
+--nproc-per-node=N`` the training runs on N GPUs (or N processes of a CPU); one of them does the
+rest. Nothing is downloaded but ImageNet's weights. ``EXPERIMENT --help`` lists the options.
 """
 
 import argparse
-import os
+import functools
+import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from paper import experiment, folds, isic, mura, neuromelanin, outcome, simulated
-from paper.training import device_group, is_first
+from paper import folds, isic, mura, neuromelanin, simulated
+from paper.figures import write_figures
+from paper.networks import Network, build
+from paper.options import add_options, default_workers, settings
+from paper.outcome import explain
+from paper.pictures import Split
+from paper.training import device_group, loader, n_processes, rank, train
 
-CLINICAL = {"isic": isic, "mura": mura, "neuromelanin": neuromelanin}
-SMALLEST = 64  # pixels
-
-
-def main() -> None:
-    options = parse()
-    with device_group() as device:
-        if options.experiment == "simulated":
-            run_simulated(options, device)
-        else:
-            run_clinical(options, device)
+EXPERIMENTS = {"simulated": simulated, "isic": isic, "mura": mura, "neuromelanin": neuromelanin}
 
 
-def run_simulated(options: argparse.Namespace, device: torch.device) -> None:
-    """ResNet-50 on simulated lesions: Figs. 2 and 3."""
-    options.out.mkdir(parents=True, exist_ok=True)
-    n, size = options.images, options.image_size
-    train_set = simulated.Drawn(n, size, seed=0, transform=simulated.AUGMENT)
-    checkpoint = checkpoint_of(options, options.out)
-    network = experiment.trained(train_set, 2, options, device, checkpoint)
-    if not is_first():
-        return
-    test_set = simulated.Drawn(n // 3, size, seed=1)
-    fitted = outcome.fit(network, train_set.plain(), options.batch_size, device)
-    outcome.write_scores(fitted, test_set, options.batch_size, device, options.out, run(options))
-    lesions = test_set.lesions()
-    shown = range(min(6, len(lesions)))
-    cases = [(lesions[i][0], 1, lesions.kind(i)) for i in shown]
-    masks = torch.stack([lesions.mask(i) for i in shown])
-    outcome.write_figures(fitted, list(simulated.Drawn.classes), cases, options.out, masks)
-    simulated.against_masks(fitted, lesions, options.out)
-
-
-def run_clinical(options: argparse.Namespace, device: torch.device) -> None:
-    """Images from a folder: Figs. 4, 5 and 6. All folds are trained before any is explained."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """All folds are trained, by every process, before the first process explains any."""
+    options = parse(arguments)
     try:
-        splits = CLINICAL[options.experiment].splits(options)
+        splits = EXPERIMENTS[options.experiment].splits(options)
     except (OSError, ValueError, ImportError) as error:  # they say what is wrong with the data
         raise SystemExit(f"{options.experiment}: {error}") from error
     folders = [options.out]
@@ -64,63 +42,80 @@ def run_clinical(options: argparse.Namespace, device: torch.device) -> None:
         folders = [options.out / f"fold{k}" for k in range(1, len(splits) + 1)]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    if splits[0].subjects and is_first():
+    if splits[0].subjects and rank() == 0:
         folds.keep_subjects(splits, options.out)
-    networks = [
-        experiment.trained(
-            split.train,
-            len(split.classes),
-            options,
-            device,
-            checkpoint_of(options, folder),
-            class_weights=split.class_weights,
-            standardize=True,
-        )
-        for split, folder in zip(splits, folders, strict=True)
+    with device_group() as device:
+        networks = [
+            trained(split, options, device, options.checkpoint or folder / f"{options.arch}.pt")
+            for split, folder in zip(splits, folders, strict=True)
+        ]
+    if rank() == 0:
+        write(networks, splits, options, device)
+
+
+def trained(
+    split: Split, options: argparse.Namespace, device: torch.device, checkpoint: Path
+) -> Network:
+    """The base network after training, or after the rest of it where a checkpoint was left."""
+    torch.manual_seed(0)
+    network = build(
+        options.arch, len(split.classes), options.weights, standardize=split.standardize
+    )
+    train(
+        network,
+        split.train,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        device=device,
+        checkpoint=checkpoint,
+        settings=settings(options),
+        lr=options.lr,
+        workers=options.workers,
+        class_weights=split.class_weights,
+    )
+    return network
+
+
+def write(
+    networks: list[Network], splits: list[Split], options: argparse.Namespace, device: torch.device
+) -> None:
+    """Fit the heads; metrics.json and the figures, over all folds, into --out."""
+    load = functools.partial(
+        loader, batch_size=options.batch_size, workers=options.workers, device=device
+    )
+    outcomes = [
+        explain(network, split, load) for network, split in zip(networks, splits, strict=True)
     ]
-    if not is_first():
-        return
-    found = [
-        experiment.explain(network, split, options, device, folder, run(options))
-        for network, split, folder in zip(networks, splits, folders, strict=True)
-    ]
-    if len(found) > 1:
-        folds.write_folds(found, options.out, run(options))
+    classes = splits[0].classes
+    found = outcomes[0].metrics if len(splits) == 1 else folds.over_folds(outcomes, classes)
+    found |= {
+        "options": settings(options),
+        "processes": n_processes(),
+        "machine": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+        "torch": torch.__version__,
+    }
+    text = json.dumps(found, indent=2, allow_nan=False)
+    (options.out / "metrics.json").write_text(text + "\n")
+    write_figures(outcomes, classes, options.out)
+    if options.experiment == "simulated":
+        simulated.against_masks(outcomes[0].fitted, splits[0].test.lesions(), options.out)
 
 
-def checkpoint_of(options: argparse.Namespace, folder: Path) -> Path:
-    """Where training is kept: --checkpoint, or beside the figures."""
-    return options.checkpoint or folder / f"{options.arch}.pt"
-
-
-def run(options: argparse.Namespace) -> dict:
-    """What was run, for metrics.json."""
-    told = {k: v for k, v in vars(options).items() if not isinstance(v, Path)}
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    return {"options": told, "machine": machine, "torch": torch.__version__}
-
-
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     experiments = parser.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
-    own = experiments.add_parser("simulated", help="lesions in drawn slices: Figs. 2 and 3")
-    own.add_argument("--images", type=int, default=6000, help="for training; a third for tests")
-    experiment.add_common(own, weights="none", lr=1e-3, workers=0)
-    workers = min(8, (os.cpu_count() or 1) - 1)
-    for name, module in CLINICAL.items():
-        own = experiments.add_parser(name, help=module.__doc__)
-        own.add_argument("--root", type=Path, default=Path("."), help="by default this folder")
+    for name, module in EXPERIMENTS.items():
+        own = experiments.add_parser(name, help=module.__doc__, description=module.__doc__)
+        if name == "simulated":
+            add_options(own, weights="none", lr=1e-3, workers=0)
+        else:
+            folder = "of the data; by default this one"
+            own.add_argument("--root", type=Path, metavar="DIR", default=Path("."), help=folder)
+            add_options(own, weights="imagenet", lr=1e-4, workers=default_workers())
         module.add_options(own)
-        experiment.add_common(own, weights="imagenet", lr=1e-4, workers=workers)
-    options = parser.parse_args()
-    if options.image_size < SMALLEST:
-        parser.error(
-            f"--image-size: got {options.image_size}, expected {SMALLEST} or more: the networks' "
-            "last maps have a 32nd of it, and one cell is no map."
-        )
-    return options
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
+from captum.attr import LayerGradCam
 from cases import CONV, GAP, NORM, POOL
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from captum_hrcam import HRCAM, find_layers
+from captum_hrcam import HRCAM, compare, find_layers
 from captum_hrcam.activations import read_feature_maps
 
 
@@ -157,6 +158,23 @@ class TestTorchvision:
         maps = hrcam.attribute(images[:2], target=1)
         assert maps.shape == (2, 1, *case.size)
         assert maps.isfinite().all()
+
+
+def test_vgg19_as_it_is_with_its_dense_classifier():
+    model = get_model("vgg19", weights=None, **FAST).eval()
+    images = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = find_layers(model, images[:1])
+    pools = [i for i, module in enumerate(model.features) if isinstance(module, nn.MaxPool2d)]
+    assert found == [f"features.{i - 1}" for i in pools]
+    assert all(isinstance(model.get_submodule(name), nn.ReLU) for name in found)
+    hrcam = HRCAM(model, found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # eight images of noise
+        hrcam.fit([(images, torch.arange(8) % 2)], n_classes=2, solver="pattern")
+    methods = [hrcam, LayerGradCam(model, model.get_submodule(found[-1]))]
+    maps = compare(methods, images[:2], target=1)
+    assert [a.shape for a in maps.values()] == [(2, 1, 64, 64)] * 2
+    assert all(a.isfinite().all() and a.any() for a in maps.values())
 
 
 @torch.no_grad()

@@ -6,57 +6,80 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from layouts import write_isic, write_mura, write_neuromelanin
+from layouts import truncate, write_isic, write_mura, write_neuromelanin
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
+import reproduce_paper  # noqa: E402
 from paper import folds, isic, neuromelanin  # noqa: E402
-from paper.experiment import Pictures, Split, first_of_each, to_pixels  # noqa: E402
+from paper.outcome import Outcome  # noqa: E402
+from paper.pictures import Pictures, Split, first_of_each, to_pixels  # noqa: E402
+from paper.scores import scores  # noqa: E402
 
 from captum_hrcam.datasets import ISIC2019  # noqa: E402
 
-SMALL = ["--image-size", "64", "--batch-size", "12", "--epochs", "1", "--weights", "none"]
-SMALL += ["--workers", "0"]
-BRAIN_STEM = ["--slices", "3", "5", "--box", "6", "26", "4", "24"]
-DATA = {
-    "isic": lambda folder: write_isic(folder, lesions=3),
-    "mura": write_mura,
-    "neuromelanin": write_neuromelanin,
-}
-WANTED = {
-    "isic": ["--arch", "resnet50"],
-    "mura": ["--arch", "vgg19"],
-    "neuromelanin": ["--arch", "resnet50", "--times", "2", *BRAIN_STEM],
-}
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:paper.outcome")
+
+SMALL = ["--image-size", 64, "--batch-size", 12, "--epochs", 1, "--weights", "none"]
+BRAIN_STEM = ["--slices", 3, 5, "--box", 6, 26, 4, 24]
 SCORES = {"accuracy", "balanced_accuracy", "f1_micro", "f1_macro", "auroc"}
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "examples/reproduce_paper.py", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+def command(name: str, root: Path, out: Path, *more: object) -> list[str]:
+    return [str(part) for part in (name, "--root", root, "--out", out, *SMALL, *more)]
 
 
-@pytest.fixture(scope="module", params=list(DATA))
-def done(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    root, out = DATA[request.param](folder / "data"), folder / "out"
-    more = WANTED[request.param]
-    if request.param == "isic":
-        more = [*more, "--masks", root / "ISIC2018_Task1_Training_GroundTruth"]
-    ran = run(request.param, "--root", root, "--out", out, *more, *SMALL)
+def run_isic(folder: Path, out: Path) -> None:
+    """By two processes, each with another that reads."""
+    root = write_isic(folder, lesions=3)
+    masks = root / "ISIC2018_Task1_Training_GroundTruth"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--nproc-per-node=2", "examples/reproduce_paper.py"]
+    ran = subprocess.run(
+        torchrun + command("isic", root, out, "--masks", masks, "--workers", 1),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    return request.param, out
+
+
+def run_mura(folder: Path, out: Path) -> None:
+    root = write_mura(folder)
+    reproduce_paper.main(command("mura", root, out, "--arch", "vgg19", "--workers", 0))
+
+
+def run_neuromelanin(folder: Path, out: Path) -> None:
+    root, more = write_neuromelanin(folder), ["--times", 2, "--folds", 2, *BRAIN_STEM]
+    reproduce_paper.main(command("neuromelanin", root, out, *more, "--workers", 0))
+
+
+RUNS = {"isic": run_isic, "mura": run_mura, "neuromelanin": run_neuromelanin}
+
+
+@pytest.fixture(scope="module", params=list(RUNS))
+def done(request, tmp_path_factory) -> Iterator[tuple[str, Path, dict]]:
+    """An experiment, its folder, its metrics.json."""
+    folder = tmp_path_factory.mktemp(request.param)
+    RUNS[request.param](folder / "data", folder / "out")
+    found = json.loads((folder / "out" / "metrics.json").read_text(), parse_constant=pytest.fail)
+    yield request.param, folder / "out", found
+    for checkpoint in folder.rglob("*.pt"):
+        checkpoint.unlink()  # 280 MB
 
 
 def test_figures_are_written(done):
-    _, out = done
+    _, out, _ = done
     for name in ("comparison", "layers", "weights"):
         with Image.open(out / f"{name}.png") as figure:
             assert figure.format == "PNG"
@@ -64,29 +87,56 @@ def test_figures_are_written(done):
 
 
 def test_scores_are_written(done):
-    name, out = done
-    found = json.loads((out / "metrics.json").read_text())
-    for scored in ("model", "head", "paper_head"):
-        assert set(found[scored]) >= SCORES
-        assert all(0 <= found[scored][score] <= 1 for score in SCORES)
-    for head in ("head", "paper_head"):
-        assert 0 <= found[head]["agreement_with_model"] <= 1
-        assert len(found[head]["shares"]) == 5
+    name, _, found = done
+    binary = name != "isic"
+    for split in found.get("folds", [found]):
+        for scored in ("model", "head", "paper_head"):
+            wanted = SCORES | {"f1_positive"} if binary else SCORES
+            assert set(split[scored]) >= wanted
+            assert all(0 <= split[scored][score] <= 1 for score in wanted)
+        for head in ("head", "paper_head"):
+            assert 0 <= split[head]["agreement_with_model"] <= 1
+            assert len(split[head]["shares"]) == 5
+        assert split["initialised"] == "random"
+        assert split["absent"] == []
+        assert split["drawn"]
     assert found["options"]["experiment"] == name
-    assert found["initialised"] == "random"
-    assert found["drawn"]
+    assert found["processes"] == (2 if name == "isic" else 1)
 
 
-def test_subjects_of_the_one_split_are_told(done):
-    name, out = done
+def test_a_step_takes_the_images_of_all_processes(done):
+    name, out, found = done
+    if name != "isic":
+        pytest.skip("one process")
+    (state, *_) = torch.load(out / "resnet50.pt", weights_only=True)["optimizer"]["state"].values()
+    assert state["step"] == found["images"]["train"] // 12
+
+
+def test_each_fold_is_trained_without_the_subjects_it_is_tested_on(done, tmp_path):
+    name, out, found = done
     if name != "neuromelanin":
         pytest.skip("split by lesion or by the data set itself")
-    (fold,) = json.loads((out / "folds.json").read_text())
-    assert len(fold["train"]) + len(fold["test"]) == 10
-    assert not set(fold["train"]) & set(fold["test"])
-    assert json.loads((out / "metrics.json").read_text())["images"]["train"] == 2 * len(
-        fold["train"]
-    )
+    sides = json.loads((out / "folds.json").read_text())
+    for fold, metrics in zip(sides, found["folds"], strict=True):
+        assert not set(fold["train"]) & set(fold["test"])
+        assert len({*fold["train"], *fold["test"]}) == 10
+        assert metrics["images"] == {k: 2 * len(subjects) for k, subjects in fold.items()}
+        drawn = [case.split(",")[0] for case in metrics["drawn"]]
+        assert len(drawn) == 3  # of both folds together four patients and two others
+        assert set(drawn) <= set(fold["test"])
+    assert not set(sides[0]["test"]) & set(sides[1]["test"])
+    for head in ("model", "head", "paper_head"):
+        for score in (*SCORES, "f1_positive"):
+            first, second = (fold[head][score] for fold in found["folds"])
+            assert found["mean"][head][score] == pytest.approx((first + second) / 2)
+            assert found["sd"][head][score] == pytest.approx(abs(first - second) / 2**0.5)
+        n = [fold["images"]["test"] for fold in found["folds"]]
+        right = [fold[head]["accuracy"] for fold in found["folds"]]
+        assert found["pooled"][head]["accuracy"] == pytest.approx(np.average(right, weights=n))
+
+    root = write_neuromelanin(tmp_path)
+    with pytest.raises(SystemExit, match=r"--out: .* checkpoints have seen"):
+        reproduce_paper.main(command("neuromelanin", root, out, "--folds", 3, *BRAIN_STEM))
 
 
 @pytest.mark.parametrize(
@@ -98,48 +148,66 @@ def test_subjects_of_the_one_split_are_told(done):
     ],
 )
 def test_data_that_are_not_there_are_refused(name, said, tmp_path):
-    out = tmp_path / "out"
-    ran = run(name, "--root", tmp_path / "absent", "--out", out, *SMALL)
-    assert ran.returncode == 1
-    assert ran.stderr.startswith(f"{name}: {tmp_path / 'absent'}")
-    assert said in ran.stderr
-    assert "Traceback" not in ran.stderr
+    out, root = tmp_path / "out", tmp_path / "absent"
+    with pytest.raises(SystemExit, match=said) as refused:
+        reproduce_paper.main(command(name, root, out))
+    assert str(refused.value).startswith(f"{name}: {root}")
     assert not out.exists()
 
 
-def test_each_fold_is_trained_without_the_subjects_it_is_tested_on(tmp_path):
-    root, out = write_neuromelanin(tmp_path / "data", 3, 3), tmp_path / "out"
-    options = ["--root", root, "--out", out, "--times", 3, *BRAIN_STEM, *SMALL]
-    ran = run("neuromelanin", "--folds", 2, *options)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    sides = json.loads((out / "folds.json").read_text())
-    assert len(sides) == 2
-    for fold in sides:
-        assert not set(fold["train"]) & set(fold["test"])
-        assert len({*fold["train"], *fold["test"]}) == 6
-    assert not set(sides[0]["test"]) & set(sides[1]["test"])
-    found = json.loads((out / "metrics.json").read_text())
-    for k, fold in enumerate(found["folds"], start=1):
-        alone = json.loads((out / f"fold{k}" / "metrics.json").read_text())
-        assert fold["model"] == alone["model"]
-        assert (out / f"fold{k}" / "comparison.png").exists()
-    for head in ("model", "head", "paper_head"):
-        accuracies = [fold[head]["accuracy"] for fold in found["folds"]]
-        assert found["mean"][head]["accuracy"] == pytest.approx(sum(accuracies) / 2)
-        spread = abs(accuracies[0] - accuracies[1]) / 2**0.5
-        assert found["sd"][head]["accuracy"] == pytest.approx(spread)
-
-    again = run("neuromelanin", "--folds", 3, *options)
-    assert again.returncode == 1
-    assert "--out" in again.stderr
-    assert "checkpoints have seen" in again.stderr
+def test_a_damaged_scan_is_refused_before_any_training(tmp_path):
+    root, out = write_neuromelanin(tmp_path / "data", 2, 2), tmp_path / "out"
+    damaged = next(root.glob("sub-03/anat/*.nii.gz"))
+    truncate(damaged)
+    with pytest.raises(SystemExit, match=damaged.name):
+        reproduce_paper.main(command("neuromelanin", root, out))
+    assert not out.exists()
 
 
-def test_an_image_too_small_for_maps_is_refused(tmp_path):
-    ran = run("isic", "--image-size", 32, "--out", tmp_path / "out")
-    assert ran.returncode == 2
-    assert "--image-size: got 32, expected 64 or more" in ran.stderr
-    assert not (tmp_path / "out").exists()
+def test_one_split_holds_out_whole_subjects(tmp_path):
+    root = write_neuromelanin(tmp_path)
+    options = reproduce_paper.parse(command("neuromelanin", root, tmp_path, *BRAIN_STEM))
+    (split,) = neuromelanin.splits(options)
+    sides = [set(split.subjects[side]) for side in ("train", "test")]
+    assert not sides[0] & sides[1]
+    assert len(sides[0] | sides[1]) == 10
+    assert len(split.train) == 10 * len(split.plain) == 10 * 2 * len(sides[0])
+    assert [split.test[i][1] for i, _, _ in split.cases] == [c for _, c, _ in split.cases]
+
+
+def test_classes_without_an_image_are_named_and_left_out():
+    probability = np.eye(3)[[0, 0, 2, 1]]  # the third image is of class 1, guessed as the absent 2
+    y = np.array([0, 0, 1, 1])
+    found = scores({"model": probability, "head": probability[::-1]}, y, ["a", "b", "c"])
+    assert found["absent"] == ["c"]
+    assert found["model"] == pytest.approx(
+        {
+            "accuracy": 3 / 4,
+            "balanced_accuracy": 3 / 4,
+            "f1_micro": 3 / 4,
+            "f1_macro": (1 + 2 / 3) / 2,
+            "auroc": (1 + 3 / 4) / 2,
+        }
+    )
+    assert found["head"]["agreement_with_model"] == 0
+
+
+def test_figures_that_are_not_defined_are_null():
+    certain = np.array([[0.9, 0.1], [0.2, 0.8]])
+    found = scores({"model": certain}, np.array([0, 0]), ["normal", "abnormal"])
+    assert found["absent"] == ["abnormal"]
+    assert found["model"]["auroc"] is found["model"]["f1_positive"] is None
+    assert found["model"]["balanced_accuracy"] == 1 / 2
+    there = scores({"model": certain}, np.array([0, 1]), ["normal", "abnormal"])
+    assert there["model"]["f1_positive"] == there["model"]["auroc"] == 1
+    outcomes = [
+        Outcome(None, metrics, {"model": certain}, np.array(y), [], None)
+        for metrics, y in ((found, [0, 0]), (there, [0, 1]))
+    ]
+    over = folds.over_folds(outcomes, ["normal", "abnormal"])
+    assert over["mean"]["model"]["auroc"] == 1  # of the one fold that has it
+    assert over["sd"]["model"]["auroc"] is None
+    assert over["pooled"]["absent"] == []
 
 
 def test_folds_hold_out_whole_subjects_of_both_groups_once():
@@ -162,7 +230,6 @@ def test_more_folds_than_subjects_of_a_group_are_refused():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"folds": 0}, "--folds: got 0"),
         ({"folds": 2, "checkpoint": Path("x.pt")}, "--checkpoint: got x.pt for 2 folds"),
         ({"box": [0, 99, 0, 99]}, "box: got (y0, y1, x0, x1) = (0, 99, 0, 99)"),
         ({"slices": [2, 99]}, "slices: got (2, 99)"),

@@ -1,24 +1,41 @@
 """Several splits of one data set: what was held out in each, and the scores over all."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from paper.experiment import Split
+from paper.outcome import Outcome
+from paper.pictures import Split
+from paper.scores import scores
 
 
-def write_folds(found: list[dict], out: Path, ran: dict) -> None:
-    """metrics.json of a cross-validation: all folds, mean and standard deviation over them."""
-    spread: dict[str, dict] = {"mean": {}, "sd": {}}
-    for name in ("model", "head", "paper_head"):
-        numbers = [k for k, v in found[0][name].items() if isinstance(v, float)]
-        table = np.array([[fold[name][k] for k in numbers] for fold in found])
-        spread["mean"][name] = dict(zip(numbers, table.mean(0).tolist(), strict=True))
-        spread["sd"][name] = dict(zip(numbers, table.std(0, ddof=1).tolist(), strict=True))
-    folds = [{k: v for k, v in fold.items() if k not in ran} for fold in found]
-    text = json.dumps({**spread, "folds": folds, **ran}, indent=2)
-    (out / "metrics.json").write_text(text + "\n")
+def over_folds(outcomes: list[Outcome], classes: list[str]) -> dict:
+    """Scores of all held-out predictions together; mean and deviation over folds; each fold's."""
+    probability = {
+        name: np.concatenate([fold.probability[name] for fold in outcomes])
+        for name in outcomes[0].probability
+    }
+    pooled = scores(probability, np.concatenate([fold.y for fold in outcomes]), classes)
+
+    def spread(of: Callable[[list[float]], float], fewest: int) -> dict[str, dict]:
+        """Over the folds where a figure is defined, if they are enough."""
+        found: dict[str, dict] = {}
+        for name in probability:
+            for figure in pooled[name]:
+                values = [fold.metrics[name][figure] for fold in outcomes]
+                values = [v for v in values if v is not None]
+                known = of(values) if len(values) >= fewest else None
+                found.setdefault(name, {})[figure] = known
+        return found
+
+    return {
+        "pooled": pooled,
+        "mean": spread(np.mean, 1),
+        "sd": spread(lambda values: np.std(values, ddof=1), 2),
+        "folds": [fold.metrics for fold in outcomes],
+    }
 
 
 def keep_subjects(splits: list[Split], out: Path) -> None:

@@ -8,13 +8,12 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from captum_hrcam.datasets import ISIC2019
-from paper.experiment import Pictures, Split, first_of_each, to_pixels
+from paper.pictures import Pictures, Split, first_of_each, to_pixels
 
 
 def add_options(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--masks", type=Path, help="ISIC2018_Task1_Training_GroundTruth, to outline lesions"
-    )
+    outlined = "ISIC2018_Task1_Training_GroundTruth, to outline lesions"
+    parser.add_argument("--masks", type=Path, metavar="DIR", help=outlined)
 
 
 def splits(options: Namespace) -> list[Split]:

@@ -3,11 +3,12 @@
 from argparse import ArgumentParser, Namespace
 
 from captum_hrcam.datasets import MURA
-from paper.experiment import Pictures, Split, first_of_each, to_pixels
+from paper.pictures import Pictures, Split, first_of_each, to_pixels
 
 
 def add_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--study-type", nargs="+", help="as shoulder wrist; by default all seven")
+    seven = "as shoulder wrist; by default all seven"
+    parser.add_argument("--study-type", nargs="+", metavar="TYPE", help=seven)
 
 
 def splits(options: Namespace) -> list[Split]:

@@ -1,9 +1,16 @@
 """The paper's two base networks, both with global average pooling before the classifier."""
 
+import functools
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import resnet50, vgg19
+
+# Mean and deviation of a channel: ImageNet's, as its weights were trained; else -1..1.
+STANDARD = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "none": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
 
 
 @dataclass
@@ -21,21 +28,28 @@ class Network:
     initialised: str
 
 
-def build(arch: str, n_classes: int, weights: str = "none") -> Network:
-    """ResNet-50, or VGG-19 with its dense layers replaced by pooling and one linear layer.
+def build(
+    arch: str, n_classes: int, weights: str = "none", *, standardize: bool = False
+) -> Network:
+    """ResNet-50, or VGG-19 with its last max-pool and dense layers replaced by GAP and one linear.
 
     Args:
         arch: "resnet50" or "vgg19".
         n_classes: outputs.
         weights: "imagenet" or "none".
+        standardize: take images in 0..1.
     """
     model, initialised = _initialise({"resnet50": resnet50, "vgg19": vgg19}[arch], weights)
-    if arch == "resnet50":
-        model.fc = nn.Linear(model.fc.in_features, n_classes)
-        return Network(model, "fc", initialised)
-    model.avgpool = nn.AdaptiveAvgPool2d(1)
-    model.classifier = nn.Linear(512, n_classes)
-    return Network(model, "classifier", initialised)
+    classifier = "fc" if arch == "resnet50" else "classifier"
+    if arch == "vgg19":
+        # GAP follows the last convolution, as the paper has it: CAM then is the model's own score.
+        model.features = model.features[:-1]
+        model.avgpool = nn.AdaptiveAvgPool2d(1)
+    features = 2048 if arch == "resnet50" else 512
+    setattr(model, classifier, nn.Linear(features, n_classes))
+    if standardize:  # by what was asked for: a resumed run must not depend on what could be loaded
+        _standardize(model, *STANDARD[weights])
+    return Network(model, classifier, initialised)
 
 
 def _initialise(make, weights: str) -> tuple[nn.Module, str]:
@@ -50,3 +64,19 @@ def _initialise(make, weights: str) -> tuple[nn.Module, str]:
                 "say --weights none."
             )
     return make(), "random"
+
+
+def _standardize(model: nn.Module, mean: tuple[float, ...], deviation: tuple[float, ...]) -> None:
+    """Let the model take images in 0..1, so that what is drawn keeps its colours.
+
+    In a hook rather than in a module of its own, which would be one more layer to find.
+    """
+    model.register_forward_pre_hook(functools.partial(_scale, mean=mean, deviation=deviation))
+
+
+def _scale(
+    module: nn.Module, inputs: tuple, mean: tuple[float, ...], deviation: tuple[float, ...]
+) -> tuple[Tensor]:
+    (x,) = inputs
+    mean, deviation = (x.new_tensor(v)[:, None, None] for v in (mean, deviation))
+    return ((x - mean) / deviation,)

@@ -4,17 +4,23 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 from sklearn.model_selection import StratifiedKFold
+from tqdm.auto import tqdm
 
 from captum_hrcam.datasets import NeuromelaninMRI
-from paper.experiment import Pictures, Split, to_pixels
+from paper.options import at_least
+from paper.pictures import Pictures, Split, to_pixels
+from paper.training import rank
 
-POSITIVES, OTHERS = 4, 2  # subjects drawn
+POSITIVES, OTHERS = 4, 2  # subjects drawn, of all folds together
 
 
 def add_options(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("--folds", type=int, default=1, help="of subjects; 1, the default: 30%% held out once")
-    add("--times", type=int, default=10, help="augmented copies of a slice in an epoch; default 10")
+    default = "default %(default)s"
+    held_out = f"of subjects; 1 holds out 30 %% once; {default}"
+    add("--folds", metavar="N", type=at_least(1), default=1, help=held_out)
+    copies = f"augmented copies of a slice in an epoch; {default}"
+    add("--times", metavar="N", type=at_least(1), default=10, help=copies)
     add("--slices", type=int, nargs=2, metavar=("START", "STOP"), help="by default all")
     add(
         "--box",
@@ -23,15 +29,15 @@ def add_options(parser: ArgumentParser) -> None:
         metavar=("Y0", "Y1", "X0", "X1"),
         help="rows and columns around the brain stem; by default whole slices",
     )
-    add("--group-column", default="group", help="of participants.tsv; default group")
-    add("--positive", default="PD", help="the group of patients; default PD")
-    add("--suffix", help="BIDS suffix of the scans, as MTw, where there are several")
+    add("--group-column", metavar="NAME", default="group", help=f"of participants.tsv; {default}")
+    add("--positive", metavar="GROUP", default="PD", help=f"the group of patients; {default}")
+    add(
+        "--suffix", metavar="NAME", help="BIDS suffix of the scans, as MTw, where there are several"
+    )
 
 
 def splits(options: Namespace) -> list[Split]:
     """The data set's own split by subject, or one for each fold."""
-    if options.folds < 1:
-        raise ValueError(f"--folds: got {options.folds}, expected 1 or more.")
     if options.folds > 1 and options.checkpoint:
         raise ValueError(
             f"--checkpoint: got {options.checkpoint} for {options.folds} folds, which have one "
@@ -41,15 +47,20 @@ def splits(options: Namespace) -> list[Split]:
         sides = [read(options, side) for side in ("train", "test")]
         return [split(options, *((data, range(len(data))) for data in sides))]
     data = read(options, "all")
+    folds = by_subject(data.subjects, data.targets, options.folds)
     return [
-        split(options, (data, train), (data, test))
-        for train, test in by_subject(data.subjects, data.targets, options.folds)
+        split(options, (data, train), (data, test), fold)
+        for fold, (train, test) in enumerate(folds)
     ]
 
 
 def read(options: Namespace, side: str) -> NeuromelaninMRI:
-    """One side of the data set, in the box and the range of slices asked for."""
-    return NeuromelaninMRI(
+    """One side of the data set, in the box and the range of slices asked for.
+
+    Each scan is read once now: a damaged one is refused before any training, and forked worker
+    processes find the slices in memory.
+    """
+    data = NeuromelaninMRI(
         options.root,
         side,
         group_column=options.group_column,
@@ -58,6 +69,10 @@ def read(options: Namespace, side: str) -> NeuromelaninMRI:
         slices=options.slices and tuple(options.slices),
         box=options.box and tuple(options.box),
     )
+    one_of_each = {path: i for i, path in enumerate(data.paths)}.values()
+    for i in tqdm(one_of_each, desc="reading scans", disable=rank() > 0):
+        data[i]
+    return data
 
 
 def by_subject(
@@ -89,10 +104,12 @@ def split(
     options: Namespace,
     train: tuple[NeuromelaninMRI, Sequence[int]],
     test: tuple[NeuromelaninMRI, Sequence[int]],
+    fold: int = 0,
 ) -> Split:
-    """(data, items) of each side as a split, patients and others drawn at their middle slices."""
+    """(data, items) of each side as a split; what is drawn is dealt out among the folds."""
     size, (data, items) = options.image_size, test
-    shown = middle_slices(data, items)
+    patients, others = (len(range(fold, n, options.folds)) for n in (POSITIVES, OTHERS))
+    shown = middle_slices(data, items, patients, others)
     cases = [
         (i, data.targets[items[i]], f"{data.subjects[items[i]]}, slice {data.levels[items[i]]}")
         for i in shown
@@ -109,12 +126,14 @@ def split(
     )
 
 
-def middle_slices(data: NeuromelaninMRI, items: Sequence[int]) -> list[int]:
-    """Positions in ``items``: the middle slice of some patients, then of some others."""
+def middle_slices(
+    data: NeuromelaninMRI, items: Sequence[int], n_patients: int, n_others: int
+) -> list[int]:
+    """Positions in ``items``: the middle slice of the first patients, then of the first others."""
     slices: dict[tuple[int, str], list[int]] = {}
     for position, i in enumerate(items):
         slices.setdefault((data.targets[i], data.subjects[i]), []).append(position)
     middle = {key: rows[len(rows) // 2] for key, rows in slices.items()}
     patients = [middle[key] for key in sorted(middle) if key[0] == 1]
     others = [middle[key] for key in sorted(middle) if key[0] == 0]
-    return patients[:POSITIVES] + others[:OTHERS]
+    return patients[:n_patients] + others[:n_others]

@@ -1,26 +1,23 @@
-"""From a trained network to the paper's figures: heads, scores, comparison, weights, layers."""
+"""From a trained network to what is told and drawn of it: heads, predictions, maps."""
 
 import functools
-import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from captum.attr import LayerGradCam
-from matplotlib.figure import Figure
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from captum_hrcam import CAM, HRCAM, FitReport, compare, find_layers
-from captum_hrcam.visualize import comparison_figure, layers_figure, weights_figure
+from captum_hrcam import CAM, HRCAM, find_layers
+from paper import scores
 from paper.networks import Network
+from paper.pictures import Split
 
-DPI = 200
+Load = Callable[[Dataset], DataLoader]
 
 
 @dataclass
@@ -41,16 +38,62 @@ class Fitted:
     methods: dict[str, object]
 
 
-def fit(network: Network, train_set: Dataset, batch_size: int, device: torch.device) -> Fitted:
-    """Fit both heads on the training images, read once each, without augmentation."""
+@dataclass
+class Outcome:
+    """One network on the images that it was not trained on.
+
+    Args:
+        fitted: the network and what explains it.
+        metrics: for metrics.json.
+        probability: {"model", "head", "paper_head": of the classes (n, K)}.
+        y: (n,) labels.
+        cases: those to draw: (image, class, caption) each.
+        masks: (cases, H, W), outlined.
+    """
+
+    fitted: Fitted
+    metrics: dict
+    probability: dict[str, np.ndarray]
+    y: np.ndarray
+    cases: list[tuple[Tensor, int, str]]
+    masks: Tensor | None
+
+
+def explain(network: Network, split: Split, load: Load) -> Outcome:
+    """Fit the heads on one side of the split, ask them about the other."""
+    fitted = fit(network, load(split.plain))
+    probability, y = predictions(fitted, load(split.test))
+    metrics = scores.scores(probability, y, split.classes)
+    for name, hrcam in (("head", fitted.hrcam), ("paper_head", fitted.paper)):
+        shares = {layer: share.tolist() for layer, share in hrcam.report.shares.items()}
+        metrics[name] |= {
+            "solver": hrcam.report.solver,
+            "choices": hrcam.report.choices,
+            "shares": shares,
+        }
+    metrics |= {
+        "initialised": network.initialised,
+        "images": {"train": len(split.plain), "test": len(split.test)},
+        "subjects": {side: len(names) for side, names in split.subjects.items()},
+        "drawn": split.names,
+    }
+    cases = [
+        (split.test[i][0], c, f"{caption}\n{split.classes[c]}: {probability['model'][i, c]:.2f}")
+        for i, c, caption in split.cases
+    ]
+    return Outcome(fitted, metrics, probability, y, cases, split.masks)
+
+
+def fit(network: Network, images: DataLoader) -> Fitted:
+    """Fit both heads, each in one pass over the training images, without augmentation."""
     model = network.model
-    loader = DataLoader(train_set, batch_size)
-    layers = find_layers(model, next(iter(loader))[0][:1].to(device))
+    first, _ = images.dataset[0]
+    layers = find_layers(model, first[None].to(device_of(model)))
     hrcam, paper = HRCAM(model, layers), HRCAM(model, layers)
-    print(hrcam.fit(loader, show_progress=True))
+    print(hrcam.fit(images, show_progress=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it is here to be compared
-        print(paper.fit(loader, solver="adam", show_progress=True))
+        print(paper.fit(images, solver="adam", show_progress=True))
     before_last = model.get_submodule(list(layers)[-2])
     methods = {
         "CAM": CAM(model, list(layers)[-1], network.classifier),
@@ -65,100 +108,25 @@ def fit(network: Network, train_set: Dataset, batch_size: int, device: torch.dev
     return Fitted(model, hrcam, paper, methods)
 
 
-def predictions(
-    predict: Mapping[str, Callable[[Tensor], Tensor]],
-    data: Dataset,
-    batch_size: int,
-    device: torch.device,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """{name: class probabilities (N, K)} in one pass over the data, and the labels (N,)."""
-    scores: dict[str, list[Tensor]] = {name: [] for name in predict}
-    labels = []
-    with torch.no_grad():
-        for images, y in tqdm(DataLoader(data, batch_size), desc="predicting"):
-            labels.append(y)
-            for name, of in predict.items():
-                scores[name].append(of(images.to(device)).softmax(1).cpu())
-    return {k: torch.cat(v).double().numpy() for k, v in scores.items()}, torch.cat(labels).numpy()
+@torch.no_grad()
+def predictions(fitted: Fitted, images: DataLoader) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """{"model", "head", "paper_head": class probabilities (n, K)} and the labels (n,).
 
-
-def classification(probability: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Accuracy, balanced accuracy, F1 and AUROC, by scikit-learn."""
-    guess, k = probability.argmax(1), probability.shape[1]
-    present = len(set(y)) == k
-    if k == 2:
-        auroc = roc_auc_score(y, probability[:, 1]) if present else float("nan")
-    else:
-        sure = probability / probability.sum(1, keepdims=True)  # as float64, to a hair
-        auroc = roc_auc_score(y, sure, multi_class="ovr") if present else float("nan")
-    return {
-        "accuracy": accuracy_score(y, guess),
-        "balanced_accuracy": balanced_accuracy_score(y, guess),
-        "f1_micro": f1_score(y, guess, average="micro"),
-        "f1_macro": f1_score(y, guess, average="macro"),
-        "auroc": auroc,
-    }
-
-
-def write_scores(
-    fitted: Fitted, data: Dataset, batch_size: int, device: torch.device, out: Path, extra: dict
-) -> dict:
-    """metrics.json: model and heads on the test images, their agreement, the layers' shares."""
-    predict = {
-        "model": fitted.model,
-        "head": fitted.hrcam.predict,
-        "paper_head": fitted.paper.predict,
-    }
-    probability, y = predictions(predict, data, batch_size, device)
-    found: dict = {name: classification(p, y) for name, p in probability.items()}
-    model = probability["model"].argmax(1)
-    for name in ("head", "paper_head"):
-        found[name]["agreement_with_model"] = float((probability[name].argmax(1) == model).mean())
-    for name, hrcam in (("head", fitted.hrcam), ("paper_head", fitted.paper)):
-        report: FitReport = hrcam.report
-        found[name]["solver"] = report.solver
-        found[name]["choices"] = report.choices
-        found[name]["shares"] = {k: v.tolist() for k, v in report.shares.items()}
-    found |= extra
-    (out / "metrics.json").write_text(json.dumps(found, indent=2) + "\n")
-    return found
-
-
-def write_figures(
-    fitted: Fitted,
-    classes: list[str],
-    cases: list[tuple[Tensor, int, str]],
-    out: Path,
-    masks: Tensor | None = None,
-) -> None:
-    """comparison.png (Figs. 2, 4, 5, 6A), layers.png and weights.png (6B, 6C).
-
-    Args:
-        cases: (image, class, caption) each.
-        masks: (n, H, W), outlined.
+    A head runs the model, whose own scores are kept by the way.
     """
-    device = next(fitted.model.parameters()).device
-    x = torch.stack([image for image, _, _ in cases]).to(device)
-    y = torch.tensor([label for _, label, _ in cases], device=device)
-    captions = [caption for _, _, caption in cases]
-    maps = compare(fitted.methods, x, y)
-    figure, _ = comparison_figure(x.cpu(), maps, masks=masks, captions=captions)
-    save(figure, out / "comparison.png")
-    few = slice(0, 3)
-    layers = fitted.hrcam.layer_maps(x[few], y[few])
-    figure, _ = layers_figure(
-        x[few].cpu(),
-        layers,
-        masks=None if masks is None else masks[few],
-        captions=captions[few],
-        resolutions=fitted.hrcam.report.resolutions,
-    )
-    save(figure, out / "layers.png")
-    told = 1 if len(classes) == 2 else None  # of two classes the abnormal one says it all
-    figure, _ = weights_figure(fitted.hrcam.weights, classes=classes, target=told)
-    save(figure, out / "weights.png")
+    found: dict[str, list[Tensor]] = {"model": [], "head": [], "paper_head": []}
+    labels, given = [], {}
+    heads = {"head": fitted.hrcam, "paper_head": fitted.paper}
+    device = device_of(fitted.model)
+    with fitted.model.register_forward_hook(lambda *ran: given.update(model=ran[-1])):
+        for x, y in tqdm(images, desc="predicting"):
+            given |= {name: head.predict(x.to(device)) for name, head in heads.items()}
+            for name, rows in found.items():
+                rows.append(given[name].softmax(1).cpu())
+            labels.append(y)
+    return {k: torch.cat(v).double().numpy() for k, v in found.items()}, torch.cat(labels).numpy()
 
 
-def save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=DPI)
-    print(f"wrote {path}")
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model is, and its inputs must be."""
+    return next(model.parameters()).device

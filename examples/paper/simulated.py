@@ -1,6 +1,7 @@
 """Simulated lesions: the paper's Figs. 2 and 3, against masks that nothing was fitted on."""
 
 import copy
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,25 +11,47 @@ import torch
 from sklearn.metrics import roc_curve
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from captum_hrcam import Evaluation, compare, evaluate
 from captum_hrcam.datasets import SimulatedPathology
 from captum_hrcam.visualize import boxes_figure, roc_figure
-from paper.outcome import Fitted, save
+from paper.figures import save
+from paper.options import at_least
+from paper.outcome import Fitted, device_of
+from paper.pictures import AUGMENT, Split
 
-AUGMENT = v2.Compose(
-    [
-        v2.RandomHorizontalFlip(),
-        v2.RandomAffine(20, translate=(0.1, 0.1), interpolation=v2.InterpolationMode.BILINEAR),
-    ]
-)
+DRAWN = 6
 RATES = [f"{rate} {t}" for t in (0.3, 0.5, 0.8) for rate in ("sensitivity", "specificity")]
 RATES += ["sensitivity at specificity 0.90", "sensitivity at specificity 0.95", "pixel AP"]
 TESTED = ["reference", "metric", "method", "mean_difference", "low", "high", "t_holm"]
 TESTED += ["wilcoxon_holm"]
 FALSE_POSITIVES = np.concatenate([[0], np.geomspace(1e-4, 1, 400)])
+
+
+def add_options(parser: ArgumentParser) -> None:
+    both = "for training, and a third of it for tests; default %(default)s"
+    parser.add_argument("--images", metavar="N", type=at_least(30), default=6000, help=both)
+
+
+def splits(options: Namespace) -> list[Split]:
+    """Drawn for training and for tests; the first lesions of the tests."""
+    n, size = options.images, options.image_size
+    train, test = Drawn(n, size, seed=0, transform=AUGMENT), Drawn(n // 3, size, seed=1)
+    shown = list(range(1, n // 3, 2))[:DRAWN]
+    kinds = [test.kind(i) for i in shown]
+    return [
+        Split(
+            train,
+            train.plain(),
+            test,
+            list(Drawn.classes),
+            [(i, 1, kind) for i, kind in zip(shown, kinds, strict=True)],
+            [f"image {i}, {kind}" for i, kind in zip(shown, kinds, strict=True)],
+            masks=torch.stack([test.mask(i) for i in shown]),
+            standardize=False,
+        )
+    ]
 
 
 class Drawn(Dataset):
@@ -114,10 +137,9 @@ def medians(summary: pd.DataFrame) -> pd.DataFrame:
 def _roc(fitted: Fitted, lesions: Drawn):
     """Pixel ROC, averaged over images at equal false positive rates."""
     rates: dict[str, list[np.ndarray]] = {}
-    device = next(fitted.model.parameters()).device
     for start in tqdm(range(0, len(lesions), 16), desc="pixel ROC"):
         rows = range(start, min(start + 16, len(lesions)))
-        x = torch.stack([lesions[i][0] for i in rows]).to(device)
+        x = torch.stack([lesions[i][0] for i in rows]).to(device_of(fitted.model))
         masks = [lesions.mask(i).flatten() for i in rows]
         for name, maps in compare(fitted.methods, x, 1).items():
             for mask, a in zip(masks, maps.cpu(), strict=True):

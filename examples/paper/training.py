@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 from tqdm.auto import tqdm
+
+from paper.networks import Network
 
 
 @contextmanager
@@ -31,19 +34,33 @@ def device_group() -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-def is_first() -> bool:
-    """Whether this process is the one that writes files."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+def n_processes() -> int:
+    """How many train together; torchrun says it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    """This process's number among them; the first, 0, is the one that writes files."""
+    return int(os.environ.get("RANK", 0))
+
+
+def loader(
+    data: Dataset, batch_size: int, workers: int, device: torch.device, **options
+) -> DataLoader:
+    """Batches, read by ``workers`` processes into memory that a GPU copies from."""
+    pin = device.type == "cuda"
+    return DataLoader(data, batch_size, num_workers=workers, pin_memory=pin, **options)
 
 
 def train(
-    model: nn.Module,
+    network: Network,
     data: Dataset,
     *,
     epochs: int,
     batch_size: int,
     device: torch.device,
     checkpoint: Path,
+    settings: dict,
     lr: float = 1e-3,
     workers: int = 0,
     class_weights: Tensor | None = None,
@@ -52,40 +69,42 @@ def train(
     """AdamW under a one-cycle schedule; a run that was cut off goes on after its last epoch.
 
     Args:
-        model: is trained in place and left on ``device``, in eval mode.
+        network: its model is trained in place and left on ``device``, in eval mode.
         data: (image, label) items, augmentation included.
         batch_size: of all processes together.
         checkpoint: written whole after each epoch; removed by nobody.
+        settings: what the run was asked for; one with others does not go on from the checkpoint.
         class_weights: (K,), of the cross-entropy.
         seed: of order and augmentation, for each epoch anew: a resumed run repeats neither.
     """
-    ranks = dist.get_world_size() if dist.is_initialized() else 1
-    model.to(device, memory_format=torch.channels_last)
-    wrapped = DistributedDataParallel(model) if ranks > 1 else model
-    sampler = DistributedSampler(data, seed=seed) if ranks > 1 else None
-    loader = DataLoader(
+    together = n_processes()
+    sampler = DistributedSampler(data, seed=seed) if together > 1 else None
+    batches = loader(
         data,
-        batch_size=batch_size // ranks,
+        batch_size // together,
+        workers,
+        device,
         sampler=sampler,
         shuffle=sampler is None,
         drop_last=len(data) > batch_size,  # BatchNorm cannot train on one image
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
+    )
+    model = network.model.to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
+    done = _resume(checkpoint, settings, network, optimizer)
+    # From the step that was reached, not from a saved state: torchrun may now have more processes.
+    steps = len(batches)
+    schedule = OneCycleLR(
+        optimizer, max_lr=lr, total_steps=epochs * steps, last_epoch=done * steps - 1
     )
     criterion = nn.CrossEntropyLoss(None if class_weights is None else class_weights.to(device))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=lr, total_steps=epochs * len(loader)
-    )
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
-    first = _resume(checkpoint, epochs, parts, device)
-    for epoch in range(first, epochs):
-        torch.manual_seed(seed * 1000 + epoch)
+    wrapped = DistributedDataParallel(model) if together > 1 else model
+    for epoch in range(done, epochs):
+        torch.manual_seed((seed * 1000 + epoch) * together + rank())
         if sampler:
             sampler.set_epoch(epoch)
         model.train()
-        bar = tqdm(loader, desc=f"epoch {epoch + 1} of {epochs}", disable=not is_first())
+        bar = tqdm(batches, desc=f"epoch {epoch + 1} of {epochs}", disable=rank() > 0)
         for images, labels in bar:
             images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
             with torch.autocast(device.type, enabled=scaler.is_enabled()):
@@ -96,31 +115,37 @@ def train(
             scaler.update()
             schedule.step()
             bar.set_postfix(loss=f"{loss.item():.3f}")
-        if is_first():
-            _save(checkpoint, epoch + 1, epochs, parts)
+        if rank() == 0:
+            state = {"done": epoch + 1, "settings": settings, "initialised": network.initialised}
+            state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            _save(checkpoint, state)
     model.eval()
 
 
-def _save(checkpoint: Path, done: int, epochs: int, parts: dict) -> None:
+def _save(checkpoint: Path, state: dict) -> None:
     """Whole or not at all: a run killed while it writes leaves the earlier checkpoint."""
-    state = {name: part.state_dict() for name, part in parts.items()}
     partial = checkpoint.with_suffix(".partial")
-    torch.save({"done": done, "epochs": epochs, **state}, partial)
+    torch.save(state, partial)
     os.replace(partial, checkpoint)
 
 
-def _resume(checkpoint: Path, epochs: int, parts: dict, device: torch.device) -> int:
+def _resume(
+    checkpoint: Path, settings: dict, network: Network, optimizer: torch.optim.Optimizer
+) -> int:
     """Load what an earlier run left; the number of epochs done."""
     if not checkpoint.exists():
         return 0
-    state = torch.load(checkpoint, map_location=device, weights_only=True)
-    if state["epochs"] != epochs:
-        raise SystemExit(
-            f"--epochs: got {epochs}, but {checkpoint} is of a run of {state['epochs']}, whose "
-            "learning rate follows that number. Say the same, or name another --checkpoint."
-        )
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    if is_first():
-        print(f"going on from {checkpoint}: {state['done']} of {epochs} epochs done")
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    for name, value in settings.items():
+        known = state["settings"].get(name)
+        if known != value:
+            raise SystemExit(
+                f"--{name.replace('_', '-')}: got {value}, but {checkpoint} is of a run with "
+                f"{known}. Say the same, or name another --out or --checkpoint."
+            )
+    network.model.load_state_dict(state["model"])
+    network.initialised = state["initialised"]
+    optimizer.load_state_dict(state["optimizer"])
+    if rank() == 0:
+        print(f"going on from {checkpoint}: {state['done']} epochs done")
     return state["done"]
