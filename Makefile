@@ -1,9 +1,12 @@
 # Every command of the project; CI, README and CONTRIBUTING use these and no other.
 PYTHON ?= python3
 BIN := .venv/bin
+# The lower bounds of pyproject.toml; torch 2.4 has wheels for Python 3.10 to 3.12.
+OLDEST := captum==0.8.0 torch==2.4.0 torchvision==0.19.0 matplotlib==3.10.0 scipy==1.15.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench bench-localization bench-faithfulness dist hooks clean
+.PHONY: help demo test lint docs bench bench-scale bench-localization bench-faithfulness dist hooks clean \
+  test-nightly test-oldest soak mutation audit
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -20,6 +23,28 @@ demo: .venv/installed  ## train a small CNN on simulated lesions, fit HR-CAM, co
 test: .venv/installed  ## run the tests, docstring examples included
 	$(BIN)/python -m pytest
 
+test-nightly: .venv/installed  ## every property on 200 random networks instead of 25
+	NETWORKS=200 $(BIN)/python -m pytest tests/test_random_networks.py
+
+test-oldest:  ## the tests on the oldest supported torch and Captum, in .venv/oldest
+	$(PYTHON) -m venv .venv/oldest
+	.venv/oldest/bin/python -m pip install --quiet --editable '.[eval,mri]' pytest hypothesis $(OLDEST)
+	.venv/oldest/bin/python -m pytest
+
+soak: .venv/installed  ## 10,000 calls: memory, files and hooks must not grow
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py
+
+mutation: .venv/installed  ## small changes to the code that the tests must notice (MODULES="fusion head")
+	$(BIN)/python -m pip install --quiet cosmic-ray
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation.py $(MODULES)
+
+audit: .venv/installed  ## licences of all that is installed; known vulnerabilities (fails where the index does not tell them)
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet pip-audit pip-licenses
+	.venv/audit/bin/pip-licenses --python $(BIN)/python --order=license
+	$(BIN)/python -m pip freeze --exclude-editable > .venv/audit/installed.txt
+	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r .venv/audit/installed.txt
+
 lint: .venv/installed  ## ruff (style, formatting) and mypy (types)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,8 +54,15 @@ docs: .venv/installed  ## build the documentation, examples executed, warnings a
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-bench: .venv/installed  ## time against a bare forward pass and Grad-CAM; writes benchmarks/RESULTS.md
+bench: .venv/installed  ## time and memory of maps and fits, beside peers; writes benchmarks/RESULTS.md
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/fitting.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/growth.py
+
+bench-scale: .venv/installed  ## a ridge head on a million images' features, in 2 GiB of memory (16 GB of disk)
+	$(BIN)/python benchmarks/scale.py
 
 bench-localization: .venv/installed  ## maps against masks, beside every peer (SIZE=full: an hour)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

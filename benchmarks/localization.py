@@ -21,7 +21,7 @@ from images import KINDS, Images
 from networks import NETWORKS, train
 from peers import SLOW, Attribute, gaussian, peers
 from results import table, write_section
-from speed import seconds
+from timing import seconds
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -35,7 +35,7 @@ SIZES = {
         "images": 2000,
         "epochs": 8,
         "tested": 60,
-        "kinds": {"lesions": 2, "dark digits": 1, "gratings": 1},  # seeds of each
+        "kinds": {"lesions": 3, "dark digits": 3, "gratings": 3},  # seeds of each
     },
 }
 SUBSET = 24  # images for the slow methods

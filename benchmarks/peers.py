@@ -32,37 +32,37 @@ def peers(model: nn.Module, layers: dict[str, nn.Module]) -> dict[str, Attribute
     """{"method | configuration": f(images, targets) -> (N, 1, H, W)}; layers shallow to deep."""
     modules, names = list(layers.values()), list(layers)
     n = len(modules)
-    found: dict[str, Attribute] = {"CAM | last": _of_captum(CAM(model, names[-1]))}
+    found: dict[str, Attribute] = {"CAM | last": of_captum(CAM(model, names[-1]))}
     for i, module in enumerate(modules, 1):
-        found[f"Grad-CAM, Captum | stage {i}"] = _of_captum(LayerGradCam(model, module))
+        found[f"Grad-CAM, Captum | stage {i}"] = of_captum(LayerGradCam(model, module))
     fused = {f"last {k} fused": modules[-k:] for k in (n, 2)}
     single = {f"stage {i}": [module] for i, module in enumerate(modules, 1)}
     for family, method in FAMILIES.items():
         for name, chosen in {**single, **fused}.items():
-            found[f"{family} | {name}"] = functools.partial(_grad_cam, method, model, chosen)
+            found[f"{family} | {name}"] = functools.partial(of_grad_cam, method, model, chosen)
     for name in ("LayerCAM", "GradCAMpp"):
         method = getattr(torchcam.methods, name)
-        run = functools.partial(_torchcam, method, model, names)
+        run = functools.partial(of_torchcam, method, model, names)
         found[f"{name}, torchcam | last {n} fused"] = run
-    refine = functools.partial(_torchcam, torchcam.methods.RefineCAM, model, names)
+    refine = functools.partial(of_torchcam, torchcam.methods.RefineCAM, model, names)
     found[f"RefineCAM, torchcam | last {n} fused"] = refine
-    found["FullGrad | all layers"] = functools.partial(_grad_cam, pgc.FullGrad, model, [])
-    found["ScoreCAM | last"] = functools.partial(_grad_cam, pgc.ScoreCAM, model, modules[-1:])
+    found["FullGrad | all layers"] = functools.partial(of_grad_cam, pgc.FullGrad, model, [])
+    found["ScoreCAM | last"] = functools.partial(of_grad_cam, pgc.ScoreCAM, model, modules[-1:])
     return found
 
 
-def _of_captum(method: LayerGradCam | CAM) -> Attribute:
+def of_captum(method: LayerGradCam | CAM) -> Attribute:
     """The positive part, as Grad-CAM is defined."""
     return lambda x, y: compare({"map": method}, x, y)["map"].relu()
 
 
-def _grad_cam(method: type, model: nn.Module, chosen: list, x: Tensor, y: Tensor) -> Tensor:
+def of_grad_cam(method: type, model: nn.Module, chosen: list, x: Tensor, y: Tensor) -> Tensor:
     with method(model=model, target_layers=chosen) as cam:
         targets = [ClassifierOutputTarget(int(c)) for c in y]
         return torch.from_numpy(cam(input_tensor=x.clone(), targets=targets))[:, None]
 
 
-def _torchcam(method: type, model: nn.Module, names: list, x: Tensor, y: Tensor) -> Tensor:
+def of_torchcam(method: type, model: nn.Module, names: list, x: Tensor, y: Tensor) -> Tensor:
     with method(model, names) as cam:
         maps = cam(y.tolist(), model(x.clone().requires_grad_()))
         fused = cam.fuse_cams(maps) if len(maps) > 1 else maps[0]

@@ -1,86 +1,139 @@
-"""Time of HR-CAM against a bare forward pass and Captum's Grad-CAM, side by side in one run.
+"""Time of HR-CAM's maps against a bare forward pass and its peers, side by side in one run.
 
-    make bench
-
-Every figure is the median of ratios over interleaved rounds, so that what else the machine does
-falls on both sides alike.
+make bench
 """
 
 import argparse
-import platform
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import captum
 import torch
+import torchcam.methods
 from captum.attr import LayerAttribution, LayerGradCam
-from results import write_section
+from peers import of_grad_cam, of_torchcam
+from pytorch_grad_cam import GradCAMPlusPlus
+from results import table, write_section
+from timing import machine, ratios
 from torch import Tensor, nn
 from torchvision.models import get_model
 
 from captum_hrcam import HRCAM, find_layers
 
-
-def seconds(run: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
-
-
-def ratios(run: Callable[[], object], base: Callable[[], object], rounds: int) -> list[float]:
-    """Time of ``run`` over time of ``base``, one figure per round, who goes first in turn."""
-    run(), base()
-    found = []
-    for i in range(rounds):
-        pair = [run, base] if i % 2 else [base, run]
-        times = {f: seconds(f) for f in pair}
-        found.append(times[run] / times[base])
-    return found
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CLASSES = 8
+# what / against what: at most
+TARGETS = {
+    ("attribute", "bare forward"): 1.03,
+    ("class_maps, 8 classes", "bare forward"): 1.06,
+    ("native_maps, 1,000 classes", "bare forward"): 2.0,
+    ("attribute", "Captum LayerGradCam, last layer"): 0.95,
+    ("attribute", "torchcam LayerCAM, 4 layers fused"): 0.5,
+    ("attribute", "grad-cam GradCAM++, 5 layers fused"): None,
+    ("attribute", "Captum LayerGradCam, each of 5 layers"): None,
+    ("attribute, evidence", "bare forward"): None,
+    ("attribute, agreement", "bare forward"): None,
+    ("attribute, tiny network", "bare forward, tiny network"): 2.0,
+}
 
 
-def methods(name: str, batch: int, size: int) -> tuple[Callable[[], object], dict[str, Callable]]:
-    """The bare forward pass, and what is timed against it."""
-    torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: nn.Module = get_model(name, weights=None, num_classes=8).eval().to(device)
-    x: Tensor = torch.randn(batch, 3, size, size, device=device)
-    layers = find_layers(model, x[:1])
+def fitted(model: nn.Module, layers: list, x: Tensor, classes: int) -> HRCAM:
+    """With a head of two images a class: what it says does not change what it costs."""
+    small = torch.randn(2 * classes, *x.shape[1:2], *[min(64, s) for s in x.shape[2:]])
     hrcam = HRCAM(model, layers)
-    images = torch.randn(16, 3, 64, 64)
-    hrcam.fit([(images, torch.arange(16) % 8)])
-    gradcam = LayerGradCam(model, model.get_submodule(layers[-1]))
+    hrcam.fit([(small, torch.arange(2 * classes) % classes)], solver="pattern")
+    return hrcam
 
-    def forward() -> Tensor:
-        with torch.no_grad():
-            return model(x)
 
-    return forward, {
-        "`attribute`": lambda: hrcam.attribute(x, 1),
-        '`attribute`, fusion="evidence"': lambda: hrcam.attribute(x, 1, fusion="evidence"),
-        "`class_maps`, 8 classes": lambda: hrcam.class_maps(x),
-        "Captum LayerGradCam, last layer, upsampled": lambda: LayerAttribution.interpolate(
-            gradcam.attribute(x, 1), (size, size), "bilinear"
+def runs(name: str, batch: int, size: int) -> dict[str, Callable[[], Any]]:
+    """What is timed, on one network and one batch."""
+    torch.manual_seed(0)
+    model = get_model(name, weights=None, num_classes=CLASSES).eval().to(DEVICE)
+    x = torch.randn(batch, 3, size, size, device=DEVICE)
+    y = torch.ones(batch, dtype=torch.int64, device=DEVICE)
+    layers = find_layers(model, x[:1])
+    hrcam = fitted(model, list(layers), x, CLASSES)
+    modules = [model.get_submodule(layer) for layer in layers]
+    gradcams = [LayerGradCam(model, module) for module in modules]
+
+    def captums(which: list[LayerGradCam]) -> list[Tensor]:
+        return [
+            LayerAttribution.interpolate(method.attribute(x, y), (size, size), "bilinear")
+            for method in which
+        ]
+
+    return {
+        "bare forward": lambda: bare(model, x),
+        "attribute": lambda: hrcam.attribute(x, y),
+        "attribute, evidence": lambda: hrcam.attribute(x, y, fusion="evidence"),
+        "attribute, agreement": lambda: hrcam.attribute(x, y, fusion="agreement"),
+        "class_maps, 8 classes": lambda: hrcam.class_maps(x),
+        "Captum LayerGradCam, last layer": lambda: captums(gradcams[-1:]),
+        "Captum LayerGradCam, each of 5 layers": lambda: captums(gradcams),
+        "torchcam LayerCAM, 4 layers fused": lambda: of_torchcam(
+            torchcam.methods.LayerCAM, model, list(layers)[-4:], x, y
+        ),
+        "grad-cam GradCAM++, 5 layers fused": lambda: of_grad_cam(
+            GradCAMPlusPlus, model, modules, x, y
         ),
     }
 
 
-def table(names: list[str], batches: list[int], size: int, rounds: int) -> str:
-    lines = ["| model | batch | what | time / bare forward | quartiles |", "|---|---|---|---|---|"]
-    for name in names:
-        for batch in batches:
-            forward, timed = methods(name, batch, size)
-            for what, run in timed.items():
-                found = ratios(run, forward, rounds)
+def many_classes(size: int) -> dict[str, Callable[[], Any]]:
+    """A ResNet-50 of a thousand classes, one image, maps at the layers' own resolution."""
+    model = get_model("resnet50", weights=None).eval().to(DEVICE)
+    x = torch.randn(1, 3, size, size, device=DEVICE)
+    hrcam = fitted(model, list(find_layers(model, x)), x, 1000)
+    return {
+        "bare forward": lambda: bare(model, x),
+        "native_maps, 1,000 classes": lambda: hrcam.native_maps(x),
+    }
+
+
+def tiny(dims: int) -> dict[str, Callable[[], Any]]:
+    """One image through a network so small that Python's share shows."""
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+    pool = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[dims - 1]
+    blocks = [nn.Sequential(conv(c, 8, 3, padding=1), nn.ReLU(), pool(2)) for c in (1, 8, 8)]
+    model = nn.Sequential(*blocks, nn.Flatten(), nn.LazyLinear(CLASSES)).eval().to(DEVICE)
+    x = torch.randn(1, 1, *[32] * dims, device=DEVICE)
+    bare(model, x)
+    hrcam = HRCAM(model, ["0.1", "1.1", "2.1"])
+    images = torch.randn(16, 1, *[32] * dims)
+    hrcam.fit([(images, torch.arange(16) % CLASSES)], solver="pattern")
+    return {
+        "bare forward, tiny network": lambda: [bare(model, x) for _ in range(20)],
+        "attribute, tiny network": lambda: [hrcam.attribute(x, 1) for _ in range(20)],
+    }
+
+
+@torch.no_grad()
+def bare(model: nn.Module, x: Tensor) -> Tensor:
+    return model(x)
+
+
+def measured(options: argparse.Namespace) -> Iterator[list[str]]:
+    """The table's rows."""
+    cases = {
+        (name, str(batch)): lambda n=name, b=batch: runs(n, b, options.size)
+        for name in options.models
+        for batch in options.batches
+    }
+    cases[("resnet50, 1,000 classes", "1")] = lambda: many_classes(options.size)
+    for dims in (1, 2, 3):
+        cases[(f"three convolutions, {dims}D", "1")] = lambda d=dims: tiny(d)
+    for (name, batch), build in cases.items():
+        timed = build()
+        for (what, against), target in TARGETS.items():
+            if what in timed and against in timed:
+                found = ratios(timed[what], timed[against], options.rounds)
                 low, middle, high = statistics.quantiles(found, n=4)
-                lines.append(
-                    f"| {name} | {batch} | {what} | {middle:.2f} | {low:.2f} to {high:.2f} |"
-                )
-                print(lines[-1], flush=True)
-    return "\n".join(lines)
+                limit = "" if target is None else f"{target:.2f}"
+                met = "" if target is None else "yes" if middle <= target else "no"
+                cells = [f"{middle:.2f}", f"{low:.2f} to {high:.2f}", limit, met]
+                print(name, batch, what, against, *cells, flush=True)
+                yield [name, batch, what, against, *cells]
 
 
 def main() -> None:
@@ -90,12 +143,10 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    columns = ["model", "batch", "time of", "over that of", "ratio", "quartiles", "at most", "met"]
     text = (
-        f"## Speed\n\n`python benchmarks/speed.py`: {options.size} px, medians of "
-        f"{options.rounds} interleaved rounds; {machine}, {torch.get_num_threads()} threads, torch "
-        f"{torch.__version__}, captum {captum.__version__}.\n\n"
-        + table(options.models, options.batches, options.size, options.rounds)
+        f"## Speed\n\n`python benchmarks/speed.py`: {options.size} px, five layers, medians of "
+        f"{options.rounds} interleaved rounds; {machine()}.\n\n" + table(columns, measured(options))
     )
     write_section(Path(__file__).with_name("RESULTS.md"), "speed", text)
 

@@ -15,8 +15,14 @@ from captum_hrcam._captum import (
     format_output,
     target_classes,
 )
-from captum_hrcam.activations import ReshapeTransform, eval_mode, gap, read_feature_maps
-from captum_hrcam.checks import one_row_per_image, same_channels
+from captum_hrcam.activations import (
+    ReshapeTransform,
+    eval_mode,
+    gap,
+    own_casts,
+    read_feature_maps,
+)
+from captum_hrcam.checks import on_device, one_row_per_image, same_channels
 from captum_hrcam.fusion import Fusion, contract
 from captum_hrcam.head import Head, for_classes
 from captum_hrcam.layers import resolve_layers, unwrap
@@ -194,6 +200,39 @@ class HeadAttribution(LayerAttribution):
         maps = self._native_maps(self.head, inputs, args, None, fuse)
         return format_output(is_tuple, tuple(fuse(maps.values(), size) for size in sizes))
 
+    def native_maps(
+        self,
+        inputs: TensorOrTuple,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        *,
+        fusion: str = "sum",
+        evidence_threshold: float = 0.5,
+    ) -> dict[str, Tensor]:
+        r"""
+        Each layer's map at the layer's own resolution, of one class or of all; nothing is
+        upsampled, which for a thousand classes would take more time and memory than the model.
+
+        Args:
+            inputs, additional_forward_args, fusion, evidence_threshold: as in :meth:`attribute`.
+            target: as in :meth:`attribute`; None for all classes.
+
+        Returns:
+            *dict*: {layer name: (N, 1 or K, \*cells)}. With "sum" the means over the cells, added
+            up over the layers, plus the bias are the head's scores exactly; upsampled to the input
+            and added up they are :meth:`attribute`'s map.
+
+        Raises:
+            AssertionError, RuntimeError, ValueError: as :meth:`attribute`.
+        """
+        fuse = Fusion(fusion, None, evidence_threshold)
+        head = self.head
+        _, inputs, args = as_tuples(inputs, additional_forward_args)
+        classes = None
+        if target is not None:
+            classes = target_classes(target, len(inputs[0]), head.n_outputs)
+        return self._native_maps(head, inputs, args, classes, fuse)
+
     @torch.no_grad()
     def predict(self, inputs: TensorOrTuple, additional_forward_args: object = None) -> Tensor:
         r"""
@@ -281,8 +320,10 @@ class HeadAttribution(LayerAttribution):
         """One forward pass in eval mode, each layer's feature maps read by the way."""
         owner = getattr(self.forward_func, "__self__", self.forward_func)
         modules = [m for m in (owner, *self.layers.values()) if isinstance(m, nn.Module)]
+        on_device("inputs", inputs, owner)
         with (
             eval_mode(*modules),
+            own_casts(),
             read_feature_maps(
                 self.layers,
                 read,

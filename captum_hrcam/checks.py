@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def one_of(argument: str, value: object, allowed: Sequence[object]) -> None:
@@ -23,6 +23,19 @@ def whole(argument: str, value: int, least: int) -> None:
     """Refuse anything but a whole number of at least ``least``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{argument}: got {value!r}, expected a whole number >= {least}.")
+
+
+def on_device(argument: str, inputs: Sequence[Tensor], model: object) -> None:
+    """Refuse inputs on a device where a module has no parameter; functions may move them."""
+    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    if first is None:
+        return
+    for device in {x.device for x in inputs}:
+        if all(p.device != device for p in model.parameters()):  # ends at the first that is there
+            raise ValueError(
+                f"{argument}: got tensors on {device}, but the model is on {first.device}. Move "
+                f"them there, .to({str(first.device)!r})."
+            )
 
 
 def one_row_per_image(layer: str, f: Tensor, n: int) -> None:

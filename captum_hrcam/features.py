@@ -12,8 +12,8 @@ from captum_hrcam import group
 from captum_hrcam.moments import Moments
 
 GOLDEN = (5**0.5 - 1) / 2
-MAX_SAMPLE = 20_000  # images that choices, calibration and figures are made on, over all ranks
-CHUNK_BYTES = 2**26
+MAX_SAMPLE = 10_000  # images that choices, calibration and figures are made on, over all ranks
+CHUNK_BYTES = 2**24
 
 
 class Kept(Protocol):

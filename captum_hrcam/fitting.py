@@ -229,10 +229,11 @@ def _head(
 
 def _standardised(features: Features, moments: Moments, standardize: bool) -> Tensor:
     """(n, N) float32."""
-    x = features.z.double() - moments.mean_z
+    # Rounding the mean moves all rows alike, which the bias takes up.
+    mean, factor = moments.mean_z.float(), torch.ones_like(moments.mean_z)
     if standardize:
-        x = torch.where(moments.informative, x / moments.scale, torch.zeros_like(x))
-    return x.float()
+        factor = moments.informative / moments.scale
+    return torch.cat([(part.z.float() - mean).mul_(factor.float()) for part in features.chunks()])
 
 
 def _layer_scores(rows: Features, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -62,7 +62,15 @@ def add_upsampled(maps: Iterable[Tensor], size: Sequence[int], mode: str | None 
     for layer_map in maps:
         shape = layer_map.shape[2:]
         by_size[shape] = by_size[shape] + layer_map if shape in by_size else layer_map
-    return torch.stack([upsample(m, size, mode) for m in by_size.values()]).sum(0)
+    total: Tensor | None = None
+    for layer_map in by_size.values():
+        raised = upsample(layer_map, size, mode)
+        if total is None:
+            total = raised.clone() if raised is layer_map else raised
+        else:
+            total += raised  # in place: a second sum of this size would cost more than the maps
+    assert total is not None, "there is a layer"
+    return total
 
 
 def rectify(layer_map: Tensor, ordinary: Tensor) -> Tensor:

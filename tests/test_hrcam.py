@@ -10,7 +10,7 @@ from conftest import BY_NAME, fit_quietly, fitted, training_batches
 
 from captum_hrcam import HRCAM
 from captum_hrcam.features import held_out
-from captum_hrcam.fusion import FUSIONS, Fusion
+from captum_hrcam.fusion import FUSIONS, upsample
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -74,7 +74,7 @@ def test_mean_of_map_plus_bias_is_score(case):
     means = hrcam.class_maps(x).flatten(2).mean(2)
     exact = torch.allclose(means + hrcam.bias.float(), score, **CLOSE)
     assert exact or not case.whole_factors
-    native = hrcam._native_maps(hrcam.head, (x,), (), None, Fusion())
+    native = hrcam.native_maps(x)
     means = sum(a.flatten(2).mean(2) for a in native.values())
     assert_close(means + hrcam.bias.float(), score)
 
@@ -85,6 +85,21 @@ def test_layer_maps_add_up(case, fusion):
     parts = hrcam.layer_maps(x, target=2, fusion=fusion)
     assert list(parts) == list(case.layers)
     assert_close(sum(parts.values()), hrcam.attribute(x, target=2, fusion=fusion))
+
+
+@pytest.mark.parametrize("fusion", ["sum", "evidence"])
+def test_native_maps_are_what_is_upsampled_and_added(case, fusion):
+    hrcam, x = fitted(case), case.images()
+    native = hrcam.native_maps(x, fusion=fusion)
+    assert {name: a.shape[2:] for name, a in native.items()} == hrcam.report.resolutions
+    raised = sum(upsample(a, case.size) for a in native.values())
+    assert_close(raised, hrcam.class_maps(x, fusion=fusion))
+    for target in (0, 2, [1, 0, 2, 1]):
+        of_target = hrcam.native_maps(x, target, fusion=fusion)
+        raised = sum(upsample(a, case.size) for a in of_target.values())
+        assert_close(raised, hrcam.attribute(x, target, fusion=fusion))
+    with pytest.raises(AssertionError):
+        hrcam.native_maps(x, 3)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -245,7 +260,7 @@ def test_interpolate_mode_is_torchs():
     case = BY_NAME["vgg2d"]
     hrcam, x = fitted(case), case.images()
     for mode in ("nearest", "nearest-exact", "bicubic", "area", "bilinear"):
-        parts = hrcam._native_maps(hrcam.head, (x,), (), torch.tensor([1]), Fusion())
+        parts = hrcam.native_maps(x, 1)
         expected = sum(
             torch.nn.functional.interpolate(a, size=case.size, mode=mode) for a in parts.values()
         )

@@ -142,6 +142,16 @@ def test_masks_are_outlined_in_every_panel():
     assert [len(ax.collections) for ax in axes.flat] == [1, 1, 0, 0]
 
 
+def test_images_of_0_to_1_keep_their_brightness():
+    faint, bright = torch.zeros(2, 1, 8, 8)
+    faint[0, 2], bright[0, 2] = 0.3, 0.9
+    for offset, expected in ((0.0, (0.3, 0.9)), (1.0, (1.0, 1.0))):
+        images = torch.stack([faint, bright]) + offset
+        _, axes = comparison_figure(images, {"HR-CAM": torch.rand(2, 1, 8, 8)})
+        shown = [row[0].images[0].get_array().max() for row in axes]
+        assert shown == pytest.approx(expected)
+
+
 def test_colour_images_of_any_scale():
     figure, axes = comparison_figure(torch.randn(2, 3, 12, 16) * 50, {"A": SPOT})
     shown = axes[0, 0].images[0].get_array()

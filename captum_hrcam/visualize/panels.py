@@ -120,13 +120,17 @@ def planes(argument: str, values: ImageLike, n: int, size: tuple[int, ...]) -> A
 
 
 def to_pictures(images: ImageLike) -> list[Array]:
-    """(N, C, H, W) of any scale -> N of (H, W, C) in 0..1, each scaled by itself."""
+    """(N, C, H, W) -> N of (H, W, C) in 0..1: as they are, or each scaled by itself.
+
+    Images that lie in 0..1 keep their brightness: between scans it may be the finding.
+    """
     stack = array("images", images, 4, remedy="Of a volume pass slices.")
     if stack.shape[1] not in (1, 3):
         raise ValueError(
             f"images: got {stack.shape[1]} channels, expected 1 or 3. Choose those to be shown."
         )
-    return [np.moveaxis(image, 0, 2) for image in scale_batch(stack)]
+    shown = stack if 0 <= stack.min() and stack.max() <= 1 else scale_batch(stack)
+    return [np.moveaxis(image, 0, 2) for image in shown]
 
 
 def one_for_each(argument: str, values: Sequence[str] | None, n: int, what: str) -> None:

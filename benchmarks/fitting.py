@@ -1,0 +1,166 @@
+"""Time of ``fit`` against one inference pass over the same images, and of the solve alone.
+
+    make bench
+
+The frozen pass is timed on a few images, side by side with inference; the solves on features of
+all ``--images``. The ratio is of both together, at that many images.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from results import table, write_section
+from sklearn.linear_model import LogisticRegression
+from timing import machine, ratios, seconds
+from torch import Tensor, nn
+from torchvision.models import get_model
+
+from captum_hrcam import HRCAM, FitReport, find_layers, solvers
+from captum_hrcam.labels import loss_per_sample
+from captum_hrcam.optimise import minimise
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TARGETS = {"pattern": 1.05, "ridge": 1.05, "auto": 1.25}
+PENALTIES = (1.0, 0.1, 0.01)
+CLASSES = 8
+
+
+class Features(nn.Module):
+    """A network that costs nothing, whose layers have the channels of a ResNet-50's."""
+
+    def __init__(self, channels: list[int]) -> None:
+        super().__init__()
+        self.channels = channels
+        self.layers = nn.ModuleList(nn.Identity() for _ in channels)
+        self.fc = nn.Linear(sum(channels), CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.split(self.channels, 1)
+        for layer, part in zip(self.layers, parts, strict=True):
+            layer(part)
+        return self.fc(x.flatten(1))
+
+
+def features(n: int, width: int) -> tuple[Tensor, Tensor]:
+    """Correlated, as those of a network: sixty causes, eight of which tell the class; and noise."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(n) % CLASSES
+    causes = torch.randn(n, 60, generator=generator)
+    causes[:, :CLASSES] += nn.functional.one_hot(y, CLASSES)
+    x = causes @ torch.randn(60, width, generator=generator) / 8
+    return x + 0.5 * torch.randn(n, width, generator=generator), y
+
+
+def fit_over_inference(options: argparse.Namespace) -> list[list[str]]:
+    """One row for each solver."""
+    torch.manual_seed(0)
+    model = get_model("resnet50", weights=None, num_classes=CLASSES).eval().to(DEVICE)
+    x = torch.randn(options.timed, 3, options.size, options.size)
+    batches = list(zip(x.split(8), (torch.arange(len(x)) % CLASSES).split(8), strict=True))
+    layers = find_layers(model, x[:1].to(DEVICE))
+
+    @torch.no_grad()
+    def infer() -> None:
+        for images, _ in batches:
+            model(images.to(DEVICE))
+
+    hrcam = HRCAM(model, list(layers))
+
+    def read() -> None:
+        hrcam.fit(batches, solver="pattern")
+
+    extra = hrcam.fit(batches, solver="pattern").extra_forwards / len(x)
+    whole = [r - extra for r in ratios(read, infer, options.rounds)]  # less the images seen twice
+    pooling = statistics.median(whole)
+    per_image = statistics.median(seconds(infer) for _ in range(3)) / len(x)
+    channels = list(hrcam.report.channels.values())
+    found = []
+    for solver, target in TARGETS.items():
+        report = fit_features(options.images, channels, solver)
+        share = report.extra_forwards / options.images
+        solve = report.seconds_solve / (per_image * options.images)
+        ratio = pooling + share + solve
+        cells = [f"{v:.3f}" for v in (pooling, share, solve, ratio)]
+        met = "yes" if ratio <= target else "no"
+        found.append([solver, *cells, f"{target:.2f}", met])
+        print(*found[-1], flush=True)
+    return found
+
+
+def fit_features(n: int, channels: list[int], solver: str) -> FitReport:
+    """The report of a fit on features that are there already."""
+    x, y = features(n, sum(channels))
+    model = Features(channels)
+    hrcam = HRCAM(model, [f"layers.{i}" for i in range(len(channels))])
+    maps = x[:, :, None, None]
+    batches = list(zip(maps.split(64), y.split(64), strict=True))
+    return hrcam.fit(batches, solver=solver)
+
+
+def against_scikit_learn(options: argparse.Namespace, width: int) -> list[list[str]]:
+    """Penalised losses reached, and time, at three penalties."""
+    x, y = features(options.images, width)
+    x = (x - x.mean(0)) / x.std(0)
+    hot = nn.functional.one_hot(y, CLASSES).double()
+    rows = []
+    for penalty in PENALTIES:
+        ours, theirs = [], []
+        for _ in range(options.rounds // 3):
+            begin = time.perf_counter()
+            weight = solvers.ridge(lambda: [(x, hot)], len(x), "cross_entropy", [penalty])[0]
+            ours.append(time.perf_counter() - begin)
+            begin = time.perf_counter()
+            peer = LogisticRegression(C=1 / (penalty * len(x)), max_iter=1000)
+            peer.fit(x.numpy(), y.numpy())
+            theirs.append(time.perf_counter() - begin)
+        losses = [
+            penalised(x, hot, w, penalty) for w in (weight, torch.from_numpy(peer.coef_).double())
+        ]
+        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        rows.append([f"{penalty:g}", *(f"{v:.6f}" for v in losses), f"{ratio:.2f}"])
+        print(*rows[-1], flush=True)
+    return rows
+
+
+def penalised(x: Tensor, hot: Tensor, weight: Tensor, penalty: float) -> float:
+    """The loss that both minimise, its bias the best."""
+    scores = x.double() @ weight.T
+    bias = torch.zeros(CLASSES, dtype=torch.float64, requires_grad=True)
+
+    def loss() -> Tensor:
+        return loss_per_sample(scores + bias, hot, "cross_entropy").mean()
+
+    minimise(lambda: [loss()], [bias])
+    return loss().item() + penalty / 2 * (weight**2).sum().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=8000)
+    parser.add_argument("--timed", type=int, default=32, help="images that are read for the pass")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore", UserWarning)  # random networks agree with nothing
+    fits = fit_over_inference(options)
+    peers = against_scikit_learn(options, 3904)
+    text = [
+        f"## Fitting\n\n`python benchmarks/fitting.py`: ResNet-50, {options.size} px, five layers, "
+        f"{options.images} images; the pass timed on {options.timed} images, medians of "
+        f"{options.rounds} interleaved rounds; {machine()}. Over the time of one inference pass: "
+        "the frozen pass, the images that are read again, the solve.",
+        table(["solver", "pass", "read again", "solve", "fit", "at most", "met"], fits),
+        f'`solver="ridge"` for one penalty beside scikit-learn\'s LogisticRegression (its default '
+        f"tolerance), {options.images} x 3,904 features; the penalised loss that each reaches, and "
+        "the ratio of times.",
+        table(["penalty", "our loss", "scikit-learn's loss", "time ratio"], peers),
+    ]
+    write_section(Path(__file__).with_name("RESULTS.md"), "fitting", "\n\n".join(text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""A ridge head on a million images' features, from disk, in bounded memory.
+
+    make bench-scale
+
+Writes features of ``--images`` images (15.6 GB for a million) to ``--folder``, as a fit with
+``cache`` does, and solves the head on them; says time and peak resident memory.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from results import table, write_section
+from timing import machine, seconds
+from torch import Tensor, nn
+
+from captum_hrcam.cascade import Cascade
+from captum_hrcam.features import FeatureCollector, held_out
+from captum_hrcam.fitting import fit_head
+from captum_hrcam.recipe import Recipe
+from captum_hrcam.rows import RowFile
+
+CHANNELS = {"relu": 64, "layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2048}
+CLASSES = 8
+BATCH = 2000
+LIMIT = 2.0  # GiB
+
+
+def write(images: int, file: Path) -> FeatureCollector:
+    """Correlated features: sixty causes, eight of which tell the class; and noise."""
+    generator = torch.Generator().manual_seed(0)
+    width = sum(CHANNELS.values())
+    mixing = torch.randn(60, width, generator=generator) / 8
+    collector = FeatureCollector(RowFile(file))
+    for start in range(0, images, BATCH):
+        places = torch.arange(start, min(start + BATCH, images))
+        hot = nn.functional.one_hot(places % CLASSES, CLASSES)
+        causes = torch.randn(len(places), 60, generator=generator)
+        causes[:, :CLASSES] += hot
+        z = causes @ mixing + 0.5 * torch.randn(len(places), width, generator=generator)
+        outputs = 3 * hot.float()
+        collector.add(held_out(places), z, torch.ones_like(z), hot.double(), outputs)
+    return collector
+
+
+def resident() -> float:
+    """GiB, the most so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def nothing(inputs: tuple[Tensor, ...], read: object) -> None:
+    """A ridge head looks at no image again."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, help="for the features; a temporary one by default")
+    parser.add_argument("--penalty", type=float, help="by default chosen, as fit does")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        begin = time.perf_counter()
+        collector = write(options.images, Path(folder) / "rows")
+        print(f"written in {time.perf_counter() - begin:.0f} s", flush=True)
+        recipe = Recipe(solver="ridge", penalty=options.penalty or "auto")
+        local = Cascade(nothing, (), torch.zeros(0, CLASSES), {})
+        found = {}
+
+        def solve() -> None:
+            found["fit"] = fit_head(collector, None, CHANNELS, recipe, local)
+
+        took = seconds(solve)
+        size = (Path(folder) / "rows").stat().st_size / 1e9
+    figures = found["fit"].figures
+    rows = [
+        ["images x features", f"{options.images:,} x {sum(CHANNELS.values()):,}"],
+        ["features on disk", f"{size:.1f} GB"],
+        ["solve", f"{took:.0f} s"],
+        ["peak resident memory", f"{resident():.2f} GiB"],
+        ["at most", f"{LIMIT:.2f} GiB"],
+        ["penalty chosen", f"{figures['penalty']:g}"],
+        ["accuracy, held out", f"{figures['head_accuracy']:.3f}"],
+    ]
+    for row in rows:
+        print(*row)
+    text = f"## Scale\n\n`python benchmarks/scale.py`: a ridge head from disk; {machine()}.\n\n"
+    write_section(Path(__file__).with_name("RESULTS.md"), "scale", text + table(["", ""], rows))
+
+
+if __name__ == "__main__":
+    main()
