@@ -37,7 +37,8 @@ def contract(f: Tensor, weight: Tensor) -> Tensor:
     # A view also for channels_last: its two spatial strides merge.
     pixels = f.flatten(2).to(dtype)  # (N, C, h*w)
     with torch.autocast(f.device.type, enabled=False):
-        maps = torch.matmul(weight.to(dtype).to(f.device), pixels)  # (N, K, h*w)
+        on_device = weight.to(dtype).to(f.device, non_blocking=True)  # a GPU is not waited for
+        maps = torch.matmul(on_device, pixels)  # (N, K, h*w)
     return maps.reshape(f.shape[0], -1, *f.shape[2:])
 
 
@@ -115,7 +116,8 @@ def standardise(layer_map: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
 def _over_space(values: Tensor, layer_map: Tensor) -> Tensor:
     """(K,), or (N, 1) with one target per image, as a factor of (N, K, *spatial)."""
     shape = values.shape if values.ndim == 2 else (1, *values.shape)
-    return values.reshape(*shape, *[1] * (layer_map.ndim - 2)).to(layer_map)
+    values = values.reshape(*shape, *[1] * (layer_map.ndim - 2))
+    return values.to(layer_map, non_blocking=True)
 
 
 @dataclass(frozen=True)

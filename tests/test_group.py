@@ -108,6 +108,24 @@ def test_a_rank_that_dies_is_an_error_of_the_other():
     assert both[1].wait() == 3
 
 
+def test_the_example_runs(tmp_path):
+    example = SCRIPT.parent.parent / "examples" / "fit_on_many.py"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    options = ["--images", "30", "--size", "32", "--solver", "pattern", "--save", tmp_path / "head"]
+    told = subprocess.run(
+        [*torchrun, "--master-port=29519", example, *options],
+        env=ENVIRONMENT,
+        timeout=300,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "rank 0 of 2: 15 images" in told
+    assert "rank 1 of 2: 15 images" in told
+    assert "fitted on 30 images" in told
+    assert (tmp_path / "head").exists()
+
+
 def test_adam_is_for_one_process(monkeypatch):
     monkeypatch.setattr(group, "size", lambda: 2)
     with pytest.raises(ValueError, match=r"solver: got 'adam' in a group of 2 ranks.*'ridge'"):
