@@ -5,6 +5,7 @@ make bench
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -144,8 +145,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     columns = ["model", "batch", "time of", "over that of", "ratio", "quartiles", "at most", "met"]
+    command = " ".join(["python benchmarks/speed.py", *sys.argv[1:]])
     text = (
-        f"## Speed\n\n`python benchmarks/speed.py`: {options.size} px, five layers, medians of "
+        f"## Speed\n\n`{command}`: {options.size} px, five layers, medians of "
         f"{options.rounds} interleaved rounds; {machine()}.\n\n" + table(columns, measured(options))
     )
     write_section(Path(__file__).with_name("RESULTS.md"), "speed", text)

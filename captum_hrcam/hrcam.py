@@ -198,6 +198,7 @@ class HRCAM(HeadAttribution):
             resolutions=frozen.resolutions,
             seconds_pass=seconds,
             extra_forwards=few.forwards,
+            seconds_beside=time.perf_counter() - begin - seconds - chosen.figures["seconds_solve"],
         )
         self._head, self.report = group.from_first((chosen.head, report))
         for warning in report.warnings:

@@ -25,6 +25,20 @@ class HeadReport:
         agreement: share of images to which head and model give the same class.
         r_squared: R^2 between the head's and the model's centred log-odds.
         warnings: what a reader of the maps should know.
+
+    Examples::
+
+        >>> import torch
+        >>> from torch import nn
+        >>> from captum_hrcam import HRCAM
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        ...     nn.Linear(4, 2))
+        >>> batches = [(torch.randn(20, 1, 8, 8), torch.arange(20) % 2)]
+        >>> hrcam = HRCAM(model, "1")
+        >>> report = hrcam.fit(batches)
+        >>> hrcam.check(batches).n_figures
+        20
     """
 
     n: int
@@ -127,6 +141,22 @@ class FitReport(HeadReport):
         seconds_solve: seconds for the solve.
         extra_forwards: forward passes of single images beside the frozen pass: 64 for what is
             ordinary in the maps, more for a cascade and for a choice.
+        seconds_beside: seconds for all else: the heads that were not chosen, what is ordinary in
+            the maps, the choice.
+
+    Examples::
+
+        >>> import torch
+        >>> from torch import nn
+        >>> from captum_hrcam import HRCAM
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        ...     nn.Linear(4, 2))
+        >>> batches = [(torch.randn(20, 1, 8, 8), torch.arange(20) % 2)]
+        >>> hrcam = HRCAM(model, "1")
+        >>> report = hrcam.fit(batches)
+        >>> report.n, report.channels, report.resolutions
+        (20, {'1': 4}, {'1': (6, 6)})
     """
 
     solver: str
@@ -137,6 +167,7 @@ class FitReport(HeadReport):
     seconds_pass: float
     seconds_solve: float
     extra_forwards: int
+    seconds_beside: float
 
     def _warnings(self) -> list[str]:
         n_features = sum(self.channels.values())
@@ -154,7 +185,8 @@ class FitReport(HeadReport):
         lines += [f"  {choice}" for choice in self.choices]
         lines += self._layer_table() + self._figures()
         lines.append(
-            f"pass {self.seconds_pass:.1f} s, solve {self.seconds_solve:.1f} s, forward passes of "
-            f"single images beside: {self.extra_forwards}"
+            f"pass {self.seconds_pass:.1f} s, solve {self.seconds_solve:.1f} s, all else "
+            f"{self.seconds_beside:.1f} s; forward passes of single images beside: "
+            f"{self.extra_forwards}"
         )
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])

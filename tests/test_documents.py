@@ -1,34 +1,139 @@
-"""What is not executed rots: README's snippets and the quickstart run, links lead somewhere."""
+"""What is not executed rots: snippets and the quickstart run, links lead somewhere."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
+import torch
+from conftest import fit_quietly
+from layouts import write_neuromelanin
+from PIL import Image
+from torchvision.models import ResNet, resnet18
+from torchvision.models.resnet import BasicBlock
+
+import captum_hrcam
+from captum_hrcam import HRCAM, datasets, evaluation, faithfulness, find_layers, metrics, visualize
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+DOCS = ROOT / "docs"
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+BLOCK = r"^\.\. code-block:: {}\n((?:   .*\n|\n)+)"
+PAGES = [p for p in sorted(DOCS.glob("*.rst")) if "code-block:: python" in p.read_text()]
 
 
-def test_readme_snippets_run(tmp_path, monkeypatch):
+def snippets(path: Path) -> list[str]:
+    """The Python of a page, in order."""
+    if path.suffix == ".md":
+        return re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+    blocks = re.findall(BLOCK.format("python"), path.read_text(), re.MULTILINE)
+    return [re.sub("^   ", "", block, flags=re.MULTILINE) for block in blocks]
+
+
+def printed(path: Path) -> list[str]:
+    """The lines that a page says its Python prints."""
+    blocks = re.findall(BLOCK.format("text"), path.read_text(), re.MULTILINE)
+    shown = [block for block in blocks if ":caption: prints" in block]
+    lines = [line for block in shown for line in block.splitlines() if line.strip()]
+    return [line for line in lines if ":caption:" not in line]
+
+
+def without_figures(text: str) -> str:
+    """Numbers masked, and which of two heads was chosen: they depend on the machine."""
+    return re.sub(r"\s+|cascade|pattern|None|equal", "", re.sub(r"\d[\d.]*", "#", text))
+
+
+@pytest.fixture(scope="module")
+def yours() -> dict[str, Any]:
+    """What a reader has: a trained CNN, a loader, images; and the HRCAM fitted on the way."""
+    torch.manual_seed(0)
+    model = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=2).eval()  # ResNet-18's names, half of it
+    images, labels = torch.randn(20, 3, 64, 64), torch.arange(20) % 2
+    loader = list(zip(images.split(10), labels.split(10), strict=True))
+    layers = find_layers(model, images[:1])
+    hrcam = fit_quietly(HRCAM(model, layers), loader)
+    return {
+        "model": model,
+        "train_loader": loader,
+        "images": images[:4],
+        "layers": layers,
+        "hrcam": hrcam,
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of a reader: photos in folders of classes, a checkpoint, scans."""
+    rng = np.random.default_rng(0)
+    for part in ("train/healthy", "train/lesion", "val/healthy", "val/lesion"):
+        (tmp_path / "photos" / part).mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / part / f"{i}.png")
+    torch.save(resnet18(num_classes=2).state_dict(), tmp_path / "my_model.pt")
+    (tmp_path / "scans").mkdir()
+    for i in range(12):
+        scan = nibabel.Nifti1Image(rng.normal(size=(16, 24, 20)).astype(np.float32), np.eye(4))
+        scan.to_filename(tmp_path / f"scans/{i:02d}.nii.gz")
+    write_neuromelanin(tmp_path / "nm_mri")
     monkeypatch.chdir(tmp_path)
-    snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert snippets
-    names: dict[str, object] = {}
-    for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), names)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # heads of untrained networks
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_snippets_run(page, yours, folder, capsys):
+    names = dict(yours)
+    for number, snippet in enumerate(snippets(page)):
+        exec(compile(snippet, f"{page.name}, snippet {number}", "exec"), names)
+    out = without_figures(capsys.readouterr().out)
+    for line in printed(page):
+        assert without_figures(line) in out, line
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_files_that_documents_name_are_there(path):
     text = path.read_text()
-    linked = re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    linked = re.findall(r"\]\((?!http)([^)]+)\)", text)
     commands = re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.MULTILINE)
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert all((ROOT / name).exists() for name in linked), linked
+    for name, _, anchor in (link.partition("#") for link in linked):
+        assert (ROOT / name).exists(), name
+        assert not anchor or anchor in anchors(ROOT / name if name else path), anchor
     assert set(commands) <= set(targets), commands
+
+
+def anchors(path: Path) -> set[str]:
+    """Those that GitHub gives to the headings of a Markdown file."""
+    headings = re.findall(r"^#+ (.*)", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_pages_name_commands_that_exist():
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for page in DOCS.glob("*.rst"):
+        commands = re.findall(r"``make ([a-z-]+)", page.read_text())
+        assert set(commands) <= set(targets), page.name
+
+
+def test_every_page_is_in_the_contents():
+    contents = (DOCS / "index.rst").read_text() + (DOCS / "api.rst").read_text()
+    listed = re.findall(r"^   ([a-z_]+)$", contents, re.MULTILINE)
+    assert sorted([*listed, "index"]) == sorted(page.stem for page in DOCS.glob("*.rst"))
+
+
+def test_api_holds_every_public_name():
+    text = "".join(page.read_text() for page in DOCS.glob("api_*.rst"))
+    for module in (visualize, metrics, faithfulness, datasets):
+        assert f".. automodule:: {module.__name__}\n   :members:\n   :imported-members:" in text
+    listed = set(re.findall(r"^\.\. auto(?:class|function):: ([\w.]+)", text, re.MULTILINE))
+    public = {name for name in captum_hrcam.__all__ if name != "metrics"}
+    public |= {f"captum_hrcam.evaluation.{name}" for name in {*evaluation.__all__} - public}
+    assert public <= listed
 
 
 def test_make_alone_lists_the_commands():

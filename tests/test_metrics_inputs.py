@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from captum_hrcam import metrics
+from captum_hrcam.metrics.thresholds import GRID
 
 PER_IMAGE = {
     "sensitivity": lambda a, m: metrics.sensitivity(a, m, 0.5),
@@ -180,10 +181,11 @@ def test_options_out_of_range_are_refused():
     maps, masks = images()
     with pytest.raises(ValueError, match=r"threshold of shape \(2,\) for 3 maps"):
         metrics.dice(maps, masks, np.array([0.1, 0.2]))
-    with pytest.raises(ValueError, match=r"specificity=90"):
-        metrics.sensitivity_at_specificity(maps, masks, 90)
-    with pytest.raises(ValueError, match="bins=100"):
-        metrics.pxap(maps, masks, bins=100)
+    for specificity in (90, 1.01, -0.01):
+        with pytest.raises(ValueError, match=rf"specificity={specificity}"):
+            metrics.sensitivity_at_specificity(maps, masks, specificity)
+    with pytest.raises(ValueError, match="bins=999"):
+        metrics.pxap(maps, masks, bins=999)
     with pytest.raises(ValueError, match="contours='every'"):
         metrics.max_box_acc_v2(maps, masks, contours="every")
     with pytest.raises(ValueError, match=r"thresholds=.*0\.\.1"):
@@ -241,3 +243,7 @@ def test_metrics_see_no_model():
             for name in names:
                 own = name.startswith("captum_hrcam.metrics")
                 assert own or name.partition(".")[0] in allowed, (file.name, name)
+
+
+def test_thresholds_to_search_are_every_hundredth_inside():
+    assert np.round(GRID * 100).tolist() == list(range(1, 100))

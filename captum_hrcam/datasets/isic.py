@@ -126,7 +126,15 @@ class ISIC2019(VisionDataset):
         return self.transforms(image, target) if self.transforms else (image, target)
 
     def path(self, i: int) -> Path:
-        """The file of item i."""
+        """
+        The file of an item.
+
+        Args:
+            i (int): the item.
+
+        Returns:
+            *Path*: of the image.
+        """
         return self._images / f"{self.names[i]}.jpg"
 
     def mask(self, i: int) -> Tensor | None:
@@ -135,6 +143,12 @@ class ISIC2019(VisionDataset):
 
         Masks are drawn on the full image; for the challenge's downsampled images they are resized
         (nearest neighbour). ``transform`` is not applied.
+
+        Args:
+            i (int): the item.
+
+        Returns:
+            *Tensor* or *None*: the mask, or None where the item has none; see ``masked``.
 
         Raises:
             ValueError: the mask's proportions are not the image's.
@@ -155,6 +169,7 @@ class ISIC2019(VisionDataset):
         return torch.from_numpy(np.asarray(resized) > 127)
 
     def extra_repr(self) -> str:
+        """The split and how many images each class has, for ``repr``."""
         counts = ", ".join(f"{c} {self.targets.count(k)}" for k, c in enumerate(self.classes))
         return f"Split: {self.split}\nClasses: {counts}"
 

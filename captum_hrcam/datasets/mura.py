@@ -107,10 +107,19 @@ class MURA(VisionDataset):
         return self.transforms(image, target) if self.transforms else (image, target)
 
     def path(self, i: int) -> Path:
-        """The file of item i."""
+        """
+        The file of an item.
+
+        Args:
+            i (int): the item.
+
+        Returns:
+            *Path*: of the image.
+        """
         return self._folder / self.names[i]
 
     def extra_repr(self) -> str:
+        """The split, its study types and how many images each class has, for ``repr``."""
         types = ", ".join(sorted(set(self.study_types)))
         counts = ", ".join(f"{c} {self.targets.count(k)}" for k, c in enumerate(self.classes))
         return f"Split: {self.split}\nStudy types: {types}\nClasses: {counts}"

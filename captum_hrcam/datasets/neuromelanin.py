@@ -177,6 +177,7 @@ class NeuromelaninMRI(VisionDataset):
         return from_slices(scan, stack)
 
     def extra_repr(self) -> str:
+        """The split and how many subjects each group has, for ``repr``."""
         counts = ", ".join(
             f"{name} {len({s for s, t in zip(self.subjects, self.targets, strict=True) if t == k})}"
             for k, name in enumerate(self.classes)

@@ -69,13 +69,29 @@ class SimulatedPathology(Dataset[tuple[Any, int]]):
         return (self.transform(image) if self.transform else image), i % 2
 
     def kind(self, i: int) -> str:
-        """'normative', 'localised' or 'diffuse'."""
+        """
+        What an item shows.
+
+        Args:
+            i (int): the item.
+
+        Returns:
+            *str*: "normative", "localised" or "diffuse".
+        """
         if i % 2 == 0:
             return "normative"
         return "localised" if (i // 2) % 2 == 0 else "diffuse"
 
     def mask(self, i: int) -> Tensor:
-        """The lesion's pixels, (size, size) bool; empty for normative images."""
+        """
+        The lesion's pixels.
+
+        Args:
+            i (int): the item.
+
+        Returns:
+            *Tensor*: (size, size) bool; empty for normative images.
+        """
         return self._draw(i)[1]
 
     def _draw(self, i: int) -> tuple[Tensor, Tensor]:

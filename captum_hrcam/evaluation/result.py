@@ -24,6 +24,21 @@ class Evaluation:
         frame (DataFrame): image (its place in the data, from 0), kind, method, metric, value; NaN
             where a figure is undefined for the image.
         pooled (DataFrame): method, kind ("all"), metric, value: the figures of the whole set.
+
+    Examples::
+
+        >>> from captum_hrcam import evaluate
+        >>> from captum_hrcam.datasets import SimulatedPathology
+        >>> def bright(inputs, target=None, additional_forward_args=None):
+        ...     return inputs
+        >>> def dark(inputs, target=None, additional_forward_args=None):
+        ...     return -inputs
+        >>> result = evaluate([bright, dark], SimulatedPathology(8, 32), baselines=False)
+        >>> result.methods, len(result.metrics)
+        (['bright', 'dark'], 14)
+        >>> tests = result.tests("dark", "pixel AP")
+        >>> int(tests["n"].iloc[0]), int(tests["n_undefined"].iloc[0])  # four have no lesion
+        (4, 4)
     """
 
     frame: "DataFrame"
@@ -40,7 +55,15 @@ class Evaluation:
         return list(self.frame["metric"].unique())
 
     def values(self, method: str, metric: str) -> Array:
-        """(N,) figures, in the order of the images.
+        """
+        One figure of one method, as the metrics gave it.
+
+        Args:
+            method (str): one of :attr:`methods`.
+            metric (str): one of :attr:`metrics`.
+
+        Returns:
+            *ndarray*: (N,) float64, in the order of the images; NaN where it is undefined.
 
         Raises:
             ValueError: no such method or metric.

@@ -82,7 +82,14 @@ def insertion(
 
     They appear on the blurred image, by falling map value.
 
-    Args, Returns, Raises: as :func:`deletion`.
+    Args:
+        forward_func, inputs, maps, target, fractions: as :func:`deletion`.
+
+    Returns:
+        *ndarray*: (N,) float64, in 0..1.
+
+    Raises:
+        AssertionError, TypeError, ValueError: as :func:`deletion`.
 
     Examples::
 

@@ -59,10 +59,15 @@ def ssim(a: Tensor, b: Tensor) -> Array:
 def rank_correlation(a: Tensor, b: Tensor) -> Array:
     r"""Spearman's rank correlation over an image's pixels, ties with their mean rank.
 
-    Args, Raises: as :func:`ssim`; ImportError where scipy, of the extra ``eval``, is missing.
+    Args:
+        a, b: as :func:`ssim`.
 
     Returns:
         *ndarray*: (N,) float64, in -1..1; NaN where a map is constant.
+
+    Raises:
+        ValueError: as :func:`ssim`.
+        ImportError: scipy, of the extra ``eval``, is not installed.
 
     Examples::
 

@@ -19,13 +19,18 @@ from captum_hrcam.metrics.scaling import scale_batch
 class Threshold:
     """A threshold that remembers where it comes from; print it beside the figure it gave.
 
+    Attributes:
+        value: t in 0..1, on maps scaled to 0..1: one for all images, or (N,), one for each.
+        source: "otsu", of the map alone; "validation", of other images; "oracle", of the very
+            images that are scored.
+
     Examples::
 
         >>> print(Threshold(0.42, "oracle"))
         0.42 (oracle)
     """
 
-    value: float | Array  # one for all images, or (N,) one for each
+    value: float | Array
     source: Literal["otsu", "validation", "oracle"]
 
     def __str__(self) -> str:
@@ -67,10 +72,21 @@ def specificity(
 ) -> Figures:
     """TN / (TN + FP) of A >= t: the share of the background that is left unmarked.
 
-    Args, Raises: as :func:`sensitivity`.
+    Args:
+        maps, masks: as :func:`sensitivity`.
+        threshold: likewise.
 
     Returns:
         (N,) float64; a float for one image (H, W). NaN where the mask covers the whole image.
+
+    Raises:
+        ValueError: as :func:`sensitivity`.
+
+    Examples::
+
+        >>> A, M = np.array([[0.0, 1.0], [2.0, 4.0]]), np.array([[0, 0], [0, 1]])
+        >>> round(specificity(A, M, 0.5), 3)  # of three background pixels one is marked
+        0.667
     """
     pairs = Pairs.of(maps, masks)
     marked = _mark(pairs.maps, threshold)
@@ -80,11 +96,16 @@ def specificity(
 def iou(maps: ArrayOrTensor, masks: ArrayOrTensor, threshold: float | Array | Threshold) -> Figures:
     """TP / (TP + FP + FN) of A >= t: intersection over union.
 
-    Args, Raises: as :func:`sensitivity`; the threshold from :func:`otsu_threshold`,
-    :func:`validation_threshold` or :func:`oracle_threshold`.
+    Args:
+        maps, masks: as :func:`sensitivity`.
+        threshold: likewise, as from :func:`otsu_threshold`, :func:`validation_threshold` or
+            :func:`oracle_threshold`.
 
     Returns:
         (N,) float64; a float for one image (H, W). NaN on an empty mask.
+
+    Raises:
+        ValueError: as :func:`sensitivity`.
 
     Examples::
 
@@ -103,10 +124,21 @@ def dice(
 ) -> Figures:
     """2 TP / (2 TP + FP + FN) of A >= t.
 
-    Args, Raises: as :func:`sensitivity`.
+    Args:
+        maps, masks: as :func:`sensitivity`.
+        threshold: likewise.
 
     Returns:
         (N,) float64; a float for one image (H, W). NaN on an empty mask.
+
+    Raises:
+        ValueError: as :func:`sensitivity`.
+
+    Examples::
+
+        >>> A, M = np.array([[0.0, 1.0], [2.0, 4.0]]), np.array([[0, 1], [0, 1]])
+        >>> dice(A, M, 0.5)  # one of two object pixels marked, and one beside
+        0.5
     """
     pairs = Pairs.of(maps, masks)
     marked = _mark(pairs.maps, threshold)

@@ -34,11 +34,15 @@ def energy_pointing(maps: ArrayOrTensor, masks: ArrayOrTensor) -> Figures:
 
     The map is taken as it is, signed and unscaled: what speaks against the class has no share.
 
-    Args, Raises: as :func:`pointing_game`.
+    Args:
+        maps, masks: as :func:`pointing_game`.
 
     Returns:
         (N,) float64; a float for one image (H, W). 0 for a map with no positive part; NaN on an
         empty mask, where every map would have 0.
+
+    Raises:
+        ValueError: as :func:`pointing_game`.
 
     Examples::
 

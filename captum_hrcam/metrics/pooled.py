@@ -125,7 +125,19 @@ def vxap(
         masks: 0 and 1, one per map.
         exact_below, bins: as :func:`pxap`.
 
-    Returns, Raises: as :func:`pxap`.
+    Returns:
+        One float; NaN where all masks are empty.
+
+    Raises:
+        ValueError: images; sizes that differ; NaN or infinity; a mask not of 0 and 1.
+        ImportError: as :func:`pxap`.
+
+    Examples::
+
+        >>> volume, mask = np.arange(8.0).reshape(2, 2, 2), np.zeros((2, 2, 2))
+        >>> mask[1, 1] = 1  # the two highest values
+        >>> vxap(volume, mask)
+        1.0
     """
     return _pooled(maps, masks, 3, exact_below, bins)
 

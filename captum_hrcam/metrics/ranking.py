@@ -42,10 +42,14 @@ def pixel_auroc(maps: ArrayOrTensor, masks: ArrayOrTensor) -> Figures:
 
     Area under the ROC curve over this image's pixels, scikit-learn's ``roc_auc_score``.
 
-    Args, Raises: as :func:`pixel_average_precision`.
+    Args:
+        maps, masks: as :func:`pixel_average_precision`.
 
     Returns:
         (N,) float64; a float for one image (H, W). NaN where the mask is empty or full.
+
+    Raises:
+        ValueError, ImportError: as :func:`pixel_average_precision`.
 
     Examples::
 

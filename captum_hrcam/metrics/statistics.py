@@ -14,10 +14,21 @@ TINY = np.finfo(np.float64).tiny
 
 @dataclass(frozen=True)
 class Summary:
-    """A box plot in numbers."""
+    """A box plot in numbers.
+
+    Attributes:
+        n: figures that are defined.
+        n_undefined: NaN, left out of the rest.
+        mean, median, lower_quartile, upper_quartile: of the n; NaN where there is none.
+
+    Examples::
+
+        >>> summarize([0.2, 0.4, 0.9]).median
+        0.4
+    """
 
     n: int
-    n_undefined: int  # NaN: left out of the rest
+    n_undefined: int
     mean: float
     median: float
     lower_quartile: float
@@ -26,14 +37,28 @@ class Summary:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """a - b on the same images."""
+    """a - b on the same images.
 
-    n: int  # pairs compared
-    n_undefined: int  # pairs left out: one or both NaN
+    Attributes:
+        n: pairs compared.
+        n_undefined: pairs left out: one or both NaN.
+        mean_difference: of a - b.
+        interval: (low, high) of the mean difference, by bootstrap.
+        t_pvalue: of the paired t-test, two-sided.
+        wilcoxon_pvalue: of Wilcoxon's signed rank test, two-sided.
+
+    Examples::
+
+        >>> compare_paired([0.5, 0.75, 1.0], [0.25, 0.5, 0.75]).mean_difference
+        0.25
+    """
+
+    n: int
+    n_undefined: int
     mean_difference: float
-    interval: tuple[float, float]  # bootstrap, of the mean difference
-    t_pvalue: float  # paired t-test, two-sided
-    wilcoxon_pvalue: float  # Wilcoxon signed rank, two-sided
+    interval: tuple[float, float]
+    t_pvalue: float
+    wilcoxon_pvalue: float
 
 
 def summarize(values: npt.ArrayLike) -> Summary:
@@ -41,6 +66,9 @@ def summarize(values: npt.ArrayLike) -> Summary:
 
     Args:
         values: (N,), as the metrics return them.
+
+    Returns:
+        Summary. NaN where no figure is defined.
 
     Raises:
         ValueError: not one axis; infinity.

@@ -80,7 +80,21 @@ def oracle_threshold(
 
     Its label says "oracle", and so must every table: nobody has this threshold in use.
 
-    Args, Returns, Raises: as :func:`validation_threshold`.
+    Args:
+        maps, masks: of the images that are scored; as :func:`validation_threshold`.
+        score, grid: as :func:`validation_threshold`.
+
+    Returns:
+        Threshold with one value.
+
+    Raises:
+        ValueError: as :func:`validation_threshold`.
+
+    Examples::
+
+        >>> maps, masks = np.array([[[0.0, 2.0], [3.0, 4.0]]]), np.array([[[0, 0], [1, 1]]])
+        >>> print(oracle_threshold(maps, masks))
+        0.51 (oracle)
     """
     return _best(maps, masks, score, grid, "oracle")
 
