@@ -1,7 +1,8 @@
 """The one place that registers hooks: feature maps are read while the model runs."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -10,20 +11,48 @@ import torch
 from torch import Tensor, nn
 
 ReshapeTransform = Callable[[Tensor], Tensor]
+Hook = Callable[..., None]
+
+_LOCK = threading.RLock()  # over _LENT, and over torch's hook numbers, which it counts without one
+_LENT: Counter[nn.Module] = Counter()  # modules in a lent eval mode -> how many contexts want it
+_INNERMOST = threading.local()  # .context: the one whose hooks answer in this thread
 
 
 @contextmanager
 def eval_mode(*modules: nn.Module) -> Iterator[None]:
-    """Put every submodule in eval mode; give each its own mode back, also after an error."""
-    training = {m for module in modules for m in module.modules() if m.training}
-    for module in training:
-        # Not .eval(): a model may override train(), and only the flag is ours to lend.
-        module.training = False
+    """Put every submodule in eval mode; give each its own mode back, also after an error.
+
+    Contexts may be nested and open in several threads: a mode comes back with the last of them.
+    Until then it is eval for every thread, so a model must not be trained meanwhile.
+    """
+    every = {m for module in modules for m in module.modules()}
+    with _LOCK:
+        lent = [m for m in every if m.training or m in _LENT]
+        _LENT.update(lent)
+        for module in lent:
+            # Not .eval(): a model may override train(), and only the flag is ours to lend.
+            module.training = False
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        with _LOCK:
+            _LENT.subtract(lent)
+            for module in lent:
+                if not _LENT[module]:
+                    del _LENT[module]
+                    module.training = True
+
+
+@contextmanager
+def own_casts() -> Iterator[None]:
+    """Leave no cast weight in autocast's cache: one cast without gradient would stay in use, and a
+    training step around the call would get no gradients (torch 2.4 does so)."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 @contextmanager
@@ -38,7 +67,7 @@ def read_feature_maps(
 
     Inside the hook the value is the layer's own: an in-place operation that follows has not
     overwritten it yet, so nothing is cloned. Hooks exist only while the context is open and
-    answer only to the thread that opened it.
+    answer only to the thread that opened it, except in contexts opened inside.
 
     Args:
         layers: layer name -> module.
@@ -51,12 +80,9 @@ def read_feature_maps(
         TypeError: a layer gave something else than a tensor.
         ValueError: a layer gave a tensor without spatial dimensions.
     """
-    thread = threading.get_ident()
     seen: set[str] = set()
 
     def on_tensor(name: str, value: Any) -> None:
-        if threading.get_ident() != thread:
-            return
         if name in seen:
             raise RuntimeError(
                 f"layer {name!r} ran more than once in one forward pass, so it has no single "
@@ -65,22 +91,18 @@ def read_feature_maps(
         seen.add(name)
         read(name, _spatial(name, value, reshape_transform))
 
-    def hook(name: str) -> Any:
-        if from_input:
-            return lambda module, args, kwargs: on_tensor(name, _first(args, kwargs))
-        return lambda module, args, output: on_tensor(name, output)
+    def before(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        on_tensor(name, _first(args, kwargs))
 
-    handles = []
-    try:
-        for name, module in layers.items():
-            if from_input:
-                handles.append(module.register_forward_pre_hook(hook(name), with_kwargs=True))
-            else:
-                handles.append(module.register_forward_hook(hook(name)))
+    def after(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        on_tensor(name, output)
+
+    if from_input:
+        hooks = _hooks((module, partial(before, name), None) for name, module in layers.items())
+    else:
+        hooks = _hooks((module, None, partial(after, name)) for name, module in layers.items())
+    with hooks:
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
     missing = [name for name in layers if name not in seen]
     if missing:
         raise RuntimeError(
@@ -97,16 +119,42 @@ def trace_modules(
 ) -> Iterator[None]:
     """Call ``enter(name, module, args, kwargs)`` and ``leave(name, module, args, output)`` around
     each run of each submodule; scripted ones, where hooks do not run, are passed over."""
+    with _hooks(
+        (module, partial(enter, name), partial(leave, name))
+        for name, module in model.named_modules()
+        if name and not isinstance(module, torch.jit.ScriptModule)
+    ):
+        yield
+
+
+@contextmanager
+def _hooks(wanted: Iterable[tuple[nn.Module, Hook | None, Hook | None]]) -> Iterator[None]:
+    """Hooks (module, before its forward, after it) that answer to this context's own forward:
+    not to another thread's, nor to one in a context inside, as of a call from a user's hook."""
+    context, around = object(), getattr(_INNERMOST, "context", None)
+
+    def own(hook: Hook) -> Hook:
+        def answer(*args: Any) -> None:
+            if getattr(_INNERMOST, "context", None) is context:
+                hook(*args)
+
+        return answer
+
     handles = []
+    _INNERMOST.context = context
     try:
-        for name, module in model.named_modules():
-            if name and not isinstance(module, torch.jit.ScriptModule):
-                before = module.register_forward_pre_hook(partial(enter, name), with_kwargs=True)
-                handles += [before, module.register_forward_hook(partial(leave, name))]
+        with _LOCK:
+            for module, before, after in wanted:
+                if before is not None:
+                    handles.append(module.register_forward_pre_hook(own(before), with_kwargs=True))
+                if after is not None:
+                    handles.append(module.register_forward_hook(own(after)))
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        _INNERMOST.context = around
+        with _LOCK:
+            for handle in handles:
+                handle.remove()
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -27,11 +27,12 @@ def whole(argument: str, value: int, least: int) -> None:
 
 def on_device(argument: str, inputs: Sequence[Tensor], model: object) -> None:
     """Refuse inputs on a device where a module has no parameter; functions may move them."""
-    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    if first is None:
+    if not isinstance(model, nn.Module):
         return
+    first = next(model.parameters(), None)
     for device in {x.device for x in inputs}:
-        if all(p.device != device for p in model.parameters()):  # ends at the first that is there
+        # In most calls the first parameter is there, and no other is looked at.
+        if first is not None and all(p.device != device for p in model.parameters()):
             raise ValueError(
                 f"{argument}: got tensors on {device}, but the model is on {first.device}. Move "
                 f"them there, .to({str(first.device)!r})."

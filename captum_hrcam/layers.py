@@ -1,6 +1,6 @@
 """Which layers: modules and dotted names looked up in the model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ def resolve_layers(
     model = getattr(model, "__self__", model)  # a bound method's module
     named = dict(model.named_modules()) if isinstance(model, nn.Module) else None
     names = {id(module): name for name, module in (named or {}).items()}
+    if not isinstance(layer, (nn.Module, str, Iterable)):
+        raise TypeError(_expected(layer))
     wanted = [layer] if isinstance(layer, (nn.Module, str)) else list(layer)
     if not wanted:
         raise ValueError("layer: got an empty list, expected at least one layer.")
@@ -63,10 +65,7 @@ def _resolve(
             )
         return item, named[item]
     if not isinstance(item, nn.Module):
-        raise TypeError(
-            f"layer: got {type(item).__name__}, expected a module, a dotted name, or a sequence of "
-            "these."
-        )
+        raise TypeError(_expected(item))
     item = unwrap(item)  # type: ignore[assignment]
     if named is None:
         return f"layer{i}", item
@@ -76,3 +75,10 @@ def _resolve(
             "submodules, or its dotted name."
         )
     return names[id(item)], item
+
+
+def _expected(item: object) -> str:
+    return (
+        f"layer: got {type(item).__name__}, expected a module, a dotted name, or a sequence of "
+        "these."
+    )

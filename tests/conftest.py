@@ -1,10 +1,12 @@
 """Shared fixtures."""
 
+import random
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ from cases import CASES, Case
 
 from captum_hrcam import HRCAM
 
+CUDNN_FLAGS = ("enabled", "benchmark", "deterministic", "allow_tf32")
 BY_NAME = {case.name: case for case in CASES}
 
 
@@ -39,7 +42,7 @@ def fit_quietly(hrcam: HRCAM, data: Any, **options: Any) -> HRCAM:
 
 
 class State:
-    """What a call must leave as it was: hooks, modes, weights, gradients, random state."""
+    """What a call must leave as it was: hooks, modes, weights, gradients, random state, flags."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -47,25 +50,39 @@ class State:
 
     def _now(self) -> dict[str, Any]:
         modules = dict(self.model.named_modules())
+        parameters = dict(self.model.named_parameters())
+        values = {**parameters, **dict(self.model.named_buffers())}
+        hooks = [name for name in vars(self.model) if name.endswith(("_hooks", "_with_kwargs"))]
         return {
             "hooks": {
-                name: (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
-                for name, m in modules.items()
+                name: [len(getattr(m, kind)) for kind in hooks] for name, m in modules.items()
             },
             "training": {name: m.training for name, m in modules.items()},
-            "state": {k: v.clone() for k, v in self.model.state_dict().items()},
-            "requires_grad": {k: p.requires_grad for k, p in self.model.named_parameters()},
-            "grad": {k: p.grad is None for k, p in self.model.named_parameters()},
-            "random": torch.get_rng_state(),
+            "values": {name: v.detach().clone() for name, v in values.items()},
+            "requires_grad": {name: p.requires_grad for name, p in parameters.items()},
+            "no_grad": {name for name, p in parameters.items() if p.grad is None},
+            "grad": {n: p.grad.clone() for n, p in parameters.items() if p.grad is not None},
+            "random": (
+                torch.get_rng_state().tolist(),
+                np.random.get_state()[1].tolist(),  # noqa: NPY002 - the global one is meant
+                random.getstate(),
+            ),
+            "flags": {
+                "cudnn": [getattr(torch.backends.cudnn, flag) for flag in CUDNN_FLAGS],
+                "deterministic": torch.are_deterministic_algorithms_enabled(),
+                "autocast": (torch.is_autocast_cache_enabled(), torch.is_autocast_enabled()),
+                "grad": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+                "threads": torch.get_num_threads(),
+                "dtype": torch.get_default_dtype(),
+            },
         }
 
     def assert_unchanged(self) -> None:
         after = self._now()
         for kind, before in self.before.items():
-            if kind == "random":
-                assert torch.equal(before, after[kind])
-            elif kind == "state":
-                assert all(torch.equal(v, after[kind][k]) for k, v in before.items()), kind
+            if kind in ("values", "grad"):
+                assert before.keys() == after[kind].keys(), kind
+                assert all(torch.equal(v, after[kind][name]) for name, v in before.items()), kind
             else:
                 assert before == after[kind], kind
 

@@ -1,7 +1,12 @@
-"""Refused input: exception type, a message that names argument, value and remedy, nothing left."""
+"""Refused input: exception type, a message that names argument, value and remedy, nothing left.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+Here is what goes into a constructor, a fit, a map, a file, a comparison. The tables of what else is
+refused lie with their subject: ``test_evaluate``, ``test_metrics_inputs``, ``test_datasets_*``,
+``test_finding``, ``test_faithfulness``, and of damaged files ``test_storage``.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,24 +15,17 @@ from cases import TwoInputs
 from conftest import BY_NAME, State, fit_quietly, fitted, training_batches
 from torch import nn
 
-from captum_hrcam import CAM, HRCAM, compare
+from captum_hrcam import CAM, HRCAM, compare, evaluate
 
 CASE = BY_NAME["vgg2d"]
-X, Y = torch.randn(12, 2, 8, 12), torch.arange(12) % 3
-
-
-def replaced(labels: Any, **options: Any) -> Callable[[HRCAM], Any]:
-    return lambda hrcam: hrcam.fit([(X, labels)], **options)
-
-
-def with_value(tensor: torch.Tensor, value: float) -> torch.Tensor:
-    tensor = tensor.clone().float()
-    tensor.view(-1)[0] = value
-    return tensor
+FILE = Path(__file__).parent / "fixtures" / "head_v1.safetensors"
+X = torch.randn(12, 2, 8, 12, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(12) % 3
+NAN, INF = float("nan"), float("inf")
 
 
 class RunsTwice(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv, self.relu, self.unused = nn.Conv2d(2, 2, 1), nn.ReLU(), nn.ReLU()
         self.pair, self.flat = Pair(), nn.Flatten()
@@ -42,284 +40,322 @@ class Pair(nn.Module):
         return x, x
 
 
-@dataclass
-class Refused:
-    """One row: what is done to a fitted HRCAM, and what it says."""
+class Interrupted(nn.Module):
+    """Stopped by the user in its third forward pass."""
 
-    name: str
-    error: type[Exception]
-    message: str
-    call: Callable[[HRCAM], Any]
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.passes = CASE.model(), 0
+
+    def forward(self, x):
+        self.passes += 1
+        if self.passes % 3 == 0:
+            raise KeyboardInterrupt
+        return self.inner(x)
 
 
-RUNS_TWICE, FOREIGN = RunsTwice(), nn.Conv2d(1, 1, 1)
-NAN, INF = float("nan"), float("inf")
-soft = torch.full((12, 3), 1 / 3)
-ROWS = [
-    # -- constructor
-    Refused("no callable", TypeError, "forward_func: got int", lambda h: HRCAM(3, "a")),
-    Refused(
-        "data parallel",
-        ValueError,
-        r"got DataParallel.*forward_func\.module",
-        lambda h: HRCAM(nn.DataParallel(CASE.model()), "module.stage1"),
+RUNS_TWICE, TWO_INPUTS, FOREIGN = RunsTwice(), TwoInputs(), nn.Conv2d(1, 1, 1)
+INTERRUPTED = Interrupted().train()
+
+
+def built(layer: Any, model: Any = None, **options: Any) -> Callable[[HRCAM], Any]:
+    return lambda hrcam: HRCAM(CASE.model() if model is None else model, layer, **options)
+
+
+def fit(data: Any, **options: Any) -> Callable[[HRCAM], Any]:
+    return lambda hrcam: hrcam.fit(data, **options)
+
+
+def labels(y: Any, **options: Any) -> Callable[[HRCAM], Any]:
+    return fit([(X, y)], **options)
+
+
+def layer(name: str, **options: Any) -> Callable[[HRCAM], Any]:
+    return lambda hrcam: HRCAM(RUNS_TWICE, name, **options).fit([(X, Y)])
+
+
+def attribute(inputs: Any, target: Any = 1, **options: Any) -> Callable[[HRCAM], Any]:
+    return lambda hrcam: hrcam.attribute(inputs, target, **options)
+
+
+def load(path: Path = FILE, model: Any = None, layer: Any = None) -> Callable[[HRCAM], Any]:
+    return lambda hrcam: HRCAM.load(path, CASE.model() if model is None else model, layer)
+
+
+def breaks_after(error: BaseException) -> Callable[[HRCAM], Any]:
+    def batches() -> Iterator[Any]:
+        yield from training_batches(CASE)[:2]
+        raise error
+
+    return lambda hrcam: hrcam.fit(batches())
+
+
+def with_value(tensor: torch.Tensor, value: float) -> torch.Tensor:
+    tensor = tensor.clone().float()
+    tensor.view(-1)[0] = value
+    return tensor
+
+
+def other_channels(hrcam: HRCAM) -> Any:
+    narrow = fitted(CASE)
+    narrow.head.weights["stage1"] = torch.zeros(3, 5)
+    return narrow.attribute(X, 1)
+
+
+SOFT = torch.full((12, 3), 1 / 3)
+CONSTRUCTOR = {
+    "no callable": (TypeError, "forward_func: got int, expected a model", built("a", 3)),
+    "data parallel": (
+        ValueError, r"forward_func: got DataParallel, which .*forward_func\.module",
+        built("module.stage1", nn.DataParallel(CASE.model())),
     ),
-    Refused(
-        "unknown layer", ValueError, "no layer 'x'.*find_layers", lambda h: HRCAM(CASE.model(), "x")
+    "scripted": (
+        ValueError, "'stage1' is a scripted or traced .*before torch.jit.script",
+        built("stage1", torch.jit.script(CASE.model())),
     ),
-    Refused(
-        "foreign layer",
-        ValueError,
-        "Conv2d is not in the model",
-        lambda h: HRCAM(CASE.model(), FOREIGN),
+    "traced": (
+        ValueError, "'stage1' is a scripted or traced .*or torch.jit.trace",
+        built("stage1", torch.jit.trace(CASE.model().eval(), X)),
     ),
-    Refused("no layer", ValueError, "empty list", lambda h: HRCAM(CASE.model(), [])),
-    Refused(
-        "layer twice",
-        ValueError,
-        "'stage1' is listed twice",
-        lambda h: HRCAM(CASE.model(), ["stage1", "stage1"]),
+    "scripted layer": (
+        ValueError, "'1' is a scripted or traced module",
+        built("1", nn.Sequential(nn.ReLU(), torch.jit.script(nn.ReLU()))),
     ),
-    Refused(
-        "reshape",
-        TypeError,
-        "reshape_transform: got int",
-        lambda h: HRCAM(CASE.model(), "stage1", reshape_transform=3),
+    "name in a function": (
+        ValueError, "the name 'a', but forward_func is no module.*Pass the module", built("a", sum)
     ),
-    # -- layers that cannot be read
-    Refused(
-        "layer never runs",
-        RuntimeError,
-        "'unused' did not run.*Choose a layer",
-        lambda h: HRCAM(RUNS_TWICE, "unused").fit([(X, Y)]),
+    "unknown layer": (ValueError, "no layer 'x'.*find_layers", built("x")),
+    "foreign layer": (ValueError, "Conv2d is not in the model. Pass one of its", built(FOREIGN)),
+    "no layer": (ValueError, "layer: got an empty list, expected", built([])),
+    "layer None": (TypeError, "layer: got NoneType, expected a module", built(None)),
+    "layer number": (TypeError, "layer: got int, expected a module", built([3])),
+    "layer twice": (ValueError, "'stage1' is listed twice", built(["stage1", "stage1"])),
+    "reshape": (
+        TypeError, "reshape_transform: got int, expected", built("stage1", reshape_transform=3)
     ),
-    Refused(
-        "layer runs twice",
-        RuntimeError,
-        "'relu' ran more than once.*its block",
-        lambda h: HRCAM(RUNS_TWICE, "relu").fit([(X, Y)]),
+    "CAM of two layers": (
+        ValueError, "layer: got 2 layers, CAM takes one",
+        lambda h: CAM(CASE.model(), ["stage1", "stage2"]),
     ),
-    Refused(
-        "layer gives a tuple",
-        TypeError,
-        "'pair' gave tuple, expected one tensor",
-        lambda h: HRCAM(RUNS_TWICE, "pair").fit([(X, Y)]),
+    "CAM classifier": (
+        TypeError, "classifier: got MaxPool2d, exp", lambda h: CAM(CASE.model(), "stage3", "pool1")
     ),
-    Refused(
-        "layer without space",
-        ValueError,
-        r"'flat' gave a tensor of shape \(12, 192\).*reshape_tr",
-        lambda h: HRCAM(RUNS_TWICE, "flat").fit([(X, Y)]),
+}  # fmt: skip
+LAYERS = {
+    "never runs": (RuntimeError, "'unused' did not run.*Choose a layer", layer("unused")),
+    "runs twice": (RuntimeError, "'relu' ran more than once.*its block", layer("relu")),
+    "tuple": (TypeError, "'pair' gave tuple, expected one tensor", layer("pair")),
+    "no space": (ValueError, r"'flat' gave .* shape \(12, 192\).*reshape_tr", layer("flat")),
+    "no batch": (
+        ValueError, "'conv' gave 2 feature maps for 12 images, .*Choose a layer",
+        layer("conv", reshape_transform=lambda f: f.transpose(0, 1)),
     ),
-    Refused(
-        "layer without batch",
-        ValueError,
-        r"'conv' gave 2 feature maps for 12 images",
-        lambda h: HRCAM(RUNS_TWICE, "conv", reshape_transform=lambda f: f.transpose(0, 1)).fit(
-            [(X, Y)]
-        ),
+}  # fmt: skip
+OPTIONS = {
+    "solver": (ValueError, "solver: got 'lasso', expected one of", labels(Y, solver="lasso")),
+    "loss": (ValueError, "loss: got 'hinge', expected one of", labels(Y, loss="hinge")),
+    "targets": (ValueError, "targets: got 'masks', expected", labels(Y, targets="masks")),
+    "balance": (ValueError, "balance_layers: got 'x', expected", labels(Y, balance_layers="x")),
+    "negative penalty": (
+        ValueError, "penalty: got -1, expected", labels(Y, solver="ridge", penalty=-1)
     ),
-    # -- options of fit
-    Refused("solver", ValueError, "solver: got 'lasso', expected", replaced(Y, solver="lasso")),
-    Refused("loss", ValueError, "loss: got 'hinge', expected one of", replaced(Y, loss="hinge")),
-    Refused("targets", ValueError, "targets: got 'masks', exp", replaced(Y, targets="masks")),
-    Refused("balance", ValueError, "balance_layers: got 'x', exp", replaced(Y, balance_layers="x")),
-    Refused(
-        "negative penalty", ValueError, "penalty: got -1", replaced(Y, solver="ridge", penalty=-1)
+    "NaN penalty": (ValueError, "penalty: got nan, exp", labels(Y, solver="ridge", penalty=NAN)),
+    "infinite penalty": (ValueError, "penalty: got inf", labels(Y, solver="ridge", penalty=INF)),
+    "word as penalty": (ValueError, "penalty: got 'x', expected", labels(Y, penalty="x")),
+    "penalty of pattern": (
+        ValueError, "penalty: got 0.1 with solver='pattern'",
+        labels(Y, solver="pattern", penalty=0.1),
     ),
-    Refused(
-        "NaN penalty", ValueError, "penalty: got nan", replaced(Y, solver="ridge", penalty=NAN)
+    "balance of adam": (
+        ValueError, "balance_layers: got 'equal' with solver='adam'",
+        labels(Y, solver="adam", balance_layers="equal"),
     ),
-    Refused("word as penalty", ValueError, "penalty: got 'x'", replaced(Y, penalty="x")),
-    Refused(
-        "penalty of pattern",
-        ValueError,
-        "penalty: got 0.1 with solver='pattern'",
-        replaced(Y, solver="pattern", penalty=0.1),
+    "balance of a cascade": (
+        ValueError, "balance_layers: got 'equal' with solver='cascade'",
+        labels(Y, solver="cascade", balance_layers="equal"),
     ),
-    Refused(
-        "balance of adam",
-        ValueError,
-        "balance_layers: got 'equal' with solver='adam'",
-        replaced(Y, solver="adam", balance_layers="equal"),
+    "cascade of real values": (
+        ValueError, "loss: got 'mse' with solver='cascade'",
+        labels(Y, solver="cascade", loss="mse"),
     ),
-    Refused(
-        "balance of a cascade",
-        ValueError,
-        "balance_layers: got 'equal' with solver='cascade'",
-        replaced(Y, solver="cascade", balance_layers="equal"),
+    "passes": (ValueError, "n_passes: got 0, expected", labels(Y, n_passes=0)),
+    "epochs": (ValueError, "epochs: got 0, expected", labels(Y, solver="adam", epochs=0)),
+    "batch size": (
+        ValueError, "batch_size: got 2.5, exp", labels(Y, solver="adam", batch_size=2.5)
     ),
-    Refused(
-        "cascade of real values",
-        ValueError,
-        "loss: got 'mse' with solver='cascade'",
-        replaced(Y, solver="cascade", loss="mse"),
+    "lr": (ValueError, "lr: got nan, expected", labels(Y, solver="adam", lr=NAN)),
+    "classes": (ValueError, "n_classes: got 0, expected", labels(Y, n_classes=0)),
+}  # fmt: skip
+DATA = {
+    "empty loader": (ValueError, "train_data: it gave no batch; expected", fit([])),
+    "empty validation": (
+        ValueError, "val_data: it gave no batch", fit([(X, Y)], val_data=[])
     ),
-    Refused("passes", ValueError, "n_passes: got 0", replaced(Y, n_passes=0)),
-    Refused("epochs", ValueError, "epochs: got 0", replaced(Y, solver="adam", epochs=0)),
-    Refused("lr", ValueError, "lr: got nan", replaced(Y, solver="adam", lr=NAN)),
-    Refused("classes", ValueError, "n_classes: got 0", replaced(Y, n_classes=0)),
-    # -- data of fit
-    Refused("empty loader", ValueError, "train_data: it gave no batch", lambda h: h.fit([])),
-    Refused(
-        "empty validation",
-        ValueError,
-        "val_data: it gave no batch",
-        lambda h: h.fit([(X, Y)], val_data=[]),
+    "few images": (ValueError, "train_data: got 3 images, expected", fit([(X[:3], Y[:3])])),
+    "no label": (TypeError, "a batch holds 1 item.*targets='model'", fit([X])),
+    "dictionary": (TypeError, "train_data: a batch holds 1 item, exp", fit([{"x": X, "y": Y}])),
+    "no tensor": (TypeError, "train_data: a batch must be .*inputs list", fit([([1, 2], Y)])),
+    "no pixel": (TypeError, r"a tensor \(12, 2, 0, 12\)", fit([(X[:, :, :0], Y)])),
+    "other size": (
+        ValueError, r"of input 0 is \(2, 4, 4\) in one batch.*one size",
+        fit([(X, Y), (X[:, :, :4, :4], Y)]),
     ),
-    Refused(
-        "few images",
-        ValueError,
-        "train_data: got 3 images, expected at least 5",
-        lambda h: h.fit([(X[:3], Y[:3])]),
+    "other size in validation": (
+        ValueError, r"val_data: the shape of input 0 is \(2, 4, 4\).*one size",
+        fit([(X, Y)], val_data=[(X[:, :, :4, :4], Y)]),
     ),
-    Refused("no label", TypeError, "a batch holds 1 item.*targets='model'", lambda h: h.fit([X])),
-    Refused(
-        "no tensor",
-        TypeError,
-        "got inputs list",
-        lambda h: h.fit([([1, 2], Y)]),
+    "other channels": (
+        RuntimeError, "expected .* to have 2 channels, but got 3",
+        fit([(torch.zeros(12, 3, 8, 12), Y)]),
     ),
-    Refused(
-        "other size",
-        ValueError,
-        r"of input 0 is \(2, 4, 4\) in one batch.*one size",
-        lambda h: h.fit([(X, Y), (X[:, :, :4, :4], Y)]),
+    "other channels in one batch": (
+        ValueError, r"is \(3, 8, 12\) in one batch and \(2, 8, 12\)",
+        fit([(X, Y), (torch.zeros(12, 3, 8, 12), Y)]),
     ),
-    Refused(
-        "NaN in inputs",
-        ValueError,
-        "NaN or infinity in the pooled features",
-        lambda h: h.fit([(with_value(X, NAN), Y)]),
+    "NaN": (ValueError, "NaN or infinity in the pooled features", fit([(with_value(X, NAN), Y)])),
+    "infinity": (ValueError, "NaN or infinity in the pool", fit([(with_value(X, INF), Y)])),
+    "NaN without labels": (
+        ValueError, "NaN or infinity in the pool", fit([with_value(X, NAN)], targets="model")
     ),
-    Refused(
-        "infinity in inputs",
-        ValueError,
-        "NaN or infinity in the pooled features",
-        lambda h: h.fit([(with_value(X, INF), Y)]),
+    "two inputs of other counts": (
+        ValueError, "train_data: a batch's inputs must hold the same images",
+        lambda h: HRCAM(TWO_INPUTS, "conv1").fit([(X, torch.zeros(4, 1, 3, 3), Y)]),
     ),
-    Refused("label too large", ValueError, r"labels: 3 is outside 0\.\.2", replaced(Y + 1)),
-    Refused("label negative", ValueError, r"labels: -1 is outside 0\.\.2", replaced(Y - 1)),
-    Refused("label not whole", ValueError, "non-integer.*loss='mse'", replaced(Y + 0.5)),
-    Refused("label NaN", ValueError, "labels: NaN or infinity", replaced(with_value(Y, NAN))),
-    Refused("labels too few", ValueError, "for a batch of 12 images", replaced(Y[:5])),
-    Refused("label of a word", TypeError, "labels: got str", replaced("abc")),
-    Refused("rows too narrow", ValueError, r"expected \(12, 3\)", replaced(torch.ones(12, 2) / 2)),
-    Refused("rows do not sum", ValueError, "do not sum to 1", replaced(soft * 2)),
-    Refused(
-        "probabilities beyond 1",
-        ValueError,
-        "values from 0 to 2",
-        replaced(Y[:, None] * torch.ones(12, 3), loss="binary_cross_entropy"),
+    "loader breaks": (OSError, "the disk", breaks_after(OSError("the disk"))),
+    "interrupt in the loader": (KeyboardInterrupt, None, breaks_after(KeyboardInterrupt())),
+    "interrupt in the model": (
+        KeyboardInterrupt, None,
+        lambda h: HRCAM(INTERRUPTED, "inner.stage1").fit(training_batches(CASE)),
     ),
-    Refused(
-        "real label NaN",
-        ValueError,
-        "labels: NaN or infinity",
-        replaced(with_value(soft, NAN), loss="mse"),
+}  # fmt: skip
+LABELS = {
+    "too large": (ValueError, r"labels: 3 is outside 0\.\.2", labels(Y + 1)),
+    "negative": (ValueError, r"labels: -1 is outside 0\.\.2.*Number", labels(Y - 1)),
+    "too large in validation": (
+        ValueError, "labels: 3 is outside", fit([(X, Y)], val_data=[(X, Y + 1)])
     ),
-    Refused("one class", ValueError, "class 1 has no sample", replaced(Y * 0)),
-    Refused("absent class", ValueError, "class 2 has no sample", replaced(Y % 2)),
-    # -- attribute
-    Refused(
-        "not fitted",
-        RuntimeError,
-        "no head yet: call fit or load",
+    "not whole": (ValueError, "non-integer.*loss='mse'", labels(Y + 0.5)),
+    "NaN": (ValueError, "labels: NaN or infinity.*remove", labels(with_value(Y, NAN))),
+    "infinite": (ValueError, "labels: NaN or infinity", labels(with_value(Y, INF))),
+    "too few": (ValueError, r"labels: got shape \(5,\) for a batch of 12 images", labels(Y[:5])),
+    "a word": (TypeError, "labels: got str, expected", labels("abc")),
+    "None": (TypeError, "labels: got NoneType, expected", labels(None)),
+    "narrow rows": (ValueError, r"expected \(12, 3\)", labels(torch.ones(12, 2) / 2)),
+    "rows that do not sum": (ValueError, "do not sum to 1, exp", labels(SOFT * 2)),
+    "beyond 1": (
+        ValueError, "values from 0 to 2, expected 0 to 1",
+        labels(Y[:, None] * torch.ones(12, 3), loss="binary_cross_entropy"),
+    ),
+    "real NaN": (ValueError, "labels: NaN", labels(with_value(SOFT, NAN), loss="mse")),
+    "real infinite": (ValueError, "labels: NaN", labels(with_value(SOFT, INF), loss="mse")),
+    "one class": (ValueError, "class 1 has no sample.*Add samples", labels(Y * 0)),
+    "absent class": (ValueError, "class 2 has no sample.*Add samples", labels(Y % 2)),
+}  # fmt: skip
+MAPS = {
+    "not fitted": (
+        RuntimeError, "no head yet: call fit or load",
         lambda h: HRCAM(CASE.model(), "stage1").attribute(X, 1),
     ),
-    Refused("fusion", ValueError, "fusion: got 'max'", lambda h: h.attribute(X, 1, fusion="max")),
-    Refused(
-        "interpolation",
-        ValueError,
-        "interpolate_mode: got 'trilinear'",
-        lambda h: h.attribute(X, 1, interpolate_mode="trilinear"),
+    "fusion": (ValueError, "fusion: got 'max', expected", attribute(X, fusion="max")),
+    "interpolation": (
+        ValueError, "interpolate_mode: got 'trilinear', expected",
+        attribute(X, interpolate_mode="trilinear"),
     ),
-    Refused(
-        "threshold",
-        ValueError,
-        "evidence_threshold: got nan",
-        lambda h: h.attribute(X, 1, fusion="evidence", evidence_threshold=NAN),
+    "threshold": (
+        ValueError, "evidence_threshold: got nan, expected",
+        attribute(X, fusion="evidence", evidence_threshold=NAN),
     ),
-    Refused(
-        "no image",
-        ValueError,
-        r"inputs: got shape \(0, 2, 8, 12\)",
-        lambda h: h.attribute(X[:0], torch.tensor([])),
+    "target": (AssertionError, r"target: got 3 for .*expected a class in 0\.\.2", attribute(X, 3)),
+    "no target": (AssertionError, "target: got None.*Pass the class", attribute(X, None)),
+    "array": (AssertionError, "`inputs` must be a torch.Tensor .*ndarray", attribute(X.numpy())),
+    "no image": (ValueError, r"inputs: got shape \(0, 2, 8, 12\), exp", attribute(X[:0])),
+    "no pixel": (ValueError, r"inputs: got shape \(12, 2, 0, 12\), exp", attribute(X[:, :, :0])),
+    "no batch": (ValueError, "'stage1' gave 4 feature maps for 2 images", attribute(X[0])),
+    "vector among inputs": (
+        ValueError, r"shape \(12, 5\).*additional_forward_args", attribute((X, torch.ones(12, 5)))
     ),
-    Refused(
-        "no pixel",
-        ValueError,
-        r"inputs: got shape \(12, 2, 0, 12\)",
-        lambda h: h.attribute(X[:, :, :0], 1),
+    "batches of two sizes": (ValueError, "got batches of 12 and 4", attribute((X, X[:4]))),
+    "another device": (
+        ValueError, r"inputs: got tensors on meta, but the model is on cpu.*\.to\('cpu'\)",
+        attribute(X.to("meta")),
     ),
-    Refused(
-        "vector among inputs",
-        ValueError,
-        r"shape \(12, 5\).*additional_forward_args",
-        lambda h: h.attribute((X, torch.ones(12, 5)), 1),
+    "another device to predict": (
+        ValueError, "inputs: got tensors on meta", lambda h: h.predict(X.to("meta"))
     ),
-    Refused(
-        "batches of two sizes",
-        ValueError,
-        "got batches of 12 and 4",
-        lambda h: h.attribute((X, X[:4]), 1),
+    "other channels of the image": (
+        RuntimeError, "expected .* to have 2 channels, but got 3",
+        attribute(torch.zeros(2, 3, 8, 12)),
     ),
-    Refused(
-        "other channels",
-        ValueError,
-        "'stage1' gave 4 channels, but the head has weights for 5",
-        lambda h: other_channels().attribute(X, 1),
+    "other channels of a layer": (
+        ValueError, "'stage1' gave 4 channels, but the head has weights for 5. Use", other_channels
     ),
-    # -- CAM, compare
-    Refused(
-        "CAM evidence",
-        ValueError,
-        "'evidence' needs.*CAM has none",
+    "layers of agreement": (
+        ValueError, "fusion: 'agreement' is no sum.*Use", lambda h: h.layer_maps(
+            X, 1, fusion="agreement"
+        ),
+    ),
+    "CAM's evidence": (
+        ValueError, "'evidence' needs.*CAM has none. Use",
         lambda h: CAM(CASE.model(), "stage3").attribute(X, 1, fusion="evidence"),
     ),
-    Refused(
-        "CAM classifier",
-        TypeError,
-        "classifier: got MaxPool2d",
-        lambda h: CAM(CASE.model(), "stage3", "pool1"),
-    ),
-    Refused(
-        "CAM of another layer",
-        ValueError,
-        "'stage1' gave 4 channels.*weights for 8",
+    "CAM of another layer": (
+        ValueError, "'stage1' gave 4 channels.*weights for 8",
         lambda h: CAM(CASE.model(), "stage1").attribute(X, 1),
     ),
-    Refused("no method", ValueError, "methods: got none", lambda h: compare([], X, 1)),
-    Refused("method", TypeError, "'a' is int", lambda h: compare({"a": 3}, X, 1)),
-    Refused(
-        "method's map",
-        ValueError,
-        r"'a' gave shape \(12,\)",
+}  # fmt: skip
+FILES = {
+    "missing": (FileNotFoundError, "path: no file .*; save a", load(FILE / "x")),
+    "folder": (FileNotFoundError, "path: no file .*; save a", load(FILE.parent)),
+    "foreign": (ValueError, "path: .*test_bad_input.py' is truncated or", load(Path(__file__))),
+    "for another model": (ValueError, "no layer 'stage1'", load(model=nn.Sequential())),
+    "for no model": (TypeError, "forward_func: got int", load(model=3)),
+    "fewer layers": (ValueError, "got 1 layers, but .* holds 3", load(layer="stage1")),
+    "nowhere to save": (
+        FileNotFoundError, "path: no folder .*; make it first", lambda h: h.save(FILE / "x" / "y")
+    ),
+}  # fmt: skip
+METHODS = {
+    "none": (ValueError, "methods: got none, expected", lambda h: compare([], X, 1)),
+    "number": (TypeError, "methods: 'a' is int, expected", lambda h: compare({"a": 3}, X, 1)),
+    "no map": (
+        ValueError, r"'a' gave shape \(12,\) for inputs .*expected",
         lambda h: compare({"a": lambda x, **_: x.mean((1, 2, 3))}, X, 1),
     ),
-    Refused(
-        "method's result",
-        TypeError,
-        "'a' gave float",
+    "no tensor": (
+        TypeError, "'a' gave float, expected a tensor",
         lambda h: compare({"a": lambda x, **_: 1.0}, X, 1),
     ),
-]
+    "not fitted": (
+        RuntimeError, "no head yet: call fit",
+        lambda h: compare(HRCAM(CASE.model(), "stage1"), X, 1),
+    ),
+    "not fitted, to evaluate": (
+        RuntimeError, "no head yet: call fit",
+        lambda h: evaluate(HRCAM(h.forward_func, "stage1"), [(X, Y, X[:, 0] > 0)]),
+    ),
+    "no data to evaluate": (
+        ValueError, "data: it gave no batch, expected", lambda h: evaluate(h, [])
+    ),
+}  # fmt: skip
+TABLES = {
+    "constructor": CONSTRUCTOR, "layer": LAYERS, "option": OPTIONS, "data": DATA,
+    "labels": LABELS, "maps": MAPS, "file": FILES, "methods": METHODS,
+}  # fmt: skip
+REFUSED = {f"{of}: {name}": row for of, table in TABLES.items() for name, row in table.items()}
 
 
-def other_channels() -> HRCAM:
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_and_nothing_left_behind(name):
+    error, message, call = REFUSED[name]
     hrcam = fitted(CASE)
-    hrcam.head.weights["stage1"] = torch.zeros(3, 5)
-    return hrcam
-
-
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_refused(row):
-    hrcam = fitted(CASE)
-    expected = hrcam.attribute(X, 1)
-    state = State(hrcam.forward_func)
-    with pytest.raises(row.error, match=row.message):
-        row.call(hrcam)
-    state.assert_unchanged()
+    head, report, expected = hrcam.head, hrcam.report, hrcam.attribute(X, 1)
+    states = [State(model) for model in (hrcam.forward_func, RUNS_TWICE, TWO_INPUTS, INTERRUPTED)]
+    with pytest.raises(error, match=message):
+        call(hrcam)
+    for state in states:
+        state.assert_unchanged()
+    assert hrcam.head is head
+    assert hrcam.report is report
     assert torch.equal(hrcam.attribute(X, 1), expected)
 
 
@@ -333,7 +369,7 @@ def test_one_output_and_softmax():
 
 def test_output_that_is_no_row_of_scores():
     class Dictionary(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.inner = CASE.model()
 
@@ -349,13 +385,35 @@ def test_output_that_is_no_row_of_scores():
     assert hrcam.attribute(X, 2).shape == (12, 1, 8, 12)
 
 
-def test_two_inputs_of_other_counts():
-    with pytest.raises(ValueError, match="train_data: a batch's inputs must hold the same images"):
-        HRCAM(TwoInputs(), "conv1").fit([(X, torch.randn(4, 1, 3, 3), Y)])
+# ---- what must not be refused
 
 
-def test_last_batch_of_one_and_one_pixel_are_fine():
+@pytest.mark.parametrize("solver", ["pattern", "cascade", "ridge", "adam"])
+def test_batches_of_any_size_are_fine(solver):
+    x, y = torch.cat([X] * 3), torch.cat([Y] * 3)
+    sizes = [12, 7, 16, 1]  # the last batch of one
+    batches = list(zip(x.split(sizes), y.split(sizes), strict=True))
+    maps = [
+        fit_quietly(HRCAM(CASE.model(), CASE.layers), data, solver=solver).attribute(X, 1)
+        for data in (batches, [(x, y)])
+    ]
+    torch.testing.assert_close(*maps, rtol=0, atol=0.01 * maps[1].abs().max().item())
+
+
+@pytest.mark.parametrize("solver", ["auto", "cascade"])
+def test_images_of_one_pixel_are_fine(solver):
     case = BY_NAME["depthwise2d"]
-    batches = [*training_batches(case), (torch.randn(1, 2, *case.size), torch.tensor([0]))]
-    hrcam = fit_quietly(HRCAM(case.model(), case.layers), batches)
-    assert hrcam.attribute(torch.randn(1, 2, 1, 1), 1).shape == (1, 1, 1, 1)
+    hrcam = HRCAM(case.model(), case.layers)
+    fit_quietly(hrcam, [(torch.randn(30, 2, 1, 1), torch.arange(30) % 3)], solver=solver)
+    for fusion in ("sum", "evidence", "agreement"):
+        maps = hrcam.attribute(torch.randn(1, 2, 1, 1), 1, fusion=fusion)
+        assert maps.shape == (1, 1, 1, 1)
+        assert maps.isfinite().all()
+
+
+def test_image_with_nan_spoils_its_own_map_alone():
+    hrcam = fitted(CASE)
+    expected = hrcam.attribute(X, 1)
+    maps = hrcam.attribute(with_value(X, NAN), 1)
+    assert maps[0].isnan().any()
+    assert torch.equal(maps[1:], expected[1:])

@@ -36,10 +36,23 @@ def test_upsampling_by_whole_factors_keeps_the_mean(d):
     torch.testing.assert_close(up.flatten(2).mean(2), a.flatten(2).mean(2))
 
 
+def test_map_of_that_size_is_given_back_without_work():
+    a = torch.randn(2, 1, 4, 5)
+    assert upsample(a, (4, 5)) is a
+
+
 def test_layers_of_one_size_are_upsampled_once_and_the_same():
     maps = [torch.randn(2, 1, *s) for s in ((8, 8), (4, 4), (4, 4), (2, 2))]
     expected = sum(F.interpolate(a, (8, 8), mode="bilinear") for a in maps)
     torch.testing.assert_close(add_upsampled(maps, (8, 8)), expected)
+
+
+def test_adding_leaves_the_maps_as_they_were():
+    maps = [torch.randn(2, 1, *s) for s in ((8, 8), (4, 4), (8, 8))]
+    before = [a.clone() for a in maps]
+    first, again = add_upsampled(maps[:2], (8, 8)), add_upsampled(maps, (8, 8))
+    torch.testing.assert_close(again - first, maps[2])
+    assert all(torch.equal(a, b) for a, b in zip(maps, before, strict=True))
 
 
 def test_rectify_keeps_what_exceeds_the_ordinary():
@@ -69,6 +82,32 @@ def test_agreement_is_zero_where_every_layer_is_ordinary():
     mean, spread = torch.tensor([2.0]), torch.tensor([0.5])
     maps = [fuse.layer(torch.full((1, 1, n), 2.0), mean, spread) for n in (4, 2)]
     torch.testing.assert_close(fuse(maps, (4,)), torch.zeros(1, 1, 4), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("fusion", ["evidence", "agreement"])
+def test_map_without_spread_is_finite(fusion):
+    """As of a layer of one cell: there is no deviation to measure it by."""
+    a, mean = torch.tensor([[[1.0, 5.0]]]), torch.tensor([2.0])
+    assert Fusion(fusion).layer(a, mean, torch.zeros(1)).flatten().tolist() in ([-1, 3], [0, 3])
+
+
+def test_evidence_begins_half_a_deviation_above_the_mean():
+    a, mean, spread = torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([1.0]), torch.tensor([2.0])
+    assert Fusion("evidence").layer(a, mean, spread).flatten().tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4, 4, 4, 4)])
+def test_inputs_without_space_or_with_too_much_are_refused(shape):
+    with pytest.raises(ValueError, match=r"expected \(N, C, \*spatial\)"):
+        Fusion().sizes([torch.ones(2, 3, 4, 4), torch.ones(shape)])
+    assert Fusion().sizes([torch.ones(2, 3, 4), torch.ones(2, 3, 4, 5, 6)]) == [(4,), (4, 5, 6)]
+
+
+@pytest.mark.parametrize("threshold", [math.nan, math.inf, "1", None])
+def test_threshold_is_a_finite_number(threshold):
+    with pytest.raises(ValueError, match=f"evidence_threshold: got {threshold!r}, expected a numb"):
+        Fusion("evidence", None, threshold)
+    assert Fusion("evidence", None, 0).threshold == 0
 
 
 def test_other_dimensions_than_the_maps_are_refused():

@@ -11,27 +11,31 @@ CASE = BY_NAME["vgg2d"]
 
 
 class Breaks(nn.Module):
-    """Raises in the middle of the forward pass once ``broken`` is set; BatchNorm before it."""
+    """Raises in the middle of the forward pass once ``left`` passes are done; BatchNorm before."""
 
     def __init__(self):
         super().__init__()
         self.inner = CASE.model()
         self.norm = nn.BatchNorm2d(2)
-        self.broken = False
+        self.left = float("inf")
 
     def forward(self, x):
         x = self.inner.stage1(self.norm(x))
-        if self.broken:
+        if self.left == 0:
             raise OSError("the model broke")
+        self.left -= 1
         x = self.inner.stage3(self.inner.stage2(x))
         return self.inner.fc(self.inner.gap(x))
 
 
 @pytest.fixture
 def model() -> Breaks:
+    """In the midst of training: modes are mixed, some gradients are there, some never will be."""
     torch.manual_seed(0)
     model = Breaks().train()
-    model.inner.stage2.eval()  # modes are mixed, and each must come back
+    model.inner.stage2.eval()
+    model(CASE.images()).sum().backward()
+    model.inner.fc.weight.grad = None
     model.inner.fc.weight.requires_grad_(False)
     return model
 
@@ -39,9 +43,8 @@ def model() -> Breaks:
 LAYERS = ["inner.stage1", "inner.stage3"]
 
 
-@pytest.mark.parametrize("solver", ["pattern", "ridge", "adam"])
+@pytest.mark.parametrize("solver", ["auto", "cascade", "pattern", "ridge", "adam"])
 def test_fit_and_attribute_leave_the_model_as_it_was(model, solver):
-    state = State(model)
     loader = torch.utils.data.DataLoader(
         torch.utils.data.TensorDataset(torch.randn(30, 2, 8, 8), torch.arange(30) % 3),
         batch_size=7,
@@ -71,7 +74,7 @@ def test_error_in_the_model_leaves_nothing_and_keeps_the_head(model):
     hrcam = fit_quietly(HRCAM(model, LAYERS), training_batches(CASE))
     expected = hrcam.attribute(CASE.images(), 1)
     state = State(model)
-    model.broken = True
+    model.left = 0
     for call in (
         lambda: hrcam.attribute(CASE.images(), 1),
         lambda: hrcam.fit(training_batches(CASE)),
@@ -81,8 +84,24 @@ def test_error_in_the_model_leaves_nothing_and_keeps_the_head(model):
         with pytest.raises(OSError, match="the model broke"):
             call()
         state.assert_unchanged()
-    model.broken = False
+    model.left = float("inf")
     assert torch.equal(hrcam.attribute(CASE.images(), 1), expected)
+
+
+def test_error_in_any_pass_of_a_fit_leaves_nothing_and_keeps_the_head(model):
+    hrcam = fit_quietly(HRCAM(model, LAYERS), training_batches(CASE))
+    head, state, passes = hrcam.head, State(model), 0
+    while True:
+        model.left = passes
+        try:
+            fit_quietly(hrcam, training_batches(CASE))
+        except OSError:
+            assert hrcam.head is head
+        else:
+            break
+        state.assert_unchanged()
+        passes += 1
+    assert passes > 20  # reading, cascade, spreads, the choice between two heads
 
 
 def test_bad_target_leaves_nothing(model):

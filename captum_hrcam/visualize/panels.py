@@ -129,7 +129,7 @@ def to_pictures(images: ImageLike) -> list[Array]:
         raise ValueError(
             f"images: got {stack.shape[1]} channels, expected 1 or 3. Choose those to be shown."
         )
-    shown = stack if 0 <= stack.min() and stack.max() <= 1 else scale_batch(stack)
+    shown = stack if stack.min() >= 0 and stack.max() <= 1 else scale_batch(stack)
     return [np.moveaxis(image, 0, 2) for image in shown]
 
 
