@@ -6,7 +6,7 @@ OLDEST := captum==0.8.0 torch==2.4.0 torchvision==0.19.0 matplotlib==3.10.0 scip
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint docs bench bench-scale bench-localization bench-faithfulness dist hooks clean \
-  test-nightly test-oldest soak mutation audit
+  test-browser test-nightly test-oldest soak mutation audit
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -44,6 +44,10 @@ audit: .venv/installed  ## licences of all that is installed; known vulnerabilit
 	.venv/audit/bin/pip-licenses --python $(BIN)/python --order=license
 	$(BIN)/python -m pip freeze --exclude-editable > .venv/audit/installed.txt
 	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r .venv/audit/installed.txt
+
+test-browser: .venv/installed  ## the case browser in a real Chromium (Debian: apt-get install chromium)
+	$(BIN)/python -m pip install --quiet playwright
+	$(BIN)/python -m pytest tests/test_case_browser.py
 
 lint: .venv/installed  ## ruff (style, formatting) and mypy (types)
 	$(BIN)/ruff check .
