@@ -47,6 +47,9 @@ class HeadAttribution(LayerAttribution):
             channels-last layouts.
     """
 
+    # Where a layer has other channels than the head.
+    _remedy = "Use the model that the head was fitted on, or fit again."
+
     def __init__(
         self,
         forward_func: Callable[..., Any],
@@ -252,7 +255,7 @@ class HeadAttribution(LayerAttribution):
         pooled: dict[str, Tensor] = {}
 
         def read(name: str, f: Tensor) -> None:
-            same_channels(name, f, head.weights[name])
+            same_channels(name, f, head.weights[name], self._remedy)
             pooled[name] = gap(f)
 
         self._forward(inputs, args, read)
@@ -303,7 +306,7 @@ class HeadAttribution(LayerAttribution):
 
         def read(name: str, f: Tensor) -> None:
             one_row_per_image(name, f, len(inputs[0]))
-            same_channels(name, f, weights[name])
+            same_channels(name, f, weights[name], self._remedy)
             a = contract(f, weights[name])
             maps[name] = fuse.layer(a, *ordinary[name]) if ordinary else a
 

@@ -51,6 +51,11 @@ class CAM(HeadAttribution):
         True
     """
 
+    _remedy = (
+        "There is more than pooling between this layer and the classifier, so it has no CAM. Name "
+        "the layer and the classifier on both sides of the pooling, or use Grad-CAM."
+    )
+
     def __init__(
         self,
         model: Callable[..., Any],

@@ -48,12 +48,12 @@ def one_row_per_image(layer: str, f: Tensor, n: int) -> None:
         )
 
 
-def same_channels(layer: str, f: Tensor, weight: Tensor) -> None:
+def same_channels(layer: str, f: Tensor, weight: Tensor, remedy: str) -> None:
     """Refuse feature maps with other channels than the head's weights for the layer."""
     if f.shape[1] != weight.shape[-1]:
         raise ValueError(
             f"layer {layer!r} gave {f.shape[1]} channels, but the head has weights for "
-            f"{weight.shape[-1]}. Use the model that the head was fitted on, or fit again."
+            f"{weight.shape[-1]}. {remedy}"
         )
 
 

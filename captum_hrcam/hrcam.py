@@ -259,7 +259,7 @@ class HRCAM(HeadAttribution):
 
         def forward(inputs: tuple[Tensor, ...], args: tuple[Any, ...], read: Read) -> Any:
             def of_this_head(name: str, f: Tensor) -> None:
-                same_channels(name, f, head.weights[name])
+                same_channels(name, f, head.weights[name], self._remedy)
                 read(name, f)
 
             return self._forward(inputs, args, of_this_head)

@@ -49,9 +49,9 @@ comparison_figure(x[:4], {k: a[:4] for k, a in maps.items()}, masks=masks[:4])[0
 # Captum's metrics
 # ----------------
 # ``infidelity`` asks how far a map is from foretelling what noise on the image does to the model's
-# score; with ``normalize`` each map is scaled as suits it best, for class maps have a scale of their
-# own. ``sensitivity_max`` asks how much a map changes where the image changes slightly. Lower is
-# better in both.
+# score; with ``normalize`` each map is scaled as suits it best, as class maps have their own scale.
+# ``sensitivity_max`` asks how much a map changes when the image changes slightly. Of both, lower is
+# better.
 
 
 def noise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,8 +79,8 @@ print(f"infidelity of a map of zeros: {told(torch.zeros_like(x)):.3f}")
 
 # %%
 # Zeros foretell nothing, and no map is far below them: single pixels of noise do little that a map
-# of regions could foretell. HR-CAM's maps change least with the image; a tunnel draws new noise each
-# time, which is a change of its own.
+# of regions could foretell. HR-CAM's maps change least with the image; a tunnel draws new noise
+# each time, which is a change of its own.
 #
 # Captum's figures
 # ----------------

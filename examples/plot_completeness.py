@@ -28,8 +28,8 @@ x, y, masks = lesions(100, seed=1)
 maps = hrcam.class_maps(x)  # (100, 2, 64, 64)
 scores = hrcam.predict(x)  # (100, 2)
 added = maps.mean((2, 3)) + hrcam.bias.float()
-for i in range(4):
-    print(f"mean of each map + bias {added[i].tolist()}, score {scores[i].tolist()}")
+for means, score in zip(added[:4].tolist(), scores[:4].tolist(), strict=True):
+    print("mean + bias", *(f"{m:9.4f}" for m in means), "  score", *(f"{s:9.4f}" for s in score))
 print(f"largest difference in all images: {(added - scores).abs().max():.1e}")
 
 # %%

@@ -13,7 +13,6 @@ from torch import Tensor
 from torchvision.models import SwinTransformer, VisionTransformer
 
 from captum_hrcam import HRCAM, find_layers
-from captum_hrcam.datasets import SimulatedPathology
 from captum_hrcam.metrics import centred_gaussian, pixel_average_precision
 from captum_hrcam.visualize import comparison_figure
 
@@ -23,23 +22,17 @@ torch.manual_seed(0)
 # Images of three channels
 # ------------------------
 # torchvision's transformers take three channels: here three windows of the grey values, as one sets
-# them at a workstation. Lesions of double contrast, for small transformers learn slowly.
-
-LEVELS, WIDTH = torch.tensor([0.4, 0.6, 0.8]).reshape(3, 1, 1), 0.1
+# them at a workstation. Lesions have double contrast, since small transformers learn slowly.
 
 
 def windows(grey: Tensor) -> Tensor:
-    """(1, H, W) -> (3, H, W) in -1..1."""
-    return ((grey - LEVELS) / WIDTH).clamp(-1, 1)
+    """(N, 1, H, W) -> (N, 3, H, W) in -1..1."""
+    levels = torch.tensor([0.4, 0.6, 0.8])[:, None, None]
+    return ((grey - levels) / 0.1).clamp(-1, 1)
 
 
-train_data = SimulatedPathology(800, 64, seed=0, contrast=2, transform=windows)
-test_data = SimulatedPathology(100, 64, seed=1, contrast=2, transform=windows)
-images = torch.stack([train_data[i][0] for i in range(800)])
-labels = torch.arange(800) % 2
-lesions = range(1, 100, 2)
-x = torch.stack([test_data[i][0] for i in lesions])
-masks = torch.stack([test_data.mask(i) for i in lesions])
+slices, labels, _ = lesions(800, seed=0, contrast=2)
+images = windows(slices)
 
 # %%
 # Swin: channels last
@@ -53,14 +46,19 @@ def channels_first(f: Tensor) -> Tensor:
 
 
 swin = SwinTransformer(
-    patch_size=[2, 2], embed_dim=16, depths=[1, 1, 1], num_heads=[2, 4, 8], window_size=[4, 4],
-    stochastic_depth_prob=0.0, num_classes=2,
+    patch_size=[2, 2],
+    embed_dim=16,
+    depths=[1, 1, 1],
+    num_heads=[2, 4, 8],
+    window_size=[4, 4],
+    stochastic_depth_prob=0.0,
+    num_classes=2,
 )
 train(swin, images, labels, epochs=8, batch_size=20, lr=2e-3)
 stages = find_layers(swin, images[:1], reshape_transform=channels_first)
 print(stages)
 of_swin = HRCAM(swin, stages, reshape_transform=channels_first)
-print(of_swin.fit([(images, labels)]))
+print(of_swin.fit([(images, labels)], solver="cascade"))
 
 # %%
 # ViT: a class token and a grid of patches
@@ -79,16 +77,25 @@ vit = VisionTransformer(
 train(vit, images, labels, epochs=8, batch_size=20, lr=1e-3)
 blocks = [f"encoder.layers.encoder_layer_{i}" for i in range(3)]
 of_vit = HRCAM(vit, blocks, reshape_transform=grid)
-print(of_vit.fit([(images, labels)]))
+print(of_vit.fit([(images, labels)], solver="cascade"))
 
 # %%
 # What the maps are worth
 # -----------------------
-# Against the masks, beside a Gaussian in the middle of the image, which knows no model.
+# Swin's head reads what Swin reads. ViT decides by its class token, which no average of patches
+# holds, and so its head agrees with it less. Against the masks, beside a Gaussian in the middle of
+# the image, which knows no model:
 
-maps = {"Swin": of_swin.attribute(x, target=1), "ViT": of_vit.attribute(x, target=1)}
+x, y, masks = lesions(100, seed=1, contrast=2)
+x, masks = x[y == 1], masks[y == 1]
+maps = {
+    name: hrcam.attribute(windows(x), target=1, fusion="agreement")
+    for name, hrcam in (("Swin", of_swin), ("ViT", of_vit))
+}
 gaussian = torch.tensor(centred_gaussian((64, 64))).expand(len(x), 64, 64)
 for name, a in (maps | {"centred Gaussian": gaussian}).items():
     print(f"{name}: pixel AP {pixel_average_precision(a, masks).mean():.2f}")
+
+# %%
 
 comparison_figure(x[:4], {k: a[:4] for k, a in maps.items()}, masks=masks[:4])[0]

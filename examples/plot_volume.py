@@ -25,8 +25,9 @@ SIZE = 32
 # %%
 # Simulated volumes
 # -----------------
-# Brains without their skulls, two ventricles, noise, each a little different; every second one has a
-# brighter lesion of 2 to 4 voxels radius. Axes run to the right, to the front and up, 5 mm a voxel.
+# Brains without their skulls, two ventricles, noise, each a little different; every second one has
+# a brighter lesion of 2 to 4 voxels radius. Axes run to the right, to the front and up, 5 mm a
+# voxel.
 
 axis = torch.linspace(-1, 1, SIZE)
 grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"))  # (3, X, Y, Z)
@@ -116,8 +117,8 @@ comparison_figure(
 # %%
 # Back to the scanner
 # -------------------
-# The map has the volume's array, so it takes the volume's affine, signed and unscaled; a viewer then
-# lays it over the scan. The affine says: 5 mm voxels, axes to the right, front and up.
+# The map has the volume's array, so it takes the volume's affine, signed and unscaled; a viewer
+# then lays it over the scan. The affine says: 5 mm voxels, axes to the right, front and up.
 
 affine = np.diag([5.0, 5.0, 5.0, 1.0])
 with tempfile.TemporaryDirectory() as folder:

@@ -20,12 +20,12 @@ PARTS = {
 }
 
 
-def lesions(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def lesions(n: int, seed: int, contrast: float = 1) -> tuple[Tensor, Tensor, Tensor]:
     """Simulated brain slices (n, 1, 64, 64), labels (n,), masks (n, 64, 64).
 
     Every second slice has a lesion. Nothing is trained or fitted on masks.
     """
-    data = SimulatedPathology(n, size=64, seed=seed)
+    data = SimulatedPathology(n, size=64, seed=seed, contrast=contrast)
     images = torch.stack([data[i][0] for i in range(n)])
     return images, torch.arange(n) % 2, torch.stack([data.mask(i) for i in range(n)])
 

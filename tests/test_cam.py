@@ -75,3 +75,11 @@ def test_model_without_a_linear_layer_is_refused():
 def test_several_layers_are_refused():
     with pytest.raises(ValueError, match="layer: got 2 layers, CAM takes one"):
         CAM(BY_NAME["vgg2d"].model(), ["stage1", "stage2"])
+
+
+def test_a_network_without_a_cam_says_so():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 8), nn.Linear(8, 2)
+    )
+    with pytest.raises(ValueError, match=r"gave 4 channels, but .* for 8.*no CAM.*use Grad-CAM"):
+        CAM(model, "0").attribute(torch.randn(2, 1, 6, 6), 1)
