@@ -86,7 +86,8 @@ def main() -> None:
     ]
     for row in rows:
         print(*row)
-    text = f"## Scale\n\n`python benchmarks/scale.py`: a ridge head from disk; {machine()}.\n\n"
+    command = f"python benchmarks/scale.py --images {options.images}"
+    text = f"## Scale\n\n`{command}`: a ridge head from disk; {machine()}.\n\n"
     write_section(Path(__file__).with_name("RESULTS.md"), "scale", text + table(["", ""], rows))
 
 

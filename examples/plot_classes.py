@@ -18,8 +18,6 @@ from captum_hrcam import HRCAM, find_layers
 from captum_hrcam.metrics import pointing_game
 from captum_hrcam.visualize import comparison_figure
 
-torch.manual_seed(0)
-
 # %%
 # Two digits in each image
 # ------------------------
@@ -27,6 +25,7 @@ torch.manual_seed(0)
 # different classes stand side by side, each somewhere in its half. Labels are rows of ten zeros and
 # ones; nothing says which digit is on the left.
 
+torch.manual_seed(0)
 digits = load_digits()
 
 

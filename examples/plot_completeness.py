@@ -69,7 +69,7 @@ for (left, middle, right), i in zip(axes, shown, strict=True):
     for ax, color in ((left, "cyan"), (middle, "black")):
         ax.set(xticks=[], yticks=[])
         if y[i]:
-            ax.contour(masks[i], [0.5], colors=color, linewidths=0.9)
+            ax.contour(masks[i], [0.5], colors=color, linewidths=1.2)
     left.set_ylabel("lesion" if y[i] else "no lesion")
     steps = torch.tensor([bias, *(part[i].mean() for part in parts.values())])
     colors = ["tab:red" if step > 0 else "tab:blue" for step in steps]

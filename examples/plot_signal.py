@@ -101,5 +101,5 @@ for i, (top, below) in enumerate(axes.reshape(3, 2)):
     for ax, label in ((top, "signal"), (below, "maps")):
         ax.axvspan(begin, end, color="gold", alpha=0.25)
         ax.set(yticks=[], ylabel=label)
-figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper center", ncols=3)
 axes[-1].set(xlabel="seconds", xlim=(0, LENGTH / RATE))
+figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper center", ncols=3)

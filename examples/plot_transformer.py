@@ -16,8 +16,6 @@ from captum_hrcam import HRCAM, find_layers
 from captum_hrcam.metrics import centred_gaussian, pixel_average_precision
 from captum_hrcam.visualize import comparison_figure
 
-torch.manual_seed(0)
-
 # %%
 # Images of three channels
 # ------------------------
@@ -31,6 +29,7 @@ def windows(grey: Tensor) -> Tensor:
     return ((grey - levels) / 0.1).clamp(-1, 1)
 
 
+torch.manual_seed(0)
 slices, labels, _ = lesions(800, seed=0, contrast=2)
 images = windows(slices)
 
@@ -82,9 +81,8 @@ print(of_vit.fit([(images, labels)], solver="cascade"))
 # %%
 # What the maps are worth
 # -----------------------
-# Swin's head reads what Swin reads. ViT decides by its class token, which no average of patches
-# holds, and so its head agrees with it less. Against the masks, beside a Gaussian in the middle of
-# the image, which knows no model:
+# Both maps are agreements of a cascade's layers. Beside them a Gaussian in the middle of the image,
+# which knows no model.
 
 x, y, masks = lesions(100, seed=1, contrast=2)
 x, masks = x[y == 1], masks[y == 1]
@@ -97,5 +95,8 @@ for name, a in (maps | {"centred Gaussian": gaussian}).items():
     print(f"{name}: pixel AP {pixel_average_precision(a, masks).mean():.2f}")
 
 # %%
+# ViT decides by its class token, which is not among the averaged patches: its head agrees with it
+# less (the report warns), and a patch may hold what was seen elsewhere. So its map has spots far
+# from any lesion. Swin decides by the average of the last map, and its map keeps to the lesions.
 
 comparison_figure(x[:4], {k: a[:4] for k, a in maps.items()}, masks=masks[:4])[0]

@@ -259,15 +259,26 @@ class TestCaptumMetrics:
             return images + 0.05 * (2 * torch.rand(images.shape, generator=draw) - 1)
 
         def summed(images, target):
-            return method.attribute(images[0] if isinstance(images, tuple) else images, target).sum(
-                1, keepdim=True
-            )
+            images = images[0] if isinstance(images, tuple) else images
+            return (method.attribute(images, target).sum(1, keepdim=True),)
 
         expected = captum.metrics.sensitivity_max(
             summed, x, nearby, n_perturb_samples=3, max_examples_per_batch=4, target=[0, 1, 2, 0]
         )
         given = sensitivity_max(method, x, [0, 1, 2, 0], radius=0.05, samples=3, seed=4)
         np.testing.assert_allclose(given, expected.numpy(), rtol=1e-5)
+
+    def test_sensitivity_of_an_image_is_its_own_whatever_the_batch(self):
+        def tripled(inputs, **_):
+            return 3 * inputs
+
+        x = torch.rand(4, 1, 6, 7, generator=generator(1)) * torch.tensor([1.0, 5, 0.2, 9]).reshape(
+            4, 1, 1, 1
+        )
+        given = sensitivity_max(tripled, x, 0, radius=0.02, samples=20)
+        # |3 e| / |3 x| with e uniform in -r..r: the root mean square of e is r / sqrt(3)
+        expected = 0.02 / 3**0.5 * 42**0.5 / x.flatten(1).norm(dim=1)
+        np.testing.assert_allclose(given, expected.numpy(), rtol=0.35)
 
     def test_sensitivity_of_a_map_that_ignores_the_image_is_zero(self):
         ramp = torch.arange(42.0).reshape(1, 1, 6, 7)

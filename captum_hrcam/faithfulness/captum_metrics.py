@@ -150,10 +150,11 @@ def sensitivity_max(
         drawn = 2 * torch.rand(images.shape, generator=generator) - 1
         return images + (radius * drawn).to(images)
 
-    def explain(images: TensorOrTuple, target: TargetType = None) -> Tensor:
-        # Captum wraps the images in a tuple, but not their perturbations.
+    def explain(images: TensorOrTuple, target: TargetType = None) -> tuple[Tensor, ...]:
+        # Captum wraps the images in a tuple, but not their perturbations; of a bare tensor it would
+        # take the batch for a tuple of maps.
         images = images[0] if isinstance(images, tuple) else images
-        return compare(named, images, target)["method"]
+        return (compare(named, images, target)["method"],)
 
     owner = getattr(method, "forward_func", None)
     with eval_mode(*modules_of(owner)), _fork(inputs):
