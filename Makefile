@@ -46,8 +46,9 @@ audit: .venv/installed  ## licences of all that is installed; known vulnerabilit
 	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r .venv/audit/installed.txt
 
 test-browser: .venv/installed  ## the case browser in a real Chromium (Debian: apt-get install chromium)
+	@command -v chromium || command -v chromium-browser || { echo "no Chromium to test in"; exit 1; }
 	$(BIN)/python -m pip install --quiet playwright
-	$(BIN)/python -m pytest tests/test_case_browser.py
+	$(BIN)/python -m pytest tests/test_case_browser_page.py
 
 lint: .venv/installed  ## ruff (style, formatting) and mypy (types)
 	$(BIN)/ruff check .

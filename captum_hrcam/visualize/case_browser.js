@@ -21,7 +21,7 @@ function labelled(row, name, i) {
   else row.part("kbd").remove();
 }
 
-const written = (x) => String(Number(x.toPrecision(3))).replace("-", "\u2212");
+const written = (x, digits = 3) => String(Number(x.toPrecision(digits))).replace("-", "\u2212");
 
 // ---- panels: the image, HR-CAM, the other methods
 
@@ -63,7 +63,7 @@ function point(across, down) {
 function unpoint() {
   panels.forEach(({ part }) => part(".cross").setAttribute("d", ""));
   picture.said.textContent = shown.size.toReversed().join(" \u00d7 ");
-  for (const { values, said } of mapped) said.textContent = extent(values).map(written).join(" to ");
+  for (const { values, said } of mapped) said.textContent = extent(values).map((x) => written(x)).join(" to ");
 }
 
 // ---- from a case to pixels
@@ -105,7 +105,7 @@ function describe() {
   });
   layers.forEach(({ part }, l) => {
     const { rows, columns, values } = shown.layers[l][target];
-    part("span").textContent = `${columns} \u00d7 ${rows}, mean ${written(mean(values))}`;
+    part("span").textContent = `${columns} \u00d7 ${rows}, ${written(mean(values), 2)}`;
   });
   compute();
 }

@@ -6,6 +6,7 @@ async function unpack(packed) {
   const zipped = Uint8Array.from(atob(packed.values), (c) => c.charCodeAt(0));
   const stream = new Blob([zipped]).stream().pipeThrough(new DecompressionStream("deflate"));
   const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+  for (let i = 1; i < bytes.length; i++) bytes[i] += bytes[i - 1]; // steps between neighbours are stored
   let offset = 0;
   const take = ({ size: [rows, columns], low, high }) =>
     low.map((least, k) => {

@@ -50,12 +50,7 @@ class Case:
     title: str = ""
 
     def __post_init__(self) -> None:
-        image = array("image", self.image, 3, remedy=SLICES)
-        if len(image) not in (1, 3):
-            raise ValueError(
-                f"image: got shape {image.shape}, expected (C, H, W) with 1 or 3 channels. Choose "
-                "those to be shown."
-            )
+        image = _pictures("image", self.image, 3)
         if not self.layer_maps:
             raise ValueError("layer_maps: got no layer, expected one or more. Use native_maps.")
         for argument, maps in (("layer_maps", self.layer_maps), ("maps", self.maps)):
@@ -86,6 +81,7 @@ def collect_cases(
     *,
     targets: Sequence[int] | None = None,
     methods: Methods = (),
+    shown: ImageLike | None = None,
     scores: Tensor | None = None,
     masks: ImageLike | None = None,
     titles: Sequence[str] | None = None,
@@ -99,12 +95,14 @@ def collect_cases(
 
     Args:
         hrcam (HRCAM): fitted.
-        images (Tensor): (N, C, H, W), one or three channels, as the model takes them.
+        images (Tensor): (N, C, H, W), as the model takes them.
         targets (sequence of int): the K classes to browse. Default all of the head's.
         methods (dict, list, or one): other attributions, as :func:`~captum_hrcam.compare` takes
             them.
+        shown (Tensor or ndarray): (N, 1 or 3, H, W), the pictures of the cases. Default ``images``;
+            pass those before they were normalised, or one of many channels.
         scores (Tensor): (N, K), shown at the classes, say probabilities. Default the head's scores.
-        masks (Tensor or ndarray): (N, H, W) or (N, 1, H, W).
+        masks (Tensor or ndarray): (N, H, W) or (N, 1, H, W), of the pictures' size.
         titles (sequence of str): one for each image.
         additional_forward_args (Any): passed to the model after the images.
 
@@ -135,8 +133,10 @@ def collect_cases(
         >>> list(cases[0].maps)
         ['CAM', 'Grad-CAM']
     """
-    array("images", images, 4, remedy=SLICES)
-    n, size = len(images), tuple(images.shape[2:])
+    pictures = _pictures("shown", images if shown is None else shown, 4)
+    n, size = len(images), pictures.shape[2:]
+    if len(pictures) != n:
+        raise ValueError(f"shown: got {len(pictures)} pictures of {n} images, expected as many.")
     chosen = list(range(len(hrcam.bias)) if targets is None else targets)
     if not chosen:
         raise ValueError("targets: got none, expected one class or more.")
@@ -148,15 +148,26 @@ def collect_cases(
             "each image and target."
         )
 
-    if scores is None:
-        scores = hrcam.predict(images, additional_forward_args)[:, chosen]
     layers = [hrcam.native_maps(images, c, additional_forward_args) for c in chosen]
     others = [compare(methods, images, c, additional_forward_args) for c in chosen if methods]
     layer_maps, maps = _by_image(layers, n), _by_image(others, n)
+    if scores is None:
+        scores = hrcam.predict(images, additional_forward_args)[:, chosen]
     return [
-        Case(images[i], layer_maps[i], maps[i], scores[i].tolist(), edges[i], title)
+        Case(pictures[i], layer_maps[i], maps[i], scores[i].tolist(), edges[i], title)
         for i, title in enumerate(titles or [""] * n)
     ]
+
+
+def _pictures(argument: str, values: ImageLike, ndim: int) -> Array:
+    """(..., C, H, W), of channels that can be shown."""
+    pictures = array(argument, values, ndim, remedy=SLICES)
+    if pictures.shape[-3] not in (1, 3):
+        raise ValueError(
+            f"{argument}: got shape {pictures.shape}, expected 1 or 3 channels. Choose those to be "
+            "shown."
+        )
+    return pictures
 
 
 def _by_image(maps: Sequence[Mapping[str, Tensor]], n: int) -> list[dict[str, Tensor]]:
