@@ -116,14 +116,14 @@ class FeatureCache:
         rows.close()
         about = self.about | {"data": digest.value(), "version": VERSION}
         note = {"about": about, "seen": seen, "widths": rows.widths, "n": collector.n}
-        arrays = {
+        arrays: dict[str, Any] = {
             f"{'held' if held else 'fitted'}.{name}": np.asarray(value)
             for held, moments in collector.by_part.items()
             for name, value in vars(moments).items()
         }
         temporary = self._about_file.with_suffix(".tmp")
         with open(temporary, "wb") as file:
-            np.savez(file, allow_pickle=False, note=np.array(json.dumps(note)), **arrays)
+            np.savez(file, note=np.array(json.dumps(note)), **arrays)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self._about_file)

@@ -71,6 +71,11 @@ def fit_head(
     if recipe.solver == "cascade":
         chosen.weight = _cascade(local, part_moments, channels)
     weight, bias = _solve(chosen, rows, sample, moments, channels)
+    if not (weight.isfinite().all() and bias.isfinite().all()):
+        raise ValueError(
+            f"train_data: solver {recipe.solver!r} finds no finite head, as the features are too "
+            "small or too large for float32. Scale the inputs as in the model's training."
+        )
     head = trial = _head(weight, bias, moments, channels, chosen.recipe)
     held_weight, held_bias = weight, bias
     if val is None:  # figures are of a head that has not seen the held-out images

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,14 +54,6 @@ class Head:
             rename(self.spread),
             self.centred,
         )
-
-    def state(self) -> dict[str, Any]:
-        """Plain tensors and dictionaries, for ``torch.save``."""
-        return dict(vars(self))
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> "Head":
-        return cls(**state)
 
 
 def for_classes(values: Tensor, classes: Tensor | None) -> Tensor:

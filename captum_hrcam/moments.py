@@ -88,9 +88,12 @@ class Moments:
 
     @property
     def informative(self) -> Tensor:
-        """(N,) bool: the average varies between images at all, beyond rounding."""
+        """(N,) bool: the average varies between images at all, beyond the rounding of its sum.
+
+        After a norm over each image's own cells it does not, however much the cells differ.
+        """
         sd = (self.zz / self.n).sqrt()
-        return sd > 1e-6 * (self.mean_z.abs() + sd.max() * 1e-3)
+        return sd > 1e-6 * (self.mean_z.abs() + self.within.sqrt() + sd.max() * 1e-3)
 
     @property
     def covariance(self) -> Tensor:

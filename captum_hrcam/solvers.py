@@ -63,13 +63,20 @@ def rescale(
     mean = scores.mean(0)
     unit = (scores - mean).std(0, correction=0).mean().clamp(min=1e-12)
     centred = (scores - mean) / unit
+    if per_class and unit < 1e-6:  # of maps with unit deviation over cells: nothing but rounding
+        unit, centred = torch.ones_like(unit), torch.zeros_like(centred)
     shared = loss == "cross_entropy" and not per_class
     log_a = torch.zeros(1 if shared else k, dtype=torch.float64)
     d = torch.zeros(k, dtype=torch.float64)
     log_a.requires_grad_(True)
     d.requires_grad_(True)
-    minimise(lambda: [loss_per_sample(centred * log_a.exp() + d, y, loss).mean()], [log_a, d])
-    a = (log_a.detach().exp() / unit).expand(k).clone()
+
+    def temperature() -> Tensor:
+        # Scores that tell nothing want none at all, and on the way there a step may go anywhere.
+        return log_a.clamp(-10, 10).exp()
+
+    minimise(lambda: [loss_per_sample(centred * temperature() + d, y, loss).mean()], [log_a, d])
+    a = (temperature().detach() / unit).expand(k).clone()
     if per_class:
         a = a.clamp(min=a.max().item() / 100)
     return a, d.detach() - a * mean

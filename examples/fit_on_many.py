@@ -54,6 +54,7 @@ def main() -> None:
         print(report)
         if options.save:
             hrcam.save(options.save)
+    dist.barrier()  # the first rank keeps the group; the others must not outlive it
     dist.destroy_process_group()
 
 

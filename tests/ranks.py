@@ -92,6 +92,7 @@ def main(out: Path) -> None:
     except (OSError, RuntimeError) as error:
         assert hrcam.head is head
         (out / f"error-{rank}").write_text(f"{type(error).__name__}: {error}")
+    dist.barrier()  # gloo of torch 2.4 waits for ever where the other rank is gone
     dist.destroy_process_group()
 
 

@@ -54,6 +54,9 @@ class Interrupted(nn.Module):
         return self.inner(x)
 
 
+WITHOUT_BIAS = nn.Sequential(
+    nn.Conv2d(2, 4, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+)
 RUNS_TWICE, TWO_INPUTS, FOREIGN = RunsTwice(), TwoInputs(), nn.Conv2d(1, 1, 1)
 INTERRUPTED = Interrupted().train()
 
@@ -216,6 +219,10 @@ DATA = {
     "infinity": (ValueError, "NaN or infinity in the pool", fit([(with_value(X, INF), Y)])),
     "NaN without labels": (
         ValueError, "NaN or infinity in the pool", fit([with_value(X, NAN)], targets="model")
+    ),
+    "too small for float32": (
+        ValueError, "train_data: solver 'cascade' finds no finite head.*Scale the inputs",
+        lambda h: HRCAM(WITHOUT_BIAS, "0").fit([(X * 1e-30, Y)], solver="cascade"),
     ),
     "two inputs of other counts": (
         ValueError, "train_data: a batch's inputs must hold the same images",

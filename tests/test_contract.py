@@ -7,7 +7,6 @@ import pytest
 import torch
 from captum.attr import LayerAttribution, LayerGradCam, NoiseTunnel, visualization
 from captum.metrics import infidelity, sensitivity_max
-from captum.testing.helpers.basic_models import BasicModel_ConvNet, BasicModel_ConvNet_One_Conv
 from cases import TwoInputs
 from conftest import BY_NAME, fit_quietly, fitted, training_batches
 from torch import nn
@@ -165,16 +164,20 @@ class TestCaptum:
         _, axes = visualization.visualize_image_attr(a, sign="all", use_pyplot=False)
         assert axes.images
 
-    # Captum's own models, as its tests of LayerGradCam use them.
-    def test_captums_convnet(self):
+    @pytest.fixture
+    def captums_own(self):
+        """Models that its tests of LayerGradCam use; Captum has them in its package since 0.9."""
+        return pytest.importorskip("captum.testing.helpers.basic_models")
+
+    def test_captums_convnet(self, captums_own):
         torch.manual_seed(0)
-        model, x = BasicModel_ConvNet(), torch.rand(20, 1, 10, 10)
+        model, x = captums_own.BasicModel_ConvNet(), torch.rand(20, 1, 10, 10)
         hrcam = HRCAM(model, [model.conv1, model.conv2])
         fit_quietly(hrcam, [(x, torch.arange(20) % 10)])
         assert hrcam.attribute(x, torch.arange(20) % 10).shape == (20, 1, 10, 10)
 
-    def test_cam_is_gradcam_times_cells_on_captums_one_conv_model(self):
-        model = BasicModel_ConvNet_One_Conv()
+    def test_cam_is_gradcam_times_cells_on_captums_one_conv_model(self, captums_own):
+        model = captums_own.BasicModel_ConvNet_One_Conv()
         x = torch.arange(16).view(1, 1, 4, 4).float()
         gap = nn.Sequential(model.conv1, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
         cam, gradcam = CAM(gap, "0"), LayerGradCam(gap, gap[0])

@@ -1,6 +1,7 @@
 """Two ranks find the head that one process finds; where one fails, the other ends with an error."""
 
 import os
+import socket
 import subprocess
 import sys
 import warnings
@@ -23,7 +24,7 @@ def out(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     subprocess.run(
-        [*torchrun, "--master-port=29517", SCRIPT, folder], check=True, env=ENVIRONMENT, timeout=300
+        [*torchrun, "--standalone", SCRIPT, folder], check=True, env=ENVIRONMENT, timeout=300
     )
     return folder
 
@@ -93,7 +94,9 @@ def test_a_rank_that_dies_is_an_error_of_the_other():
         "data = dying() if dist.get_rank() else [ranks.data().tensors]\n"
         "ranks.fit(data, solver='pattern')"
     )
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29518", "WORLD_SIZE": "2"}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     both = [
         subprocess.Popen(
             [sys.executable, "-c", worker, SCRIPT.parent],
@@ -113,7 +116,7 @@ def test_the_example_runs(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     options = ["--images", "30", "--size", "32", "--solver", "pattern", "--save", tmp_path / "head"]
     told = subprocess.run(
-        [*torchrun, "--master-port=29519", example, *options],
+        [*torchrun, "--standalone", example, *options],
         env=ENVIRONMENT,
         timeout=300,
         capture_output=True,
