@@ -66,7 +66,7 @@ bench: .venv/installed  ## time and memory of maps and fits, beside peers; write
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/growth.py
 
-bench-scale: .venv/installed  ## a ridge head on a million images' features, in 2 GiB of memory (16 GB of disk)
+bench-scale: .venv/installed  ## time and memory of a ridge head on a million images' features (16 GB of disk)
 	$(BIN)/python benchmarks/scale.py
 
 bench-localization: .venv/installed  ## maps against masks, beside every peer (SIZE=full: an hour)

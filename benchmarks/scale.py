@@ -1,4 +1,4 @@
-"""A ridge head on a million images' features, from disk, in bounded memory.
+"""A ridge head on a million images' features, from disk: time and memory.
 
     make bench-scale
 
