@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
-from results import table, write_section
+from results import table, verdict, write_section
 from speed import DEVICE, runs
 from timing import machine
 
@@ -64,9 +64,7 @@ def main() -> None:
     for what in WHAT:
         middle = statistics.median(peaks[what] for peaks in rounds)
         ratio = statistics.median(peaks[what] / peaks[WHAT[0]] for peaks in rounds)
-        limit = LIMITS.get(what)
-        met = "" if limit is None else "yes" if ratio <= limit else "no"
-        rows.append([what, f"{middle:.0f}", f"{ratio:.3f}", f"{limit or ''}", met])
+        rows.append([what, f"{middle:.0f}", f"{ratio:.3f}", *verdict(ratio, LIMITS.get(what))])
         print(*rows[-1], flush=True)
     text = (
         f"## Memory\n\n`python benchmarks/memory.py`: {options.model}, batch {options.batch}, "

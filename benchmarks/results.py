@@ -21,6 +21,11 @@ def write_section(path: Path, name: str, text: str) -> None:
         path.write_text(before.rstrip("\n") + "\n\n" + written)
 
 
+def verdict(ratio: float, limit: float | None) -> list[str]:
+    """The cells "at most" and "met"; empty without a limit."""
+    return ["", ""] if limit is None else [f"{limit:.2f}", "yes" if ratio <= limit else "no"]
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table of cells that are text already."""
     head, *lines = (f"| {' | '.join(cells)} |" for cells in (columns, *rows))

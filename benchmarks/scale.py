@@ -13,46 +13,36 @@ import time
 from pathlib import Path
 
 import torch
+from fitting import CLASSES, features
 from results import table, write_section
 from timing import machine, seconds
-from torch import Tensor, nn
+from torch import nn
 
-from captum_hrcam.cascade import Cascade
 from captum_hrcam.features import FeatureCollector, held_out
 from captum_hrcam.fitting import fit_head
 from captum_hrcam.recipe import Recipe
 from captum_hrcam.rows import RowFile
 
 CHANNELS = {"relu": 64, "layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2048}
-CLASSES = 8
 BATCH = 2000
 LIMIT = 2.0  # GiB
 
 
 def write(images: int, file: Path) -> FeatureCollector:
-    """Correlated features: sixty causes, eight of which tell the class; and noise."""
-    generator = torch.Generator().manual_seed(0)
-    width = sum(CHANNELS.values())
-    mixing = torch.randn(60, width, generator=generator) / 8
+    """The features, batch by batch, as a fit writes them."""
+    generator = torch.Generator().manual_seed(1)
     collector = FeatureCollector(RowFile(file))
-    for start in range(0, images, BATCH):
-        places = torch.arange(start, min(start + BATCH, images))
-        hot = nn.functional.one_hot(places % CLASSES, CLASSES)
-        causes = torch.randn(len(places), 60, generator=generator)
-        causes[:, :CLASSES] += hot
-        z = causes @ mixing + 0.5 * torch.randn(len(places), width, generator=generator)
-        outputs = 3 * hot.float()
-        collector.add(held_out(places), z, torch.ones_like(z), hot.double(), outputs)
+    for places in torch.arange(images).split(BATCH):
+        y = places % CLASSES
+        hot = nn.functional.one_hot(y, CLASSES)
+        z = features(y, sum(CHANNELS.values()), generator)
+        collector.add(held_out(places), z, torch.ones_like(z), hot.double(), 3 * hot.float())
     return collector
 
 
 def resident() -> float:
     """GiB, the most so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def nothing(inputs: tuple[Tensor, ...], read: object) -> None:
-    """A ridge head looks at no image again."""
 
 
 def main() -> None:
@@ -66,11 +56,10 @@ def main() -> None:
         collector = write(options.images, Path(folder) / "rows")
         print(f"written in {time.perf_counter() - begin:.0f} s", flush=True)
         recipe = Recipe(solver="ridge", penalty=options.penalty or "auto")
-        local = Cascade(nothing, (), torch.zeros(0, CLASSES), {})
         found = {}
 
         def solve() -> None:
-            found["fit"] = fit_head(collector, None, CHANNELS, recipe, local)
+            found["fit"] = fit_head(collector, None, CHANNELS, recipe, None)
 
         took = seconds(solve)
         size = (Path(folder) / "rows").stat().st_size / 1e9

@@ -15,7 +15,7 @@ import torchcam.methods
 from captum.attr import LayerAttribution, LayerGradCam
 from peers import of_grad_cam, of_torchcam
 from pytorch_grad_cam import GradCAMPlusPlus
-from results import table, write_section
+from results import table, verdict, write_section
 from timing import machine, ratios
 from torch import Tensor, nn
 from torchvision.models import get_model
@@ -130,9 +130,7 @@ def measured(options: argparse.Namespace) -> Iterator[list[str]]:
             if what in timed and against in timed:
                 found = ratios(timed[what], timed[against], options.rounds)
                 low, middle, high = statistics.quantiles(found, n=4)
-                limit = "" if target is None else f"{target:.2f}"
-                met = "" if target is None else "yes" if middle <= target else "no"
-                cells = [f"{middle:.2f}", f"{low:.2f} to {high:.2f}", limit, met]
+                cells = [f"{middle:.2f}", f"{low:.2f} to {high:.2f}", *verdict(middle, target)]
                 print(name, batch, what, against, *cells, flush=True)
                 yield [name, batch, what, against, *cells]
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from captum_hrcam import group
 from captum_hrcam.features import FeatureCollector
+from captum_hrcam.files import written_whole
 from captum_hrcam.moments import Moments
 from captum_hrcam.rows import RowFile
 
@@ -121,12 +122,8 @@ class FeatureCache:
             for held, moments in collector.by_part.items()
             for name, value in vars(moments).items()
         }
-        temporary = self._about_file.with_suffix(".tmp")
-        with open(temporary, "wb") as file:
+        with written_whole(self._about_file) as file:
             np.savez(file, note=np.array(json.dumps(note)), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._about_file)
 
     def candidate(self) -> dict[str, Any] | None:
         """What an earlier pass of the same model, layers and options left, its data still to be
@@ -154,7 +151,7 @@ class FeatureCache:
             n = int(values.pop("n"))
             moments[held] = Moments(n, **{k: torch.from_numpy(v) for k, v in values.items()})
         rows = RowFile.existing(self._rows_file, candidate["widths"])
-        return FeatureCollector(rows, candidate["n"], moments)
+        return FeatureCollector(rows, moments)
 
 
 def is_read_once(data: Iterable[Any]) -> bool:

@@ -62,7 +62,7 @@ class CellMoments:
 
     def over_ranks(self) -> None:
         """Add up what all ranks of a group have seen."""
-        self.n = int(group.total(torch.tensor(self.n)))
+        self.n = group.count(self.n)
         for name in ("x", "t", "xx", "tt", "tx"):
             setattr(self, name, group.total(getattr(self, name)))
 
@@ -143,8 +143,7 @@ class Cascade:
 
         for _rows, inputs in self._batches():
             self.forward(inputs, read)
-        n = {name: group.total(torch.tensor(count)) for name, count in cells.items()}
-        return {name: group.total(sums[name]) / n[name] for name in sums}
+        return {name: group.total(sums[name]) / group.count(n) for name, n in cells.items()}
 
     def _towards_evidence(self, name: str, deeper: str, head: dict[str, Tensor]) -> Tensor:
         """Cov(f_l, e) / Var(f_l) over images and the cells of the next deeper layer, (K, C)."""

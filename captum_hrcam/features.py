@@ -1,6 +1,5 @@
 """Pooled features of all images: what of them is kept, in memory or on disk, and how fairly."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -121,8 +120,7 @@ class FeatureCollector:
     A fifth of the images, fixed by their positions in the data, is held out.
     """
 
-    kept: Kept = field(default_factory=lambda: Sample(sample_size()))
-    n: int = 0
+    kept: Kept = field(default_factory=lambda: Sample(group.part(MAX_SAMPLE)))
     by_part: dict[bool, Moments] = field(default_factory=dict)  # held out? -> moments
 
     def add(self, held: Tensor, z: Tensor, within: Tensor, y: Tensor, outputs: Tensor) -> None:
@@ -139,8 +137,12 @@ class FeatureCollector:
             known = self.by_part.setdefault(is_held, Moments.zeros(z.shape[1], y.shape[1]))
             if rows.any():
                 self.by_part[is_held] = known + Moments.of(z[rows], y[rows], within[rows])
-        self.n += len(z)
         self.kept.add(held, z, y, outputs)
+
+    @property
+    def n(self) -> int:
+        """Images taken so far."""
+        return sum(moments.n for moments in self.by_part.values())
 
     def rows(self) -> Features:
         """Every row kept."""
@@ -151,19 +153,6 @@ class FeatureCollector:
         """Of every image seen, and of those that are not held out; of all ranks."""
         fitted, held = (self.by_part[is_held].over_ranks() for is_held in (False, True))
         return fitted + held, fitted
-
-
-def sample_size() -> int:
-    """This rank's part of ``MAX_SAMPLE``."""
-    return -(-MAX_SAMPLE // group.size())
-
-
-def memory_of_machine() -> int:
-    """Bytes of RAM; a very large number where the system does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 2**62
 
 
 def held_out(places: Tensor) -> Tensor:

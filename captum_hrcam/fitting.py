@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_hrcam import group, solvers
 from captum_hrcam.agreement import agreement_figures, layer_shares
 from captum_hrcam.cascade import Cascade
-from captum_hrcam.features import FeatureCollector, Features, sample_size
+from captum_hrcam.features import MAX_SAMPLE, FeatureCollector, Features
 from captum_hrcam.head import Head, centre, fold, split_layers
 from captum_hrcam.labels import check_classes, loss_per_sample
 from captum_hrcam.moments import Moments
@@ -47,7 +47,7 @@ def fit_head(
     val: FeatureCollector | None,
     channels: Mapping[str, int],
     recipe: Recipe,
-    local: Cascade,
+    local: Cascade | None,
 ) -> Fitted:
     """Choose on held-out features, then solve on all.
 
@@ -57,18 +57,18 @@ def fit_head(
             the head is then solved on too.
         channels: layer name -> C_l, in the order of the features.
         recipe: how to solve.
-        local: what fits the layers of a cascade, used by that solver alone.
+        local: what fits the layers of a cascade; of that solver alone.
     """
     begin = time.perf_counter()
     channels = dict(channels)
     rows, (moments, part_moments) = train.rows(), train.moments()
     check_classes(moments.mean_y, recipe.loss)
-    sample = rows.sample(sample_size())
+    sample = rows.sample(group.part(MAX_SAMPLE))
     part, held = sample[~sample.held], sample[sample.held]
     if val is not None:
-        part, part_moments, held = sample, moments, val.rows().sample(sample_size())
+        part, part_moments, held = sample, moments, val.rows().sample(group.part(MAX_SAMPLE))
     chosen = _choose(recipe, part, part_moments, held, channels)
-    if recipe.solver == "cascade":
+    if local is not None:
         chosen.weight = _cascade(local, part_moments, channels)
     weight, bias = _solve(chosen, rows, sample, moments, channels)
     if not (weight.isfinite().all() and bias.isfinite().all()):
@@ -132,8 +132,10 @@ def _choose(
     """Settle every "auto" on held-out features."""
     chosen = Chosen(recipe)
     if recipe.solver == "ridge" and recipe.penalty == "auto":
-        x = _standardised(part, moments, recipe.standardize)
-        held_x = _standardised(held, moments, recipe.standardize)
+        x, held_x = (
+            torch.cat(list(_standardised(rows, moments, recipe.standardize)))
+            for rows in (part, held)
+        )
         chosen.path = solvers.ridge_path(x, part.y, held_x, held.y, recipe.loss)
         chosen.recipe = replace(chosen.recipe, penalty=chosen.path.chosen)
         chosen.why.append(
@@ -191,13 +193,13 @@ def _ridge(recipe: Recipe, rows: Features, moments: Moments) -> Tensor:
     """(K, N) on standardised features; all rows are read from disk again for each step, or once."""
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for part in rows.chunks():
-            yield _standardised(part, moments, recipe.standardize), part.y.double()
+        x = _standardised(rows, moments, recipe.standardize)
+        yield from zip(x, (part.y.double() for part in rows.chunks()), strict=True)
 
     in_memory = None if rows.forget else list(batches())
     return solvers.ridge(
         batches if in_memory is None else lambda: in_memory,
-        int(group.total(torch.tensor(len(rows)))),
+        group.count(len(rows)),
         recipe.loss,
         [float(recipe.penalty)],
     )[0]
@@ -232,13 +234,14 @@ def _head(
     )
 
 
-def _standardised(features: Features, moments: Moments, standardize: bool) -> Tensor:
-    """(n, N) float32."""
+def _standardised(rows: Features, moments: Moments, standardize: bool) -> Iterator[Tensor]:
+    """(n, N) in float32, some rows at a time."""
     # Rounding the mean moves all rows alike, which the bias takes up.
     mean, factor = moments.mean_z.float(), torch.ones_like(moments.mean_z)
     if standardize:
         factor = moments.informative / moments.scale
-    return torch.cat([(part.z.float() - mean).mul_(factor.float()) for part in features.chunks()])
+    for part in rows.chunks():
+        yield (part.z.float() - mean).mul_(factor.float())
 
 
 def _layer_scores(rows: Features, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

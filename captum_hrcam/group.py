@@ -34,6 +34,16 @@ def total(value: Tensor) -> Tensor:
     return summed.to(value.device)
 
 
+def count(n: int) -> int:
+    """The sum of a number over all ranks."""
+    return int(total(torch.tensor(n)))
+
+
+def part(n: int) -> int:
+    """One rank's part of ``n``, rounded up."""
+    return -(-n // size())
+
+
 def gather(rows: Tensor) -> Tensor:
     """The rows (n_r, ...) of all ranks, in their order, on each; n_r may differ."""
     if size() == 1:

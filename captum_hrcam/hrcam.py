@@ -184,8 +184,10 @@ class HRCAM(HeadAttribution):
         with group.in_step("reading the data"):
             train, val = reading.read(train_data, val_data)
         seconds = time.perf_counter() - begin
-        local = few.cascade(frozen.resolutions)
-        fits = {r.solver: fit_head(train, val, frozen.channels, r, local) for r in recipes}
+        fits = {}
+        for r in recipes:
+            local = few.cascade(frozen.resolutions) if r.solver == "cascade" else None
+            fits[r.solver] = fit_head(train, val, frozen.channels, r, local)
         few.add_spreads(fit.head for fit in fits.values())
         chosen = fits[recipes[0].solver]
         if len(fits) > 1:

@@ -66,7 +66,7 @@ class Moments:
         """Of the images of all ranks of a group: Chan's update with all of them at once."""
         if group.size() == 1:
             return self
-        n = int(group.total(torch.tensor(self.n)))
+        n = group.count(self.n)
         mean_z, mean_y, within = (
             group.total(mean * (self.n / max(n, 1)))
             for mean in (self.mean_z, self.mean_y, self.within)

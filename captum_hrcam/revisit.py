@@ -20,11 +20,6 @@ SPREAD_IMAGES = 64
 BATCH = 16
 
 
-def part_of(images: int) -> int:
-    """This rank's part of so many images."""
-    return -(-images // group.size())
-
-
 @dataclass
 class Revisit:
     """Samples of the images, taken by the way in the frozen pass, and the model to read them with.
@@ -52,12 +47,9 @@ class Revisit:
     forwards: int = 0
 
     def __post_init__(self) -> None:
-        self.images = Sample(part_of(cascade.IMAGES if self._is_local else SPREAD_IMAGES))
-        self.held = Sample(part_of(choosing.IMAGES)) if len(self.solvers) > 1 else None
-
-    @property
-    def _is_local(self) -> bool:
-        return "cascade" in self.solvers
+        is_local = "cascade" in self.solvers
+        self.images = Sample(group.part(cascade.IMAGES if is_local else SPREAD_IMAGES))
+        self.held = Sample(group.part(choosing.IMAGES)) if len(self.solvers) > 1 else None
 
     def _read(self, inputs: tuple[Tensor, ...], read: Read) -> Any:
         return self.forward(to_device(inputs, self.device), (), read)
@@ -66,15 +58,14 @@ class Revisit:
         """What fits all layers from the last one's pattern, on ``images``."""
         *inputs, y = self.images.rows()
         local = Cascade(self._read, tuple(inputs), y, resolutions)
-        if self._is_local:
-            self.forwards += int(group.total(torch.tensor(local.forwards)))
+        self.forwards += group.count(local.forwards)
         return local
 
     def add_spreads(self, heads: Iterable[Head]) -> None:
         """Give each head its maps' spread, the root mean spatial variance of each layer's map."""
         heads = list(heads)
         *inputs, _ = self.images.rows()
-        step = -(-len(inputs[0]) // part_of(SPREAD_IMAGES))
+        step = -(-len(inputs[0]) // group.part(SPREAD_IMAGES))
         inputs = [x[::step] for x in inputs]
 
         def read(name: str, f: Tensor) -> None:
@@ -85,7 +76,7 @@ class Revisit:
 
         for batch in _split(inputs):
             self._read(batch, read)
-        n = int(group.total(torch.tensor(len(inputs[0]))))
+        n = group.count(len(inputs[0]))
         for head in heads:
             head.spread = {name: (group.total(v) / n).sqrt() for name, v in head.spread.items()}
         self.forwards += n

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_hrcam.features import Sample, memory_of_machine
+from captum_hrcam.features import Sample
 
 SHARE_OF_MEMORY = 0.25  # for rows in memory; a solver needs as much again
 
@@ -116,3 +116,11 @@ class AllRows:
     def forget(self) -> Callable[[], None] | None:
         """Lets go of what was read from disk; None in memory."""
         return None if self.file is None else self.file.forget
+
+
+def memory_of_machine() -> int:
+    """Bytes of RAM; a very large number where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**62

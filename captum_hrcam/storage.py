@@ -8,7 +8,6 @@ taken than the file's own size gives reason for.
 import json
 import math
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_hrcam.files import in_a_folder, written_whole
 from captum_hrcam.head import Head
 
 FORMAT = "captum-hrcam head"
@@ -27,20 +27,9 @@ LAYER_FIELDS = ("weights", "mean_score", "spread")
 
 
 def save(path: str | os.PathLike[str], head: Head, attribute_to_layer_input: bool) -> None:
-    """Write to a temporary file beside ``path``, then rename."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"path: no folder {os.fspath(path.parent)!r}; make it first.")
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.writelines(_blocks(head, attribute_to_layer_input))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write the head; an earlier file stays until the new one is whole."""
+    with written_whole(in_a_folder(path)) as file:
+        file.writelines(_blocks(head, attribute_to_layer_input))
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Head, bool]:

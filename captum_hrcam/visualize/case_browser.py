@@ -6,11 +6,9 @@ import html
 import io
 import json
 import os
-import secrets
 import zlib
 from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -20,9 +18,9 @@ import torch.nn.functional as F
 from matplotlib import colormaps
 from PIL import Image
 
-from captum_hrcam.metrics.scaling import scale_batch
+from captum_hrcam.files import in_a_folder, written_whole
 from captum_hrcam.visualize.cases import Case
-from captum_hrcam.visualize.panels import DIVERGING, Array, one_for_each, to_numpy
+from captum_hrcam.visualize.panels import DIVERGING, Array, in_unit_range, one_for_each, to_numpy
 
 MAP_SIDE = 112  # cells; of more, few are seen at the size of a panel
 LEVELS = 255  # of 8 bits
@@ -75,9 +73,7 @@ def case_browser(
         ...     [file.name for file in Path(folder).iterdir()]
         ['cases.html']
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"path: no folder {os.fspath(path.parent)!r}; make it first.")
+    path = in_a_folder(path)
     k = _alike(cases)
     one_for_each("classes", classes, k, "classes")
     if not 0 <= target < k:
@@ -85,12 +81,8 @@ def case_browser(
 
     names = list(classes) if classes is not None else [f"class {c}" for c in range(k)]
     page = _page(cases, names, target, title)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as file:
+        file.write(page.encode())
 
 
 def _alike(cases: Sequence[Case]) -> int:
@@ -123,9 +115,7 @@ def _page(cases: Sequence[Case], classes: Sequence[str], target: int, title: str
         "target": target,
         "colors": colormaps[DIVERGING](np.linspace(0, 1, LEVELS + 1), bytes=True)[:, :3].tolist(),
     }
-    pictures = [to_numpy(case.image) for case in cases]
-    if not all(picture.min() >= 0 and picture.max() <= 1 for picture in pictures):
-        pictures = [scale_batch(picture[None])[0] for picture in pictures]
+    pictures = in_unit_range([to_numpy(case.image) for case in cases])
     style = _asset("case_browser.css")
     script = _asset("case_maps.js") + _asset("case_browser.js")
     policy = (

@@ -120,17 +120,23 @@ def planes(argument: str, values: ImageLike, n: int, size: tuple[int, ...]) -> A
 
 
 def to_pictures(images: ImageLike) -> list[Array]:
-    """(N, C, H, W) -> N of (H, W, C) in 0..1: as they are, or each scaled by itself.
-
-    Images that lie in 0..1 keep their brightness: between scans it may be the finding.
-    """
+    """(N, C, H, W) -> N of (H, W, C) in 0..1."""
     stack = array("images", images, 4, remedy="Of a volume pass slices.")
     if stack.shape[1] not in (1, 3):
         raise ValueError(
             f"images: got {stack.shape[1]} channels, expected 1 or 3. Choose those to be shown."
         )
-    shown = stack if stack.min() >= 0 and stack.max() <= 1 else scale_batch(stack)
-    return [np.moveaxis(image, 0, 2) for image in shown]
+    return [np.moveaxis(image, 0, 2) for image in in_unit_range(list(stack))]
+
+
+def in_unit_range(images: Sequence[Array]) -> Sequence[Array]:
+    """Images as they are if all lie in 0..1, else each scaled by itself.
+
+    What lies in 0..1 keeps its brightness: between scans it may be the finding.
+    """
+    if all(image.min() >= 0 and image.max() <= 1 for image in images):
+        return images
+    return [scale_batch(image[None])[0] for image in images]
 
 
 def one_for_each(argument: str, values: Sequence[str] | None, n: int, what: str) -> None:
