@@ -109,8 +109,10 @@ class Features:
         if len(self) <= size:
             return self
         generator = torch.Generator().manual_seed(0)
-        drawn = torch.randperm(len(self), generator=generator)[:size].sort().values
-        return self[drawn]
+        drawn = self[torch.randperm(len(self), generator=generator)[:size].sort().values]
+        if self.forget is not None:
+            self.forget()
+        return drawn
 
 
 @dataclass

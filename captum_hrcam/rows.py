@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_hrcam.features import Sample
+from captum_hrcam.features import CHUNK_BYTES, Sample
 
 SHARE_OF_MEMORY = 0.25  # for rows in memory; a solver needs as much again
 
@@ -71,9 +71,14 @@ class RowFile:
         with open(self.path, "rb") as file:
             # Copy on write: a tensor must be writable, the file must not change.
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        table = torch.from_numpy(np.frombuffer(self._map, dtype=np.float32))
-        flags, *columns = table.reshape(-1, sum(self.widths)).split(self.widths, 1)
-        return (flags[:, 0] > 0.5, *columns)
+        width = sum(self.widths)
+        table = torch.from_numpy(np.frombuffer(self._map, dtype=np.float32)).reshape(-1, width)
+        flags = []
+        for part in table.split(max(1, CHUNK_BYTES // (4 * width))):  # a flag's whole page is read
+            flags.append(part[:, 0] > 0.5)
+            self.forget()
+        _, *columns = table.split(self.widths, 1)
+        return (torch.cat(flags), *columns)
 
     def forget(self) -> None:
         """Let go of the pages that were read, which would count as this process's memory."""

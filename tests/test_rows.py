@@ -59,11 +59,13 @@ def test_changing_a_column_leaves_the_file(tmp_path):
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="the system cannot let go of pages")
 def test_reading_chunks_holds_no_more_than_a_chunk(tmp_path, monkeypatch):
-    monkeypatch.setattr("captum_hrcam.features.CHUNK_BYTES", 2**20)
+    for module in ("features", "rows"):
+        monkeypatch.setattr(f"captum_hrcam.{module}.CHUNK_BYTES", 2**20)
     kept = RowFile(tmp_path / "rows")
     for _ in range(40):  # 40 MB
         kept.add(torch.zeros(250, dtype=torch.bool), torch.ones(250, 1000), torch.ones(250, 1))
     features = Features(*kept.rows(), outputs=torch.zeros(10_000, 0), forget=kept.forget)
+    assert mapped(kept.path) < 4e6  # though a flag of every row was read
     features.z.sum()
     features.forget()
     before, most = mapped(kept.path), 0
@@ -71,6 +73,8 @@ def test_reading_chunks_holds_no_more_than_a_chunk(tmp_path, monkeypatch):
         assert part.z.sum() == part.z.numel()
         most = max(most, mapped(kept.path))
     assert most - before < 4e6
+    assert len(features.sample(5000)) == 5000
+    assert mapped(kept.path) < 4e6
 
 
 def mapped(path: Path) -> int:
