@@ -108,11 +108,16 @@ class Features:
         """At most ``size`` of the rows, drawn fairly, in their order."""
         if len(self) <= size:
             return self
-        generator = torch.Generator().manual_seed(0)
-        drawn = self[torch.randperm(len(self), generator=generator)[:size].sort().values]
-        if self.forget is not None:
-            self.forget()
-        return drawn
+        drawn = torch.zeros(len(self), dtype=torch.bool)
+        drawn[torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:size]] = True
+        parts, start = [], 0
+        for part in self.chunks():  # not by place: each place would map megabytes of a file
+            parts.append(part[drawn[start : start + len(part)]])
+            start += len(part)
+        held, z, y, outputs = map(
+            torch.cat, zip(*((p.held, p.z, p.y, p.outputs) for p in parts), strict=True)
+        )
+        return Features(held, z, y, outputs)
 
 
 @dataclass

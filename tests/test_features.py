@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captum_hrcam.activations import gap, spatial_variance
-from captum_hrcam.features import FeatureCollector, Sample, held_out
+from captum_hrcam.features import FeatureCollector, Features, Sample, held_out
 from captum_hrcam.moments import Moments
 
 
@@ -117,3 +117,18 @@ def test_spatial_variance_keeps_half_precision_from_overflowing():
     f = torch.full((1, 1, 4, 4), 300.0, dtype=torch.float16)
     f[..., 0] = 700
     assert spatial_variance(f, gap(f)).item() == pytest.approx(f.float().var(correction=0).item())
+
+
+def test_a_sample_is_drawn_fairly_in_order_and_the_same_again(monkeypatch):
+    monkeypatch.setattr("captum_hrcam.features.CHUNK_BYTES", 40)  # ten rows
+    places = torch.arange(1000.0)[:, None]
+    rows = Features(places[:, 0] % 5 == 0, places, places + 0.5, places[:, :0])
+    drawn = rows.sample(300)
+    found = drawn.z[:, 0]
+    assert len(drawn) == len(found.unique()) == 300
+    assert (found.diff() > 0).all()
+    assert torch.equal(drawn.y, drawn.z + 0.5)
+    assert torch.equal(drawn.held, found % 5 == 0)
+    assert found.mean().item() == pytest.approx(500, abs=60)  # four standard errors
+    assert torch.equal(rows.sample(300).z, drawn.z)
+    assert rows.sample(1000) is rows
