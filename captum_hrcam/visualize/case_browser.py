@@ -65,6 +65,7 @@ def case_browser(
     Examples::
 
         >>> import tempfile, torch
+        >>> from pathlib import Path
         >>> from captum_hrcam.visualize import Case
         >>> layer_maps = {"early": torch.randn(2, 16, 16), "late": torch.randn(2, 4, 4)}
         >>> cases = [Case(torch.rand(1, 32, 32), layer_maps, {"CAM": torch.randn(2, 4, 4)})]
