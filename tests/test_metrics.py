@@ -431,3 +431,10 @@ def test_the_stream_takes_images_of_several_sizes():
         pooled.update(maps, masks)
         pairs += [p for a, m in zip(maps, masks, strict=True) for p in pixels(scaled(a), m)]
     assert pooled.compute() == pytest.approx(slow_average_precision(pairs))
+
+
+@pytest.mark.parametrize("score", [metrics.pixel_average_precision, metrics.pxap])
+def test_average_precision_of_a_full_mask_is_one_and_not_its_rounding(score):
+    maps = np.full((1, 4, 5), -3.0)
+    maps[0, 0] = [-2, 0, 0, -1, -3]  # 2 / 20 + 1 / 20 + 1 / 20 + 16 / 20 rounds above 1
+    assert np.all(score(maps, np.ones((1, 4, 5))) == 1)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from captum_hrcam.metrics.extras import require
 from captum_hrcam.metrics.pairs import Array, ArrayOrTensor, Mask, Pairs
+from captum_hrcam.metrics.ranking import average_precision
 from captum_hrcam.metrics.scaling import scale_batch
 
 EXACT_BELOW = 10_000_000  # pixels: about a second and 500 MiB of sorting
@@ -151,7 +151,4 @@ def _pooled(
         for a, m in zip(pairs.maps, pairs.masks, strict=True):
             pooled._add(a, m)
         return pooled.compute()
-    if not pairs.masks.any():
-        return np.nan
-    average_precision = require("sklearn.metrics").average_precision_score
-    return float(average_precision(pairs.masks.ravel(), scale_batch(pairs.maps).ravel()))
+    return average_precision(scale_batch(pairs.maps), pairs.masks)

@@ -29,12 +29,14 @@ def pixel_average_precision(maps: ArrayOrTensor, masks: ArrayOrTensor) -> Figure
         >>> pixel_average_precision(A, M) == (1 / 1 + 2 / 3) / 2
         True
     """
-    average_precision = require("sklearn.metrics").average_precision_score
+    return Pairs.of(maps, masks).each(average_precision)
 
-    def score(a: Array, m: Mask) -> float:
-        return average_precision(m.ravel(), a.ravel()) if m.any() else np.nan
 
-    return Pairs.of(maps, masks).each(score)
+def average_precision(a: Array, m: Mask) -> float:
+    """scikit-learn's over all pixels, NaN without a positive one; its sum may round above 1."""
+    if not m.any():
+        return np.nan
+    return min(float(require("sklearn.metrics").average_precision_score(m.ravel(), a.ravel())), 1.0)
 
 
 def pixel_auroc(maps: ArrayOrTensor, masks: ArrayOrTensor) -> Figures:
