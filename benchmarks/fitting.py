@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from results import table, verdict, write_section
 from sklearn.linear_model import LogisticRegression
-from timing import machine, ratios, seconds
+from timing import machine, seconds
 from torch import Tensor, nn
 from torchvision.models import get_model
 
@@ -67,14 +67,13 @@ def fit_over_inference(options: argparse.Namespace) -> list[list[str]]:
             model(images.to(DEVICE))
 
     hrcam = HRCAM(model, list(layers))
-
-    def read() -> None:
-        hrcam.fit(batches, solver="pattern")
-
-    extra = hrcam.fit(batches, solver="pattern").extra_forwards / len(x)
-    whole = [r - extra for r in ratios(read, infer, options.rounds)]  # less the images seen twice
-    pooling = statistics.median(whole)
-    per_image = statistics.median(seconds(infer) for _ in range(3)) / len(x)
+    infer()
+    rounds = [
+        (hrcam.fit(batches, solver="pattern").seconds_pass, seconds(infer))
+        for _ in range(options.rounds)
+    ]
+    pooling = statistics.median(read / inferred for read, inferred in rounds)
+    per_image = statistics.median(inferred for _, inferred in rounds) / len(x)
     channels = list(hrcam.report.channels.values())
     found = []
     for solver, target in TARGETS.items():
