@@ -25,6 +25,15 @@ def whole(argument: str, value: int, least: int) -> None:
         raise ValueError(f"{argument}: got {value!r}, expected a whole number >= {least}.")
 
 
+def batches(argument: str, data: object) -> None:
+    """Refuse what cannot be read batch by batch."""
+    if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+        raise TypeError(
+            f"{argument}: got {type(data).__name__}, expected batches (*inputs, label), as a "
+            "DataLoader gives them."
+        )
+
+
 def on_device(argument: str, inputs: Sequence[Tensor], model: object) -> None:
     """Refuse inputs on a device where a module has no parameter; functions may move them."""
     if not isinstance(model, nn.Module):

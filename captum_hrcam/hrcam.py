@@ -14,7 +14,7 @@ from captum_hrcam import group, storage
 from captum_hrcam.activations import ReshapeTransform
 from captum_hrcam.attribution import HeadAttribution, LayerLike
 from captum_hrcam.cache import NEVER, FeatureCache, model_digest
-from captum_hrcam.checks import one_of, same_channels, whole
+from captum_hrcam.checks import batches, one_of, same_channels, whole
 from captum_hrcam.features import FeatureCollector
 from captum_hrcam.fitting import check_head, fit_head
 from captum_hrcam.frozen_pass import FrozenPass, Read, device_of
@@ -160,11 +160,14 @@ class HRCAM(HeadAttribution):
 
         Raises:
             ValueError: an unknown option, an empty loader, labels or features out of range.
-            TypeError: a batch or label of the wrong type.
+            TypeError: data that are no batches; a batch or label of the wrong type.
             RuntimeError: a layer did not run, or ran more than once.
 
         A failed fit leaves the earlier head.
         """
+        batches("train_data", train_data)
+        if val_data is not None:
+            batches("val_data", val_data)
         one_of("targets", targets, ("labels", "model"))
         recipe = Recipe(
             loss, solver, penalty, balance_layers, standardize, epochs, batch_size, lr, seed
@@ -253,9 +256,10 @@ class HRCAM(HeadAttribution):
             RuntimeError: not fitted; a layer did not run, or ran more than once.
             ValueError: an unknown option, an empty loader, other channels than the head's, labels
                 or features out of range.
-            TypeError: a batch or label of the wrong type.
+            TypeError: data that are no batches; a batch or label of the wrong type.
         """
         head = self.head
+        batches("data", data)
         one_of("targets", targets, ("labels", "model"))
         one_of("loss", loss, LOSSES)
 

@@ -49,12 +49,14 @@ class Recipe:
             )
         whole("epochs", self.epochs, 1)
         whole("batch_size", self.batch_size, 1)
+        whole("seed", self.seed, 0)
         positive("lr", self.lr)
 
     def _check_penalty(self) -> None:
         if self.penalty == "auto":
             return
-        if isinstance(self.penalty, str) or not 0 <= self.penalty < float("inf"):
+        is_number = isinstance(self.penalty, (int, float)) and not isinstance(self.penalty, bool)
+        if not is_number or not 0 <= float(self.penalty) < float("inf"):
             raise ValueError(
                 f"penalty: got {self.penalty!r}, expected 'auto' or a finite number >= 0."
             )

@@ -164,6 +164,7 @@ OPTIONS = {
     ),
     "NaN penalty": (ValueError, "penalty: got nan, exp", labels(Y, solver="ridge", penalty=NAN)),
     "infinite penalty": (ValueError, "penalty: got inf", labels(Y, solver="ridge", penalty=INF)),
+    "no penalty": (ValueError, "penalty: got None, expected 'auto' or", labels(Y, penalty=None)),
     "word as penalty": (ValueError, "penalty: got 'x', expected", labels(Y, penalty="x")),
     "penalty of pattern": (
         ValueError, "penalty: got 0.1 with solver='pattern'",
@@ -187,12 +188,17 @@ OPTIONS = {
         ValueError, "batch_size: got 2.5, exp", labels(Y, solver="adam", batch_size=2.5)
     ),
     "lr": (ValueError, "lr: got nan, expected", labels(Y, solver="adam", lr=NAN)),
+    "seed": (ValueError, "seed: got 0.5, expected", labels(Y, solver="adam", seed=0.5)),
     "classes": (ValueError, "n_classes: got 0, expected", labels(Y, n_classes=0)),
 }  # fmt: skip
 DATA = {
     "empty loader": (ValueError, "train_data: it gave no batch; expected", fit([])),
     "empty validation": (
         ValueError, "val_data: it gave no batch", fit([(X, Y)], val_data=[])
+    ),
+    "no data": (TypeError, "train_data: got NoneType, expected batches .*DataLoader", fit(None)),
+    "number as validation": (
+        TypeError, "val_data: got int, expected batches", fit([(X, Y)], val_data=5)
     ),
     "few images": (ValueError, "train_data: got 3 images, expected", fit([(X[:3], Y[:3])])),
     "no label": (TypeError, "a batch holds 1 item.*targets='model'", fit([X])),
