@@ -1,14 +1,17 @@
 """Any Captum attribution beside ours: one map per method, all at the input's size."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from captum.attr import Attribution
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_hrcam._captum import TargetType, TensorOrTuple, as_tuples
+from captum_hrcam.activations import eval_mode
 from captum_hrcam.fusion import upsample
+from captum_hrcam.layers import unwrap
 
 Method: TypeAlias = Attribution | Callable[..., Any]
 Methods: TypeAlias = Method | Sequence[Method] | Mapping[str, Method]
@@ -24,7 +27,8 @@ def compare(
     The map of each method for the same images and target, upsampled to the input's size.
 
     Maps keep their sign and scale. An attribution with several channels at the input's size
-    (gradients, say) is summed over channels, as Captum's pictures do.
+    (gradients, say) is summed over channels, as Captum's pictures do. The methods' models are in
+    eval mode meanwhile.
 
     Args:
         methods (dict, list, or one): Captum attributions (HRCAM, CAM, LayerGradCam, Saliency, ...)
@@ -59,10 +63,11 @@ def compare(
     named = named_methods(methods)
     _, images, _ = as_tuples(inputs, additional_forward_args)
     maps = {}
-    for name, method in named.items():
-        run = method.attribute if isinstance(method, Attribution) else method
-        given = run(inputs, target=target, additional_forward_args=additional_forward_args)
-        maps[name] = _as_map(name, given, images[0])
+    with eval_mode(*models_of(named)):
+        for name, method in named.items():
+            run = method.attribute if isinstance(method, Attribution) else method
+            given = run(inputs, target=target, additional_forward_args=additional_forward_args)
+            maps[name] = _as_map(name, given, images[0])
     return maps
 
 
@@ -85,6 +90,25 @@ def named_methods(methods: Methods) -> dict[str, Method]:
         number = sum(1 for known in named if known.split(" #")[0] == name) + 1
         named[name if number == 1 else f"{name} #{number}"] = method
     return named
+
+
+def owner(method: Method) -> Any:
+    """The attribution behind a bound method or a ``functools.partial`` of one, else the method."""
+    while isinstance(method, functools.partial):
+        method = method.func
+    return getattr(method, "__self__", method)
+
+
+def module_of(method: Method) -> nn.Module | None:
+    """The module that an attribution explains; None where it is not known."""
+    forward = unwrap(getattr(owner(method), "forward_func", None))  # type: ignore[arg-type]
+    forward = getattr(forward, "__self__", forward)
+    return forward if isinstance(forward, nn.Module) else None
+
+
+def models_of(methods: Mapping[str, Method]) -> list[nn.Module]:
+    """The modules that the methods explain, where they are known."""
+    return [model for model in map(module_of, methods.values()) if model is not None]
 
 
 def _name(method: object) -> str:

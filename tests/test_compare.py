@@ -66,3 +66,16 @@ def test_attribution_without_space_is_refused():
     methods = {"pooled": lambda x, **_: pooled.attribute(x)}
     with pytest.raises(ValueError, match=r"'pooled' gave shape \(4, 3\)"):
         compare(methods, case.images(), 1)
+
+
+def test_every_model_is_in_eval_mode_meanwhile():
+    case = BY_NAME["vgg2d"]
+    model, x = case.model(), case.images()
+    gradcam = LayerGradCam(model, model.stage2)
+    expected = compare(gradcam, x, 1)["Grad-CAM"]
+    model.train()  # batch normalisation would now take the batch's figures, and keep them
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    methods = {"Grad-CAM": functools.partial(gradcam.attribute)}
+    assert torch.equal(compare(methods, x, 1)["Grad-CAM"], expected)
+    assert all(m.training for m in model.modules())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

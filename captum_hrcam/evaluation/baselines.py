@@ -1,18 +1,16 @@
 """The rows that every table carries: a Gaussian that sees nothing, and the last layer's CAM."""
 
-import functools
 import warnings
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from captum_hrcam._captum import TensorOrTuple, as_tuples
 from captum_hrcam.activations import eval_mode, read_feature_maps
 from captum_hrcam.cam import CAM
-from captum_hrcam.compare import Method
+from captum_hrcam.compare import Method, module_of, owner
 from captum_hrcam.frozen_pass import score_rows
-from captum_hrcam.layers import unwrap
 from captum_hrcam.metrics import centred_gaussian
 
 GAUSSIAN = "centred Gaussian"
@@ -53,20 +51,6 @@ def gaussian_map(inputs: TensorOrTuple, **_: Any) -> Tensor:
     image = as_tuples(inputs, None)[1][0]
     gaussian = torch.from_numpy(centred_gaussian(image.shape[2:]))
     return gaussian.expand(len(image), 1, *gaussian.shape)
-
-
-def owner(method: Method) -> Any:
-    """The attribution behind a bound method or a ``functools.partial`` of one, else the method."""
-    while isinstance(method, functools.partial):
-        method = method.func
-    return getattr(method, "__self__", method)
-
-
-def module_of(method: Method) -> nn.Module | None:
-    """The module that an attribution explains; None where it is not known."""
-    forward = unwrap(getattr(owner(method), "forward_func", None))  # type: ignore[arg-type]
-    forward = getattr(forward, "__self__", forward)
-    return forward if isinstance(forward, nn.Module) else None
 
 
 def _last_layer_cam(

@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 
 from captum_hrcam.activations import eval_mode
 from captum_hrcam.checks import whole
-from captum_hrcam.compare import Method, Methods, compare, named_methods
-from captum_hrcam.evaluation.baselines import module_of, with_baselines
+from captum_hrcam.compare import Method, Methods, compare, models_of, named_methods
+from captum_hrcam.evaluation.baselines import with_baselines
 from captum_hrcam.evaluation.batches import ALL, MaskedBatch, masked_batches
 from captum_hrcam.evaluation.figures import Score, SetFigures, default_metrics
 from captum_hrcam.evaluation.result import Evaluation
@@ -103,7 +103,7 @@ def evaluate(
         data, target=target, batch_size=batch_size, need_masks=bool(scores)
     )
     figures = _Figures(scores, seeing)
-    models = [m for m in map(module_of, named.values()) if m is not None]
+    models = models_of(named)
     device = device_of(models[0]) if models else None
     with eval_mode(*models):
         bar = tqdm(batches, desc="evaluating", total=total, disable=not show_progress)
