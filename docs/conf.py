@@ -6,7 +6,7 @@ from pathlib import Path
 
 from captum_hrcam import __version__
 
-sys.path.insert(0, str(Path(__file__).parent))  # for scraper.py
+sys.path.insert(0, str(Path(__file__).parent))  # for gallery_pages.py
 
 project = "captum-hrcam"
 author = project_copyright = "The captum-hrcam contributors"
@@ -68,7 +68,8 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "filename_pattern": "plot_",
     "ignore_pattern": r"reproduce_paper\.py|fit_on_many\.py|small_cnn\.py|__init__\.py",
-    "image_scrapers": ("matplotlib", "scraper.save_figures"),
+    "image_scrapers": ("matplotlib", "gallery_pages.save_figures"),
+    "within_subsection_order": "gallery_pages.place",
     "ignore_repr_types": r"matplotlib",
     "download_all_examples": False,
     "show_memory": False,

@@ -15,14 +15,15 @@ import functools
 
 import torch
 from captum.attr import LayerGradCam
-from torch import Tensor, nn
+from small_cnn import lesions as slices
+from small_cnn import small_cnn, train
+from torch import Tensor
 
 from captum_hrcam import CAM, HRCAM, compare, find_layers
-from captum_hrcam.datasets import SimulatedPathology
 from captum_hrcam.metrics import energy_pointing
 from captum_hrcam.visualize import comparison_figure
 
-SIZE, SCALE = 64, 2
+SCALE = 2
 LETTERS = {
     "L": ["10000", "10000", "10000", "10000", "10000", "10000", "11111"],
     "R": ["11110", "10001", "10001", "11110", "10100", "10010", "10001"],
@@ -43,21 +44,19 @@ def letter(name: str) -> Tensor:
 
 def draw(n: int, seed: int, telling: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Images, labels, masks of lesions and of letters; ``telling``: how often a letter is right."""
-    data = SimulatedPathology(n, SIZE, seed=seed)
-    images = torch.stack([data[i][0] for i in range(n)])
-    labels = torch.arange(n) % 2
+    images, labels, masks = slices(n, seed)
     generator = torch.Generator().manual_seed(seed)
     right = torch.rand(n, generator=generator) < telling
     corners = torch.randint(4, (n,), generator=generator)
-    marks = torch.zeros(n, SIZE, SIZE, dtype=torch.bool)
+    marks = torch.zeros(n, 64, 64, dtype=torch.bool)
     for i in range(n):
         glyph = letter("L" if bool(labels[i]) == bool(right[i]) else "R") > 0
         h, w = glyph.shape
-        top = 2 if corners[i] < 2 else SIZE - h - 2
-        left = 2 if corners[i] % 2 == 0 else SIZE - w - 2
+        top = 2 if corners[i] < 2 else 62 - h
+        left = 2 if corners[i] % 2 == 0 else 62 - w
         marks[i, top : top + h, left : left + w] = glyph
     images[:, 0][marks] = 1.2
-    return images, labels, torch.stack([data.mask(i) for i in range(n)]), marks
+    return images, labels, masks, marks
 
 
 # %%
@@ -65,32 +64,10 @@ def draw(n: int, seed: int, telling: float) -> tuple[Tensor, Tensor, Tensor, Ten
 # -----------------------
 
 
-def stage(n_in: int, n_out: int) -> nn.Sequential:
-    conv = nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(n_out), nn.ReLU())
-
-
-def train(images: Tensor, labels: Tensor, epochs: int = 8) -> nn.Sequential:
-    stages = [stage(1, 16), nn.MaxPool2d(2), stage(16, 32), nn.MaxPool2d(2), stage(32, 64)]
-    stages += [nn.MaxPool2d(2), stage(64, 96), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    model = nn.Sequential(*stages, nn.Linear(96, 2))
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
-    steps = epochs * (len(images) // 40)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=steps)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(images)).split(40)[: len(images) // 40]:
-            loss = nn.functional.cross_entropy(model(images[rows]), labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return model.eval()
-
-
 def explain(telling: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """Lesioned test images, their maps, and the lesions' outlines."""
     images, labels, _, _ = draw(1600, seed=0, telling=telling)
-    model = train(images, labels)
+    model = train(small_cnn(2, (16, 32, 64, 96)), images, labels, epochs=8)
     layers = find_layers(model, images[:1])
     hrcam = HRCAM(model, layers)
     report = hrcam.fit([(images, labels)])

@@ -28,6 +28,7 @@ parser.add_argument("--images", type=int, default=2000, help="training images")
 parser.add_argument("--size", type=int, default=80, help="pixels per side")
 parser.add_argument("--epochs", type=int, default=10)
 parser.add_argument("--out", type=Path, help="folder for comparison.png")
+parser.add_argument("-f", help=argparse.SUPPRESS)  # what a notebook's kernel is started with
 options = parser.parse_args()
 torch.manual_seed(0)
 

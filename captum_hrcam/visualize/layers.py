@@ -95,5 +95,6 @@ def _draw_row(figure: Figure, row: Array, maps: Sequence[Array], limit: float | 
         extend="both" if largest > top else "neither",
         ticks=[-top, 0, top],
     )
-    bar.ax.set_yticklabels([f"\u2212{top:.2g}", "0", f"{top:.2g}"], fontsize=TEXT)
+    text = f"{top:.2g}" if top < 10 else f"{top:.0f}"
+    bar.ax.set_yticklabels([f"\u2212{text}", "0", text], fontsize=TEXT)
     bar.ax.tick_params(length=2, pad=2)

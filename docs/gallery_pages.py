@@ -1,4 +1,4 @@
-"""The gallery's figures: the package makes them outside pyplot, where sphinx-gallery looks."""
+"""The gallery's order, and its figures, which the package makes outside pyplot."""
 
 from typing import Any
 from weakref import WeakSet
@@ -6,7 +6,16 @@ from weakref import WeakSet
 from matplotlib.figure import Figure
 from sphinx_gallery.scrapers import figure_rst
 
+ORDER = (
+    "quickstart layers heads classes completeness without_labels captum transformer signal volume"
+    " letter_markers"
+).split()
 saved: WeakSet[Figure] = WeakSet()
+
+
+def place(filename: str) -> int:
+    """Of an example in the gallery: from the first map to its limits."""
+    return ORDER.index(filename.removeprefix("plot_").removesuffix(".py"))
 
 
 def save_figures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
