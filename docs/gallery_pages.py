@@ -6,10 +6,10 @@ from weakref import WeakSet
 from matplotlib.figure import Figure
 from sphinx_gallery.scrapers import figure_rst
 
-ORDER = (
-    "quickstart layers heads classes completeness without_labels captum transformer signal volume"
-    " letter_markers"
-).split()
+ORDER = [
+    *("quickstart", "layers", "heads", "classes", "completeness", "without_labels", "captum"),
+    *("transformer", "signal", "volume", "letter_markers"),
+]
 saved: WeakSet[Figure] = WeakSet()
 
 

@@ -18,7 +18,7 @@ from conftest import BY_NAME, State, fit_quietly, fitted, training_batches
 
 import captum_hrcam
 from captum_hrcam import HRCAM
-from captum_hrcam.storage import MAX_HEADER, VERSION
+from captum_hrcam.storage import FORMAT, VERSION
 
 CASE = BY_NAME["vgg2d"]
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -88,35 +88,35 @@ def tensor(header: dict[str, Any], **changed: Any) -> None:
 
 def about(header: dict[str, Any], **changed: Any) -> None:
     metadata = header["__metadata__"]
-    metadata["head"] = json.dumps(json.loads(metadata["head"]) | changed)
+    metadata[FORMAT] = json.dumps(json.loads(metadata[FORMAT]) | changed)
 
 
 HUGE = 10**15
 CLAIMS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a huge tensor": (
         lambda h: tensor(h, shape=[HUGE, 1], data_offsets=[0, 8 * HUGE]),
-        r"tensors of 80000000000\d+ bytes, \d+ follow",
+        "header",
     ),
-    "a huge shape": (lambda h: tensor(h, shape=[HUGE, HUGE]), "in 144 bytes"),
-    "a negative shape": (lambda h: tensor(h, shape=[-3, -6]), r"\[-3, -6\] in 144"),
+    "a huge shape": (lambda h: tensor(h, shape=[HUGE, HUGE]), "header"),
+    "a negative shape": (lambda h: tensor(h, shape=[-3, -6]), "header"),
     "no shape": (lambda h: tensor(h, shape=[]), ""),
     "a shape of words": (lambda h: tensor(h, shape=["3", "6"]), ""),
-    "a place outside": (lambda h: tensor(h, data_offsets=[-144, 0]), "follow the header"),
+    "a place outside": (lambda h: tensor(h, data_offsets=[-144, 0]), "header"),
     "one place for all": (
         lambda h: [entry.update(data_offsets=[0, 144]) for n, entry in h.items() if "/" in n],
-        "follow the header",
+        "header",
     ),
-    "another type": (lambda h: tensor(h, dtype="I64"), "I64"),
+    "another type": (lambda h: tensor(h, dtype="I64"), "not finite float64"),
     "fewer channels": (lambda h: tensor(h, shape=[2, 9]), r"weights stage2 .*\(2, 9\), 3 classes"),
     "weights of one dimension": (lambda h: tensor(h, shape=[18]), r"shape \(18,\)"),
     "a layer without weights": (lambda h: about(h, layers=["stage4"]), "weights/stage4"),
-    "a layer left out": (lambda h: about(h, layers=["stage1"]), "'weights/stage2' is of no layer"),
+    "a layer left out": (lambda h: about(h, layers=["stage1"]), "/stage[23]' is of no layer"),
     "a layer twice": (lambda h: about(h, layers=["stage1", "stage1"]), "weights/stage1"),
     "layers that are a number": (lambda h: about(h, layers=3), ""),
     "no bias": (lambda h: h.update(other=h.pop("bias")), "'bias'"),
-    "another format": (lambda h: h["__metadata__"].update(format="pt"), "another format"),
-    "no metadata": (lambda h: h.pop("__metadata__"), "__metadata__"),
-    "no head": (lambda h: h["__metadata__"].pop("head"), "'head'"),
+    "another format": (lambda h: h.update(__metadata__={"format": "pt"}), FORMAT),
+    "no metadata": (lambda h: h.pop("__metadata__"), ""),
+    "no JSON": (lambda h: h["__metadata__"].update({FORMAT: "{"}), ""),
 }
 
 
@@ -153,7 +153,7 @@ def test_values_must_be_finite(tmp_path, field, value):
     "content",
     [
         (2**63).to_bytes(8, "little") + b"{}",
-        (MAX_HEADER + 1).to_bytes(8, "little") + b"{}" + b" " * MAX_HEADER,
+        (2**27).to_bytes(8, "little") + b"{}" + b" " * (2**27 - 2),
         (10**5).to_bytes(8, "little") + b"[" * 10**5,
         (2).to_bytes(8, "little") + b"[]",
         (2).to_bytes(8, "little") + b"{}",
@@ -206,8 +206,8 @@ def test_newer_format_says_what_to_do(tmp_path):
     path = tmp_path / "head"
     fitted(CASE).save(path)
     header, tensors = parts(path)
-    header["__metadata__"]["version"] = "2"
-    header["weights/stage1"]["dtype"] = "F32"  # who knows
+    about(header, version=VERSION + 1)
+    header["new"] = header.pop("bias")  # who knows
     write_parts(path, header, tensors)
     with pytest.raises(ValueError, match=f"version 2, .* reads {VERSION}. Update captum-hrcam"):
         HRCAM.load(path, CASE.model())
