@@ -115,9 +115,10 @@ class HeadAttribution(LayerAttribution):
                 "evidence": of each layer's map the part that exceeds its mean over the training
                 data by ``evidence_threshold`` spatial standard deviations; never negative, not
                 complete. "agreement": the harmonic mean of what the layers' standardised maps say,
-                high only where all agree, zero where all are ordinary; signed, not complete. With
-                a cascade it finds lesions and digits better than the sum, textures worse (see
-                the documentation, "Choosing the head"); do not use it with other heads.
+                each counting by the variance of its map; high only where all that count agree,
+                zero where all are ordinary; signed, not complete. With a cascade it finds digits
+                far better than the sum, textures worse (see the documentation, "Choosing the
+                head"); do not use it with other heads.
             relu_attributions (bool): return the positive part of the map.
             interpolate_mode (str): of ``torch.nn.functional.interpolate``; default (bi, tri)linear.
             evidence_threshold (float): t of ``fusion="evidence"``.
@@ -132,8 +133,10 @@ class HeadAttribution(LayerAttribution):
             ValueError: another number of channels than the head's; an unknown option.
         """
         fuse = Fusion(fusion, interpolate_mode, evidence_threshold)
-        is_tuple, maps, sizes = self._fusable(inputs, target, additional_forward_args, fuse)
-        fused = tuple(fuse(maps.values(), size) for size in sizes)
+        is_tuple, maps, sizes, spreads = self._fusable(
+            inputs, target, additional_forward_args, fuse
+        )
+        fused = tuple(fuse(maps.values(), size, spreads) for size in sizes)
         return format_output(
             is_tuple, tuple(a.relu() for a in fused) if relu_attributions else fused
         )
@@ -169,7 +172,7 @@ class HeadAttribution(LayerAttribution):
                 "fusion: 'agreement' is no sum over layers, so no layer has a part of it. Use "
                 "'sum' or 'evidence'."
             )
-        is_tuple, maps, sizes = self._fusable(inputs, target, additional_forward_args, fuse)
+        is_tuple, maps, sizes, _ = self._fusable(inputs, target, additional_forward_args, fuse)
         return {
             name: format_output(is_tuple, tuple(fuse([a], size) for size in sizes))
             for name, a in maps.items()
@@ -200,8 +203,10 @@ class HeadAttribution(LayerAttribution):
         fuse = Fusion(fusion, interpolate_mode, evidence_threshold)
         is_tuple, inputs, args = as_tuples(inputs, additional_forward_args)
         sizes = fuse.sizes(inputs)
-        maps = self._native_maps(self.head, inputs, args, None, fuse)
-        return format_output(is_tuple, tuple(fuse(maps.values(), size) for size in sizes))
+        head = self.head
+        maps = self._native_maps(head, inputs, args, None, fuse)
+        spreads = self._spreads(head, None, fuse)
+        return format_output(is_tuple, tuple(fuse(maps.values(), size, spreads) for size in sizes))
 
     def native_maps(
         self,
@@ -269,13 +274,21 @@ class HeadAttribution(LayerAttribution):
         target: TargetType,
         additional_forward_args: object,
         fuse: Fusion,
-    ) -> tuple[bool, dict[str, Tensor], list[tuple[int, ...]]]:
-        """(inputs came as a tuple, native maps of the target, the sizes they are to have)."""
+    ) -> tuple[bool, dict[str, Tensor], list[tuple[int, ...]], list[Tensor]]:
+        """(inputs came as a tuple, native maps of the target, the sizes they are to have, the
+        spreads of the layers' maps)."""
         head = self.head
         is_tuple, inputs, args = as_tuples(inputs, additional_forward_args)
         sizes = fuse.sizes(inputs)
         classes = target_classes(target, len(inputs[0]), head.n_outputs)
-        return is_tuple, self._native_maps(head, inputs, args, classes, fuse), sizes
+        maps = self._native_maps(head, inputs, args, classes, fuse)
+        return is_tuple, maps, sizes, self._spreads(head, classes, fuse)
+
+    def _spreads(self, head: Head, classes: Tensor | None, fuse: Fusion) -> list[Tensor]:
+        """Of each layer's map, where the fusion weighs layers by them."""
+        if fuse.name != "agreement":
+            return []
+        return [for_classes(head.spread[name], classes) for name in self.layers]
 
     @torch.no_grad()
     def _native_maps(

@@ -1,18 +1,21 @@
 """Cascade: each layer learns locally, cell by cell, where everything deeper finds evidence.
 
 An image's label says too little to a shallow layer: with ten classes its pattern tells a 3 from an
-8, not where the digit is. So the last layer takes the pattern of the averages; then, going down,
-layer l learns from the evidence of all deeper layers at the cells of layer l+1::
+8, not where the digit is. So the last layer takes the positive part of the averages' pattern, what
+lights up for the class: a class told mainly by what stays dark would be marked everywhere but where
+it is. Then, going down, layer l learns from the evidence of all deeper layers at the cells of layer
+l+1::
 
     e_c = max(0, sum over m > l of z_m^c),     z_m^c = (W_m[c] f_m - mean) / deviation
     W_l[c] = Cov(f_l, e_c) / Var(f_l)          over images and cells
 
-Then every layer is solved once more towards the fused map of each image's own class, now with the
-covariance of its channels: W_l = (S + diag S)^-1 Cov(f_l, map). Last, each layer gets a factor in
-the sum: the correlation of its map with what all deeper layers say, times the root of its place
-from the deepest, as in fusion="agreement". A fine layer that the deeper ones do not confirm, as in
-textures, is heard less. Masks are not involved; gradients neither. What was tried on the way is in
-the documentation, "Choosing the head".
+Then every layer is solved once more towards the fused map of each image's own class, the harmonic
+mean of what the layers say, now with the covariance of its channels:
+W_l = (S + diag S)^-1 Cov(f_l, map). Last, each layer gets a factor in the sum: the correlation of
+its map with what all deeper layers say, times the root of its place from the deepest, as in the
+harmonic mean. A fine layer that the deeper ones do not confirm, as in textures, is heard less.
+Neither masks nor gradients are involved. What was tried on the way is in the documentation,
+"Choosing the head".
 """
 
 from collections.abc import Callable, Iterator
@@ -114,7 +117,7 @@ class Cascade:
         """From the last layer's pattern to the weights of all layers.
 
         Args:
-            start: (K, C_L).
+            start: (K, C_L), the last layer's pattern.
             means: layer name -> (C_l,) averages over the training data; deep layers last.
 
         Returns:
@@ -124,7 +127,7 @@ class Cascade:
         self.means = means
         names = list(means)
         covariance = self._covariances()
-        head = {names[-1]: unit(start, covariance[names[-1]])}
+        head = {names[-1]: unit(what_lights_up(start), covariance[names[-1]])}
         for name, deeper in zip(names[-2::-1], names[:0:-1], strict=True):
             head[name] = unit(self._towards_evidence(name, deeper, head), covariance[name])
         head = self._towards_fused_map({name: head[name] for name in names}, covariance)
@@ -196,11 +199,12 @@ class Cascade:
         for shallow in moments:
             shallow.over_ranks()
         confirmed = [max(m.correlation, LEAST) for m in moments] + [1.0]
-        return [r * (len(confirmed) - i) ** 0.5 for i, r in enumerate(confirmed)]
+        return [r * place for r, place in zip(confirmed, places(len(confirmed)), strict=True)]
 
     def _fused(self, inputs: tuple[Tensor, ...], present: Pairs, head: dict[str, Tensor]) -> Tensor:
         """The map of each pair of image and class, (pairs, 1, *spatial) at the input's size."""
-        return agree(self._maps(inputs, present, head), inputs[0].shape[2:])
+        maps = self._maps(inputs, present, head)
+        return agree(maps, places(len(maps)), inputs[0].shape[2:])
 
     def _maps(
         self, inputs: tuple[Tensor, ...], present: Pairs, head: dict[str, Tensor]
@@ -243,6 +247,17 @@ class Cascade:
         for start in range(0, len(self.y), BATCH):
             rows = slice(start, start + BATCH)
             yield rows, tuple(x[rows] for x in self.images)
+
+
+def what_lights_up(pattern: Tensor) -> Tensor:
+    """The positive part of each class's row; the whole row where it has none."""
+    positive = pattern.clamp(min=0)
+    return torch.where(positive.any(1, keepdim=True), positive, pattern)
+
+
+def places(n: int) -> list[float]:
+    """The root of each layer's place from the deepest: a fine layer counts a little more."""
+    return [(n - i) ** 0.5 for i in range(n)]
 
 
 def floored(variance: Tensor) -> Tensor:

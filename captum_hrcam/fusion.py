@@ -85,32 +85,43 @@ def rectify(layer_map: Tensor, ordinary: Tensor) -> Tensor:
     return (layer_map - _over_space(ordinary, layer_map)).clamp(min=0)
 
 
-def agree(maps: Sequence[Tensor], size: Sequence[int], mode: str | None = None) -> Tensor:
-    """Weighted harmonic mean of what the layers say: high only where all of them agree.
+def agree(
+    maps: Sequence[Tensor],
+    weights: Sequence[float | Tensor],
+    size: Sequence[int],
+    mode: str | None = None,
+) -> Tensor:
+    """Weighted harmonic mean of what the layers say: high only where all that count agree.
 
-    1 / sum_l w_l / softplus(up(z_l)), with w_l falling as the root of the layer's place from the
-    deepest: a fine layer's word counts a little more.
+    1 / sum_l w_l / softplus(up(z_l)), the w_l divided by their sum.
 
     Args:
-        maps: z_l (N, K, *spatial) from shallow to deep, standardised; see ``standardise``.
+        maps: z_l (N, K, *spatial), standardised; see ``standardise``.
+        weights: of each layer, a number or one for each map, (N, K, 1, ...).
         size: of the result.
         mode: of the interpolation.
 
     Returns:
         (N, K, *size), positive; log 2 where every z_l is 0.
     """
-    places = [(len(maps) - i) ** 0.5 for i in range(len(maps))]
     doubt = sum(
-        place / sum(places) / F.softplus(upsample(z, size, mode)).clamp(min=1e-30)
-        for place, z in zip(places, maps, strict=True)
+        weight / F.softplus(upsample(z, size, mode)).clamp(min=1e-30)
+        for weight, z in zip(weights, maps, strict=True)
     )
-    return 1 / torch.as_tensor(doubt)
+    return sum(weights) / torch.as_tensor(doubt)
 
 
 def standardise(layer_map: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
     """z_l = (A_l - mean) / spread; shapes as in ``rectify``."""
     spread = torch.where(spread > 0, spread, torch.ones_like(spread))
     return (layer_map - _over_space(mean, layer_map)) / _over_space(spread, layer_map)
+
+
+def variance_shares(spreads: Sequence[Tensor]) -> Tensor:
+    """Squares of the layers' spreads, of the largest one's; (L, *shape of each)."""
+    each = torch.stack(list(spreads))
+    largest = each.amax(0)
+    return torch.where(largest > 0, each / largest, torch.ones_like(each)) ** 2
 
 
 def _over_space(values: Tensor, layer_map: Tensor) -> Tensor:
@@ -126,7 +137,8 @@ class Fusion:
 
     Args:
         name: "sum", the paper's; "evidence", the sum of each layer's positive evidence;
-            "agreement", the harmonic mean of what the layers' standardised maps say.
+            "agreement", the harmonic mean of what the layers' standardised maps say, each counting
+            by the variance that its map has in the sum.
         interpolate_mode: of ``torch.nn.functional.interpolate``; None is (bi, tri)linear.
         threshold: t of "evidence", in spatial standard deviations.
 
@@ -162,9 +174,22 @@ class Fusion:
             return standardise(layer_map, mean, spread)
         return layer_map
 
-    def __call__(self, maps: Iterable[Tensor], size: Sequence[int]) -> Tensor:
-        """Native layer maps (N, K, *spatial), shallow to deep -> (N, K, *size)."""
+    def __call__(
+        self, maps: Iterable[Tensor], size: Sequence[int], spreads: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """Native layer maps (N, K, *spatial), shallow to deep -> (N, K, *size).
+
+        Args:
+            maps: what ``layer`` gave.
+            size: of the result.
+            spreads: of each layer's map, for "agreement"; shapes as in ``rectify``.
+        """
         if self.name == "agreement":
+            maps = list(maps)
+            weights = [
+                _over_space(w, a) for w, a in zip(variance_shares(spreads), maps, strict=True)
+            ]
             # Zero where every layer is ordinary, so that a picture shows what is beyond it.
-            return agree(list(maps), size, self.interpolate_mode).sub_(math.log(2)).contiguous()
+            fused = agree(maps, weights, size, self.interpolate_mode)
+            return fused.sub_(math.log(2)).contiguous()
         return add_upsampled(maps, size, self.interpolate_mode).contiguous()

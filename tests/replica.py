@@ -60,15 +60,15 @@ def evidence_map(maps, training_maps, kept, weights, c: int, size, t: float) -> 
 
 
 def agreement_map(maps, training_maps, kept, weights, c: int, size) -> Tensor:
-    """1 / sum_l w_l / log(1 + exp(up((A_l - mean) / sd_l))) - log 2, w_l as root L, ..., root 1."""
-    doubt, places = 0, 0
-    for i, name in enumerate(maps):
+    """sum_l sd_l^2 / sum_l sd_l^2 / log(1 + exp(up((A_l - mean) / sd_l))) - log 2."""
+    doubt, total = 0, 0
+    for name in maps:
         a, mean, spread = ordinary(maps, training_maps, kept, weights, c, name)
-        spread = spread if spread > 0 else 1.0  # a layer of one cell has no variance over space
-        place = (len(maps) - i) ** 0.5
-        doubt = doubt + place / torch.log1p(torch.exp(up((a - mean) / spread, size)))
-        places += place
-    return places / doubt - math.log(2)
+        if spread > 0:  # a layer of one cell has no variance over space
+            told = torch.log1p(torch.exp(up((a - mean) / spread, size)))
+            doubt = doubt + spread**2 / told
+            total += spread**2
+    return total / doubt - math.log(2)
 
 
 def ordinary(maps, training_maps, kept, weights, c: int, name: str):

@@ -8,7 +8,7 @@ from conftest import BY_NAME, fit_quietly, training_batches
 from torch import nn
 
 from captum_hrcam import HRCAM
-from captum_hrcam.cascade import CellMoments, solve, unit
+from captum_hrcam.cascade import CellMoments, solve, unit, what_lights_up
 from captum_hrcam.features import held_out
 from captum_hrcam.fusion import Fusion
 
@@ -96,7 +96,8 @@ def test_maps_find_the_square_of_the_class_and_not_the_clutter(fusion):
 
 
 def test_weights_follow_the_definition_in_loops():
-    """Two layers, by hand: the deep layer's pattern, its evidence, then both towards their map."""
+    """Two layers, by hand: the positive part of the deep layer's pattern, its evidence, then both
+    towards their map."""
     case = BY_NAME["vgg2d"]
     layers = ["stage2", "stage3"]
     batches = training_batches(case)
@@ -119,6 +120,7 @@ def test_weights_follow_the_definition_in_loops():
     c = cells(y[:, :, None, None].expand(-1, -1, *deep.shape[2:])) - y.mean(0)[:, None]
     d = cells(deep) - cells(deep).mean(1, keepdim=True)
     pattern = c @ d.T / d.shape[1] / d.var(1, correction=0).clamp(min=1e-9)  # a dead channel
+    pattern = pattern.relu()
     e = standard(pattern, deep).relu()
     pooled = cells(F.adaptive_avg_pool2d(fine, deep.shape[2:]))
     pooled = pooled - pooled.mean(1, keepdim=True)
@@ -144,6 +146,28 @@ def test_weights_follow_the_definition_in_loops():
         weight = torch.linalg.solve(s + torch.diag(s.diagonal().clamp(min=1e-9)), cov.T).T
         ours = F.normalize(hrcam.weights[name], dim=1)
         torch.testing.assert_close(ours, F.normalize(weight, dim=1), rtol=1e-3, atol=1e-3)
+
+
+def test_class_told_by_what_stays_dark_is_marked_where_it_is():
+    """All objects excite the first channel, those of class 1 the least; the second tells little."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = 0.1 * torch.randn(120, 2, 16, 16, generator=generator), torch.arange(120) % 3
+    inside = torch.zeros(120, 16, 16, dtype=torch.bool)
+    for i, (row, column) in enumerate(torch.randint(12, (120, 2), generator=generator).tolist()):
+        inside[i, row : row + 4, column : column + 4] = True
+    for channel, excited in enumerate(((3.0, 1.0, 3.0), (1.0, 1.1, 1.0))):
+        x[:, channel] += inside * torch.tensor(excited)[y][:, None, None]
+    deep = nn.AvgPool2d(2)
+    model = nn.Sequential(nn.Identity(), deep, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    hrcam = HRCAM(model, ["0", "1"])
+    fit_quietly(hrcam, [(x, y)], solver="cascade", n_classes=3)
+    maps, of_one = hrcam.attribute(x, y)[:, 0], y == 1
+    assert maps[of_one][inside[of_one]].mean() > maps[of_one][~inside[of_one]].mean() + 1
+
+
+def test_class_that_nothing_lights_up_for_keeps_its_pattern():
+    rows = torch.tensor([[-1.0, 2.0], [-1.0, -2.0]])
+    assert what_lights_up(rows).tolist() == [[0, 2], [-1, -2]]
 
 
 @pytest.mark.parametrize("name", ["vgg2d", "residual2d", "depthwise1d"])

@@ -64,16 +64,26 @@ def test_rectify_keeps_what_exceeds_the_ordinary():
 
 def test_agreement_is_low_where_any_layer_denies():
     yes, no = torch.full((1, 1, 4), 3.0), torch.full((1, 1, 4), -6.0)
-    both = agree([yes, yes], (4,)).mean()
+    both = agree([yes, yes], [1, 2], (4,)).mean()
     assert both == pytest.approx(math.log1p(math.exp(3)))
-    assert agree([yes, no], (4,)).mean() < 0.01
-    assert agree([no, yes], (4,)).mean() < 0.01
-    assert agree([no, no], (4,)).mean() < agree([yes, no], (4,)).mean()
+    assert agree([yes, no], [1, 1], (4,)).mean() < 0.01
+    assert agree([no, yes], [1, 1], (4,)).mean() < 0.01
+    assert agree([no, no], [1, 1], (4,)).mean() < agree([yes, no], [1, 1], (4,)).mean()
+
+
+def test_layer_counts_by_its_weight_in_the_agreement():
+    yes, no = torch.full((1, 1, 4), 3.0), torch.full((1, 1, 4), -6.0)
+    heard = [agree([yes, no], [1, w], (4,)).mean().item() for w in (1, 0.1, 0.001, 0)]
+    assert heard == sorted(heard)
+    assert heard[-1] == pytest.approx(math.log1p(math.exp(3)))
+    for_each = torch.tensor([1.0, 0.0]).view(2, 1, 1)  # an image that hears it, one that does not
+    first, second = agree([yes.expand(2, 1, 4), no.expand(2, 1, 4)], [1, for_each], (4,))
+    assert (first.mean().item(), second.mean().item()) == pytest.approx((heard[0], heard[-1]))
 
 
 def test_agreement_survives_extreme_maps():
     for value in (-1e4, 1e4):
-        a = agree([torch.full((1, 1, 4), value), torch.zeros(1, 1, 2)], (4,))
+        a = agree([torch.full((1, 1, 4), value), torch.zeros(1, 1, 2)], [1, 1], (4,))
         assert torch.isfinite(a).all()
 
 
@@ -81,7 +91,20 @@ def test_agreement_is_zero_where_every_layer_is_ordinary():
     fuse = Fusion("agreement")
     mean, spread = torch.tensor([2.0]), torch.tensor([0.5])
     maps = [fuse.layer(torch.full((1, 1, n), 2.0), mean, spread) for n in (4, 2)]
-    torch.testing.assert_close(fuse(maps, (4,)), torch.zeros(1, 1, 4), atol=1e-6, rtol=0)
+    fused = fuse(maps, (4,), [spread, 3 * spread])
+    torch.testing.assert_close(fused, torch.zeros(1, 1, 4), atol=1e-6, rtol=0)
+
+
+def test_spreads_weigh_the_layers_of_an_agreement():
+    """By their squares, whatever their unit; equally where no map has any."""
+    maps = [torch.tensor([[[3.0, -2.0]]]), torch.tensor([[[1.0, 1.0]]])]
+    for unit in (1e-30, 1.0, 1e30):
+        spreads = [torch.tensor([2.0]) * unit, torch.tensor([1.0]) * unit]
+        expected = agree(maps, [4, 1], (2,)) - math.log(2)
+        torch.testing.assert_close(Fusion("agreement")(maps, (2,), spreads), expected)
+    none = [torch.zeros(1), torch.zeros(1)]
+    expected = agree(maps, [1, 1], (2,)) - math.log(2)
+    torch.testing.assert_close(Fusion("agreement")(maps, (2,), none), expected)
 
 
 @pytest.mark.parametrize("fusion", ["evidence", "agreement"])
