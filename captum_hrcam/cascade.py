@@ -33,7 +33,7 @@ from captum_hrcam.labels import PRESENT
 IMAGES = 160  # a thousand instead of 200 changed no figure by more than .02
 BATCH = 16
 SHRINKAGE = 1.0  # of the covariance towards its diagonal, which alone would give a pattern
-LEAST = 0.01  # of a correlation: fusion="agreement" still hears a layer that the sum does not
+LEAST = 0.01  # of a correlation: a layer that is not confirmed fades, its map stays to be seen
 
 POOL: dict[int, Any] = {
     3: F.adaptive_avg_pool1d,
