@@ -79,7 +79,7 @@ print(pd.DataFrame(table).T.round(2).to_string())
 # ---------------------
 # Adam and ridge put nearly all weight on the last layer and draw CAM's map again. The pattern finds
 # the lesions and lights up other tissue as well; the cascade keeps closer to the outlines (the
-# masks). Agreement leaves the least around them.
+# masks). Evidence and agreement, which take away what is ordinary, leave less around them.
 
 shown = slice(0, 5)
 comparison_figure(x[shown], {k: a[shown] for k, a in maps.items()}, masks=masks[shown])[0]
