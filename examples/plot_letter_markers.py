@@ -95,10 +95,10 @@ def explain(telling: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
 # %%
 # Random letters
 # --------------
-# The letter says nothing, and exchanging it changes no accuracy. Lesions (outlined) are found, but the
-# letter shines faintly in the fine layers, and where the lesion is all but invisible, as in the first
-# row, it is the brightest thing on HR-CAM's map and on Grad-CAM's. The report's shares say how much
-# of the score each resolution gives.
+# The letter says nothing, and exchanging it changes no accuracy. Lesions (outlined) are found, but
+# the letter shines faintly in the fine layers, and where the lesion is all but invisible, as in the
+# first row, it is the brightest thing on the maps of HR-CAM and Grad-CAM. The report's shares say
+# how much of the score each resolution gives.
 
 x, maps, outlines = explain(telling=0.5)
 comparison_figure(x, maps, masks=outlines)[0]
