@@ -46,13 +46,14 @@ def load(path: str | os.PathLike[str]) -> tuple[Head, bool]:
     with _named(path), safe_open(path, "pt") as file:
         state = json.loads(file.metadata()[FORMAT])
         version = state["version"]
+        # Copies: a view of the file would change with it.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     if version != VERSION:
         raise ValueError(
             f"path: {os.fspath(path)!r} has format version {version}, this captum-hrcam reads "
             f"{VERSION}. Update captum-hrcam or fit again."
         )
-    with _named(path), safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    with _named(path):
         return _head(state, tensors), bool(state["attribute_to_layer_input"])
 
 
@@ -61,7 +62,14 @@ def _named(path: Path) -> Iterator[None]:
     """Whatever is wrong with a file's content is said with its name."""
     try:
         yield
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        SafetensorError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,  # of nested JSON
+    ) as error:
         raise ValueError(
             f"path: {os.fspath(path)!r} is truncated or was not written by HRCAM.save ({error}). "
             "Save the head again."
@@ -79,7 +87,8 @@ def _head(state: dict[str, Any], tensors: dict[str, Tensor]) -> Head:
         raise ValueError(f"{next(iter(tensors))!r} is of no layer")
     of_layers = [(field, *item) for field in LAYER_FIELDS for item in fields[field].items()]
     for field, name, value in [("bias", "", bias), *of_layers]:
-        if value.ndim != (2 if field == "weights" else 1) or len(value) != len(bias):
+        is_whole = value.ndim == (2 if field == "weights" else 1) and 0 not in value.shape
+        if not is_whole or len(value) != len(bias):
             raise ValueError(f"{field} {name} of shape {tuple(value.shape)}, {len(bias)} classes")
         if value.dtype != torch.float64 or not value.isfinite().all():
             raise ValueError(f"{field} {name} not finite float64")

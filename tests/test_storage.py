@@ -116,6 +116,7 @@ CLAIMS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no bias": (lambda h: h.update(other=h.pop("bias")), "'bias'"),
     "another format": (lambda h: h.update(__metadata__={"format": "pt"}), FORMAT),
     "no metadata": (lambda h: h.pop("__metadata__"), ""),
+    "nested JSON": (lambda h: h["__metadata__"].update({FORMAT: "[" * 10**5}), "recursion"),
     "no JSON": (lambda h: h["__metadata__"].update({FORMAT: "{"}), ""),
 }
 
@@ -146,6 +147,14 @@ def test_values_must_be_finite(tmp_path, field, value):
     (values if field == "bias" else values["stage2"]).view(-1)[0] = value
     hrcam.save(tmp_path / "head")
     with pytest.raises(ValueError, match=f"{field} .*not finite"):
+        HRCAM.load(tmp_path / "head", CASE.model())
+
+
+def test_layer_without_channels_is_refused(tmp_path):
+    hrcam = fitted(CASE)
+    hrcam.head.weights["stage2"] = torch.zeros(3, 0)
+    hrcam.save(tmp_path / "head")
+    with pytest.raises(ValueError, match=r"weights stage2 of shape \(3, 0\)"):
         HRCAM.load(tmp_path / "head", CASE.model())
 
 
