@@ -1,6 +1,7 @@
 """Checks shared by the public entries: each names the argument, what came, and the remedy."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 from torch import Tensor, nn
 
@@ -13,9 +14,14 @@ def one_of(argument: str, value: object, allowed: Sequence[object]) -> None:
         )
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is an int or a float; True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def positive(argument: str, value: float) -> None:
     """Refuse anything but a finite number above 0."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1e300:
+    if not is_number(value) or not 0 < value < 1e300:
         raise ValueError(f"{argument}: got {value!r}, expected a finite number above 0.")
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from captum_hrcam import group
-from captum_hrcam.checks import one_of, positive, whole
+from captum_hrcam.checks import is_number, one_of, positive, whole
 from captum_hrcam.labels import LOSSES
 
 SOLVERS = ("auto", "pattern", "ridge", "cascade", "adam")
@@ -55,8 +55,7 @@ class Recipe:
     def _check_penalty(self) -> None:
         if self.penalty == "auto":
             return
-        is_number = isinstance(self.penalty, (int, float)) and not isinstance(self.penalty, bool)
-        if not is_number or not 0 <= float(self.penalty) < float("inf"):
+        if not is_number(self.penalty) or not 0 <= self.penalty < float("inf"):
             raise ValueError(
                 f"penalty: got {self.penalty!r}, expected 'auto' or a finite number >= 0."
             )

@@ -156,8 +156,7 @@ def sensitivity_max(
         images = images[0] if isinstance(images, tuple) else images
         return (compare(named, images, target)["method"],)
 
-    owner = getattr(method, "forward_func", None)
-    with eval_mode(*modules_of(owner)), _fork(inputs):
+    with _fork(inputs):
         figures = captum.metrics.sensitivity_max(
             explain,
             inputs.detach(),
