@@ -25,7 +25,7 @@ from captum_hrcam.activations import (
 from captum_hrcam.checks import on_device, one_row_per_image, same_channels
 from captum_hrcam.fusion import Fusion, contract
 from captum_hrcam.head import Head, for_classes
-from captum_hrcam.layers import resolve_layers, unwrap
+from captum_hrcam.layers import module_behind, resolve_layers, unwrap
 
 LayerLike = nn.Module | str | Sequence[nn.Module | str]
 
@@ -334,9 +334,9 @@ class HeadAttribution(LayerAttribution):
         read: Callable[[str, Tensor], None],
     ) -> Any:
         """One forward pass in eval mode, each layer's feature maps read by the way."""
-        owner = getattr(self.forward_func, "__self__", self.forward_func)
-        modules = [m for m in (owner, *self.layers.values()) if isinstance(m, nn.Module)]
-        on_device("inputs", inputs, owner)
+        model = module_behind(self.forward_func)
+        modules = [*self.layers.values()] if model is None else [model, *self.layers.values()]
+        on_device("inputs", inputs, model)
         with (
             eval_mode(*modules),
             own_casts(),

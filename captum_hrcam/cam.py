@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from captum_hrcam.activations import ReshapeTransform
 from captum_hrcam.attribution import HeadAttribution
 from captum_hrcam.head import Head
-from captum_hrcam.layers import resolve_layers, unwrap
+from captum_hrcam.layers import module_behind, resolve_layers
 
 POINTWISE = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -92,9 +92,8 @@ def _classifier(model: Callable[..., Any], classifier: nn.Module | str | None) -
                 "or 1x1 convolution."
             )
         return found
-    owner = unwrap(model)
-    owner = getattr(owner, "__self__", owner)
-    linear = [m for m in owner.modules() if _is_linear(m)] if isinstance(owner, nn.Module) else []
+    owner = module_behind(model)
+    linear = [] if owner is None else [m for m in owner.modules() if _is_linear(m)]
     if not linear:
         raise ValueError("classifier: the model has no linear layer; name the one after pooling.")
     return linear[-1]

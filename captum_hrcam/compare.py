@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from captum_hrcam._captum import TargetType, TensorOrTuple, as_tuples
 from captum_hrcam.activations import eval_mode
 from captum_hrcam.fusion import upsample
-from captum_hrcam.layers import unwrap
+from captum_hrcam.layers import module_behind
 
 Method: TypeAlias = Attribution | Callable[..., Any]
 Methods: TypeAlias = Method | Sequence[Method] | Mapping[str, Method]
@@ -101,9 +101,7 @@ def owner(method: Method) -> Any:
 
 def module_of(method: Method) -> nn.Module | None:
     """The module that an attribution explains; None where it is not known."""
-    forward = unwrap(getattr(owner(method), "forward_func", None))  # type: ignore[arg-type]
-    forward = getattr(forward, "__self__", forward)
-    return forward if isinstance(forward, nn.Module) else None
+    return module_behind(getattr(owner(method), "forward_func", None))
 
 
 def models_of(methods: Mapping[str, Method]) -> list[nn.Module]:

@@ -12,14 +12,20 @@ def unwrap(forward_func: Callable[..., Any]) -> Callable[..., Any]:
     return getattr(forward_func, "_orig_mod", forward_func)
 
 
+def module_behind(forward_func: object) -> nn.Module | None:
+    """The module that a function runs: itself, or a bound method's; None where it is not known."""
+    inner = unwrap(forward_func)  # type: ignore[arg-type]
+    inner = getattr(inner, "__self__", inner)
+    return inner if isinstance(inner, nn.Module) else None
+
+
 def resolve_layers(
     forward_func: Callable[..., Any], layer: nn.Module | str | Sequence[nn.Module | str]
 ) -> dict[str, nn.Module]:
     """{name: module} for modules or dotted names, checked against the model."""
     refuse_parallel("forward_func", forward_func)
-    model = unwrap(forward_func)
-    model = getattr(model, "__self__", model)  # a bound method's module
-    named = dict(model.named_modules()) if isinstance(model, nn.Module) else None
+    model = module_behind(forward_func)
+    named = None if model is None else dict(model.named_modules())
     names = {id(module): name for name, module in (named or {}).items()}
     if not isinstance(layer, (nn.Module, str, Iterable)):
         raise TypeError(_expected(layer))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from captum_hrcam._captum import TargetType, target_classes
 from captum_hrcam.activations import accumulator_dtype
+from captum_hrcam.layers import module_behind
 
 Forward = Callable[..., Any]
 
@@ -70,8 +71,8 @@ def check_noise(argument: str, value: float) -> None:
 
 def modules_of(forward_func: object) -> list[nn.Module]:
     """The model that must be in eval mode while ``forward_func`` runs, where it can be found."""
-    owner = getattr(forward_func, "__self__", forward_func)  # a bound method's module
-    return [owner] if isinstance(owner, nn.Module) else []
+    model = module_behind(forward_func)
+    return [] if model is None else [model]
 
 
 def outputs_of(forward_func: Forward, images: Tensor) -> Tensor:
