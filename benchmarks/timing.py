@@ -1,4 +1,4 @@
-"""Ratios of time, measured side by side in one run."""
+"""Times measured side by side in one run."""
 
 import platform
 import time
@@ -16,15 +16,23 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def ratios(run: Callable[[], object], base: Callable[[], object], rounds: int) -> list[float]:
-    """Time of ``run`` over time of ``base``, one figure per round, who goes first in turn; so what
-    else the machine does falls on both sides alike."""
+def interleaved(
+    run: Callable[[], object], base: Callable[[], object], rounds: int, at_least: float = 0
+) -> list[tuple[float, float]]:
+    """Seconds of ``run`` and of ``base``, a pair for each round, who goes first in turn; so what
+    else the machine does falls on both sides alike.
+
+    Args:
+        rounds: how many at least.
+        at_least: seconds; short runs get as many rounds as these hold.
+    """
     run(), base()
-    found = []
-    for i in range(rounds):
-        pair = [run, base] if i % 2 else [base, run]
-        times = {f: seconds(f) for f in pair}
-        found.append(times[run] / times[base])
+    found: list[tuple[float, float]] = []
+    begin = time.perf_counter()
+    while len(found) < rounds or time.perf_counter() - begin < at_least:
+        first, second = (run, base) if len(found) % 2 else (base, run)
+        times = {first: seconds(first), second: seconds(second)}
+        found.append((times[run], times[base]))
     return found
 
 

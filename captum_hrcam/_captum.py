@@ -49,13 +49,16 @@ def target_classes(target: TargetType, n: int, n_outputs: int) -> Tensor:
     )
     target = target.detach().cpu() if isinstance(target, Tensor) else target
     table = torch.arange(n_outputs).expand(n, n_outputs)
-    expected = (
-        f"target: got {target!r:.80} for {n} images, expected a class in 0..{n_outputs - 1}, "
-        "or one for each image."
-    )
     try:
         classes = _select_targets(table, target)
     except (IndexError, RuntimeError, TypeError) as error:
-        raise AssertionError(expected) from error
-    assert classes.shape == (n,), expected
+        raise AssertionError(_expected(target, n, n_outputs)) from error
+    assert classes.shape == (n,), _expected(target, n, n_outputs)
     return classes[:1] if bool((classes == classes[0]).all()) else classes
+
+
+def _expected(target: TargetType, n: int, n_outputs: int) -> str:
+    return (
+        f"target: got {target!r:.80} for {n} images, expected a class in 0..{n_outputs - 1}, "
+        "or one for each image."
+    )

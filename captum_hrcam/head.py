@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from captum_hrcam.activations import full_precision
+
 
 @dataclass
 class Head:
@@ -35,7 +37,7 @@ class Head:
         """{layer: (N, C_l)} -> (N, K), each layer's product added in the features' dtype."""
         first = next(iter(z.values()))
         total = self.bias.to(first)
-        with torch.autocast(first.device.type, enabled=False):
+        with full_precision(first.device):
             for name, weight in self.weights.items():
                 total = total + (z[name] @ weight.to(z[name]).T).to(first)
         return total
