@@ -70,7 +70,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"reproduce_paper\.py|fit_on_many\.py|small_cnn\.py|__init__\.py",
     "image_scrapers": ("matplotlib", "gallery_pages.save_figures"),
     "within_subsection_order": "gallery_pages.place",
-    "ignore_repr_types": r"matplotlib",
+    "capture_repr": (),  # examples print what is worth reading
     "download_all_examples": False,
     "show_memory": False,
 }

@@ -103,6 +103,22 @@ report = hrcam.fit(train_loader, show_progress=True)
 print(report)
 
 # %%
+# Where are they? Cyan outlines are the masks, which nothing but the pictures and the table on this
+# page sees.
+
+lesions = [i for i in range(len(test_data)) if test_data.kind(i) != "normative"]
+images = test_set.tensors[0][lesions]
+masks = torch.stack([test_data.mask(i) for i in lesions])
+kinds = [test_data.kind(i) for i in lesions]
+shown = slice(0, 6)
+figure, _ = comparison_figure(
+    images[shown],
+    {"HR-CAM": hrcam.attribute(images[shown], target=1)},
+    masks=masks[shown],
+    captions=kinds[shown],
+)
+
+# %%
 # The head decides the picture. The paper's own, trained by Adam without a penalty, tells the
 # classes apart as well, and draws another map. (The library warns of it.)
 
@@ -114,9 +130,6 @@ print(paper.fit(train_loader, solver="adam"))
 # -------------------------------------
 # Grad-CAM looks at the pre-final stage, as in the paper. Every method explains the class "lesion".
 
-lesions = [i for i in range(len(test_data)) if test_data.kind(i) != "normative"]
-images = test_set.tensors[0][lesions]
-masks = torch.stack([test_data.mask(i) for i in lesions])
 methods = {
     "CAM": CAM(model, "stage4", "classifier"),
     "Grad-CAM": LayerGradCam(model, model.stage3),
@@ -142,14 +155,14 @@ print(table.round(3).to_string())
 # %%
 # Look at them
 # ------------
-# Cyan outlines are the masks, which nothing but this picture and the table has seen.
+# A row is an image, a column a method; each map has its own scale.
 
-shown = slice(0, 6)
+# sphinx_gallery_thumbnail_number = 2
 figure, _ = comparison_figure(
     images[shown],
     {name: a[shown] for name, a in maps.items()},
     masks=masks[shown],
-    captions=[test_data.kind(i) for i in lesions[shown]],
+    captions=kinds[shown],
 )
 if options.out:
     options.out.mkdir(parents=True, exist_ok=True)

@@ -203,6 +203,25 @@ def test_histograms_come_close_to_exact(bins):
     assert 0 < abs(streamed - exact) < 1 / bins  # 0 would mean: not the histogram's figure
 
 
+@pytest.mark.parametrize(
+    ("pooled", "size"), [(metrics.pxap, (60, 60)), (metrics.vxap, (15, 15, 16))]
+)
+def test_exact_up_to_a_size_and_ten_thousand_bins_beyond(pooled, size):
+    rng = np.random.default_rng(0)
+    masks = rng.random((4, *size)) < 0.2
+    maps = rng.normal(size=masks.shape) + masks
+    exact = pooled(maps, masks, exact_below=maps.size)
+    assert exact == pooled(maps, masks)
+    streamed = pooled(maps, masks, exact_below=maps.size - 1)
+    assert streamed != exact
+    by_bins = [pooled(maps, masks, exact_below=0, bins=bins) for bins in (9_999, 10_000, 10_001)]
+    assert streamed == by_bins[1]
+    assert streamed not in (by_bins[0], by_bins[2])
+    stream = metrics.PooledAveragePrecision(len(size))
+    stream.update(maps, masks)
+    assert stream.compute() == streamed
+
+
 @pytest.mark.parametrize("contours", ["largest", "all"])
 @pytest.mark.parametrize("size", [(6, 7), (3, 4, 4)])
 def test_max_box_acc_v2(contours, size):
