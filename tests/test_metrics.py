@@ -248,6 +248,21 @@ def test_all_contours_are_kinder_than_the_largest():
     assert metrics.max_box_acc_v2(maps, masks, contours="all") == 1
 
 
+def test_boxes_apart_share_nothing_and_no_box_meets_nothing():
+    masks, maps = np.zeros((1, 6, 6)), np.zeros((1, 6, 6))
+    masks[0, :2, :2] = maps[0, 4:, 4:] = 1  # apart in both directions
+    assert metrics.max_box_acc_v2(maps=maps, masks=masks, iou_levels=[0.01]) == 0
+    assert metrics.max_box_acc_v2(maps, masks, iou_levels=[0]) == 1
+    assert metrics.max_box_acc_v2(np.ones((1, 6, 6)), masks, iou_levels=[0]) == 1
+
+
+def test_a_pixel_at_the_threshold_is_marked():
+    a, mask = np.zeros((1, 6, 6)), np.zeros((1, 6, 6))
+    a[0, 1:3, 1:3] = mask[0, 1:3, 1:3] = 1
+    assert metrics.max_box_acc_v2(a, mask, thresholds=[1], iou_levels=[1]) == 1
+    assert metrics.max_box_acc_v2(a, mask, thresholds=[0], iou_levels=[1]) == 0
+
+
 def test_pixels_that_touch_at_a_corner_are_one_contour():
     mask = np.eye(4)
     maps = mask.copy()
@@ -420,8 +435,9 @@ def test_max_box_acc_leaves_out_empty_masks_and_says_so():
     mask[:2, 1:4, 1:4] = 1
     maps = mask + np.eye(6) / 10
     maps[1] = -maps[1]
-    with pytest.warns(UserWarning, match="2 of 4 images"):
+    with pytest.warns(UserWarning, match="2 of 4 images") as seen:
         found = metrics.max_box_acc_v2(maps, mask)
+    assert seen[0].filename == __file__, "a warning shows the caller's line"
     assert found == metrics.max_box_acc_v2(maps[:2], mask[:2])
     with pytest.warns(UserWarning, match="4 of 4"):
         assert math.isnan(metrics.max_box_acc_v2(maps, np.zeros_like(mask)))

@@ -156,6 +156,20 @@ def test_refusals(name):
             metric(np.zeros(shape), np.zeros(shape))
 
 
+def test_the_images_at_fault_are_named_at_most_five():
+    for n, named in [(5, r"\[1, 2, 3, 4, 5\]\)"), (6, r"\[1, 2, 3, 4, 5\]\.\.\.\)")]:
+        maps = np.zeros((8, 2, 3))
+        maps[1 : n + 1, 0, 0] = np.nan
+        with pytest.raises(ValueError, match=rf"{n} of 48 places \(images {named}"):
+            metrics.pixel_auroc(maps, np.ones((8, 2, 3)))
+
+
+def test_the_first_value_at_fault_is_named():
+    masks = np.array([[0, 1, 3, 7, 0]])
+    with pytest.raises(ValueError, match="masks hold the value 3:"):
+        metrics.pixel_auroc(np.zeros((1, 5)), masks)
+
+
 @pytest.mark.parametrize("name", PER_IMAGE)
 def test_channels_are_refused_with_the_remedy(name):
     _, masks = images()
@@ -190,8 +204,10 @@ def test_options_out_of_range_are_refused():
         metrics.max_box_acc_v2(maps, masks, contours="every")
     with pytest.raises(ValueError, match=r"thresholds=.*0\.\.1"):
         metrics.max_box_acc_v2(maps, masks, thresholds=[30, 50])
-    with pytest.raises(ValueError, match="iou_levels="):
-        metrics.max_box_acc_v2(maps, masks, iou_levels=[])
+    for wrong in ([], [-0.5], [0.5, 1.5], [[0.5]]):
+        with pytest.raises(ValueError, match="iou_levels="):
+            metrics.max_box_acc_v2(maps, masks, iou_levels=wrong)
+    assert metrics.max_box_acc_v2(maps, masks, thresholds=[0, 1], iou_levels=[0, 1]) >= 0.5
     with pytest.raises(ValueError, match="grid is empty"):
         metrics.oracle_threshold(maps, masks, grid=[])
 

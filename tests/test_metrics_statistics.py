@@ -118,6 +118,37 @@ def test_too_few_pairs(a, n, mean):
     assert np.isnan(undefined).all()
 
 
+def test_two_pairs_are_enough():
+    found = compare_paired([0.5, 0.9], [0.25, 0.25])
+    assert found.t_pvalue == pytest.approx(slow_t_pvalue([0.25, 0.65]), abs=1e-6)
+    assert found.wilcoxon_pvalue == 0.5
+    assert 0.25 <= found.interval[0] < found.interval[1] <= 0.65
+
+
+@pytest.mark.parametrize("unit", [2.0**-100, 2.0**100])
+def test_tests_do_not_depend_on_the_unit(unit):
+    a, b = figures()
+    of_one, found = compare_paired(a, b), compare_paired(unit * a, unit * b)
+    assert found.t_pvalue == pytest.approx(of_one.t_pvalue)
+    assert found.wilcoxon_pvalue == of_one.wilcoxon_pvalue
+    assert found.interval == pytest.approx(tuple(unit * x for x in of_one.interval))
+
+
+def test_equal_to_twelve_digits_is_equal():
+    base = np.array([0.5, 0.75, 1.0])
+    near, far = np.array([0, 2e-13, 4e-13]), np.array([0, 2e-12, 4e-12])
+    assert math.isnan(compare_paired(base + near, base - 0.25).t_pvalue)
+    assert not math.isnan(compare_paired(base + far, base - 0.25).t_pvalue)
+
+
+def test_the_bootstrap_takes_its_stated_number_of_resamples():
+    a, b = figures(40)
+    stated = compare_paired(a, b)
+    assert stated == compare_paired(a, b, n_resamples=9999)
+    assert stated != compare_paired(a, b, n_resamples=9998)
+    assert stated != compare_paired(a, b, n_resamples=10_000)
+
+
 def test_equal_methods():
     a, _ = figures()
     found = compare_paired(a, a)
@@ -144,8 +175,9 @@ def test_comparison_refusals():
         compare_paired([1.0, 2.0], [[1.0, 2.0]])
     with pytest.raises(ValueError, match="a holds infinity"):
         compare_paired([np.inf, 2.0], [1.0, 2.0])
-    with pytest.raises(ValueError, match="confidence=95"):
-        compare_paired([1.0, 2.0], [1.0, 2.0], confidence=95)
+    for confidence in (-0.5, 0, 1, 1.5, 95):
+        with pytest.raises(ValueError, match=f"confidence={confidence}:"):
+            compare_paired([1.0, 2.0], [1.0, 2.0], confidence=confidence)
 
 
 def slow_holm(p):
