@@ -30,7 +30,7 @@ from captum_hrcam import HRCAM, find_layers, metrics
 FOLDER = Path(__file__).parent
 COLUMNS = ["PxAP", "pixel AP", "IoU", "pointing"]
 SIZES = {
-    "quick": {"images": 1500, "epochs": 6, "tested": 60, "kinds": {"lesions": 1, "dark digits": 1}},
+    "quick": {"images": 1500, "epochs": 6, "tested": 30, "kinds": {"lesions": 1, "dark digits": 1}},
     "full": {
         "images": 2000,
         "epochs": 8,

@@ -16,6 +16,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # MathJax comes along: equations without a network
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
@@ -71,6 +72,7 @@ sphinx_gallery_conf = {
     "image_scrapers": ("matplotlib", "gallery_pages.save_figures"),
     "within_subsection_order": "gallery_pages.place",
     "capture_repr": (),  # examples print what is worth reading
+    "remove_config_comments": True,
     "download_all_examples": False,
     "show_memory": False,
 }

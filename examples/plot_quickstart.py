@@ -77,7 +77,7 @@ model = nn.Sequential(
 optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
 steps = options.epochs * len(train_loader)
 schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=steps)
-with tqdm(total=steps, desc="training the CNN") as bar:
+with tqdm(total=steps, desc="training the CNN", disable=None) as bar:  # shown in a terminal
     for _ in range(options.epochs):
         for images, labels in train_loader:
             turned = torch.rot90(images, int(torch.randint(4, ())), (2, 3))
@@ -99,7 +99,7 @@ model.eval()
 
 layers = find_layers(model, test_set[0][0][None])
 hrcam = HRCAM(model, layers)
-report = hrcam.fit(train_loader, show_progress=True)
+report = hrcam.fit(train_loader)
 print(report)
 
 # %%
