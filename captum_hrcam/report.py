@@ -73,7 +73,13 @@ class HeadReport:
                 "same classes with other confidence. Try targets='model' or more layers."
             )
         # About 1.7 standard errors of the AUROC of a guess, where classes are of equal size.
-        if self.head_auroc < 0.5 + self.n_figures**-0.5:
+        by_chance = 0.5 + self.n_figures**-0.5
+        if self.model_auroc < by_chance:
+            found.append(
+                f"the model's own AUROC is {self.model_auroc:.2f} on {self.n_figures} images, a "
+                "guess. Are its trained weights loaded, the images prepared as for its training?"
+            )
+        if self.head_auroc < by_chance:
             found.append(
                 f"the head's AUROC is {self.head_auroc:.2f} on {self.n_figures} images, no better "
                 "than chance: its maps mean nothing. Check the labels, or fit on more images."
