@@ -29,20 +29,16 @@ from captum_hrcam import HRCAM, find_layers, metrics
 
 FOLDER = Path(__file__).parent
 COLUMNS = ["PxAP", "pixel AP", "IoU", "pointing"]
+FULL = {
+    "images": 2000,
+    "epochs": 8,
+    "tested": 60,
+    "kinds": {"lesions": 3, "dark digits": 3, "gratings": 3},  # seeds of each
+}
 SIZES = {
     "quick": {"images": 1500, "epochs": 6, "tested": 30, "kinds": {"lesions": 1, "dark digits": 1}},
-    "full": {
-        "images": 2000,
-        "epochs": 8,
-        "tested": 60,
-        "kinds": {"lesions": 3, "dark digits": 3, "gratings": 3},  # seeds of each
-    },
-    "textures": {"images": 2000, "epochs": 8, "tested": 60, "kinds": {"gratings": 2}},
-}
-SECTIONS = {  # of RESULTS.md, so that a quick run leaves the full one's table
-    "quick": "localization-quick",
-    "full": "localization",
-    "textures": "localization-textures",
+    "full": FULL,
+    "textures": FULL | {"kinds": {"gratings": 2}},
 }
 SUBSET = 24  # images for the slow methods
 ORACLE = "fitted on masks"
@@ -60,7 +56,12 @@ def main() -> None:
                 frame = pd.DataFrame(rows)
                 frame.round(4).to_csv(options.csv, index=False)
                 print(ratios(frame).tail(1).to_string(header=False), flush=True)
-    write_section(FOLDER / "RESULTS.md", SECTIONS[options.size], report(frame, options))
+    write_section(FOLDER / "RESULTS.md", section(options.size), report(frame, options))
+
+
+def section(size: str) -> str:
+    """Of RESULTS.md: each size has its own, so that a quick run leaves the full one's table."""
+    return "localization" if size == "full" else f"localization-{size}"
 
 
 def cell(
@@ -243,7 +244,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, help="folder for the trained networks")
     parser.add_argument("--csv", type=Path, help="every figure; by default in benchmarks/")
     options = parser.parse_args()
-    options.csv = options.csv or FOLDER / f"{SECTIONS[options.size]}.csv"
+    options.csv = options.csv or FOLDER / f"{section(options.size)}.csv"
     size = SIZES[options.size]
     for name in ("images", "epochs", "tested"):
         if getattr(options, name) is None:

@@ -4,6 +4,7 @@ make bench
 """
 
 import argparse
+import functools
 import itertools
 import statistics
 import sys
@@ -26,6 +27,7 @@ from captum_hrcam.fusion import LINEAR_MODES
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CLASSES = 8
+CALLS = 20  # of a tiny network in one timing
 # what / against what: at most
 TARGETS = {
     ("attribute", "bare forward"): 1.03,
@@ -74,6 +76,7 @@ def beside_captum(
     """HR-CAM, the bare forward pass and Captum's Grad-CAM, in any number of dimensions."""
     hrcam = fitted(model, layers, x, CLASSES)
     gradcams = [LayerGradCam(model, model.get_submodule(layer)) for layer in layers]
+    rows = {name: weight[1:2].float().to(x.device) for name, weight in hrcam.weights.items()}
     mode = LINEAR_MODES[x.ndim - 2]
 
     def captums(which: list[LayerGradCam]) -> list[Tensor]:
@@ -84,7 +87,7 @@ def beside_captum(
 
     return {
         "bare forward": lambda: bare(model, x),
-        "hooks, products, upsampling alone": lambda: least(model, hrcam.weights, x),
+        "hooks, products, upsampling alone": lambda: least(model, rows, x, mode),
         "attribute": lambda: hrcam.attribute(x, y),
         "attribute, evidence": lambda: hrcam.attribute(x, y, fusion="evidence"),
         "attribute, agreement": lambda: hrcam.attribute(x, y, fusion="agreement"),
@@ -94,22 +97,20 @@ def beside_captum(
     }
 
 
-def least(model: nn.Module, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+def least(model: nn.Module, rows: dict[str, Tensor], x: Tensor, mode: str) -> Tensor:
     """The least that such a map takes: no check, no mode, no target, no dtype but float32."""
     maps: list[Tensor] = []
 
-    def read(weight: Tensor, f: Tensor) -> None:
-        maps.append(torch.matmul(weight, f.flatten(2)).unflatten(2, f.shape[2:]))
+    def read(row: Tensor, module: nn.Module, args: tuple[Tensor, ...], f: Tensor) -> None:
+        maps.append(torch.matmul(row, f.flatten(2)).unflatten(2, f.shape[2:]))
 
-    rows = [weight[1:2].float().to(x.device) for weight in weights.values()]
     hooks = [
-        model.get_submodule(layer).register_forward_hook(lambda _, x, f, row=row: read(row, f))
-        for layer, row in zip(weights, rows, strict=True)
+        model.get_submodule(layer).register_forward_hook(functools.partial(read, row))
+        for layer, row in rows.items()
     ]
     bare(model, x)
     for hook in hooks:
         hook.remove()
-    mode = LINEAR_MODES[x.ndim - 2]
     return sum(nn.functional.interpolate(a, x.shape[2:], mode=mode) for a in maps)
 
 
@@ -163,8 +164,8 @@ def tiny(dims: int) -> dict[str, Callable[[], Any]]:
     images = torch.randn(16, 1, *[32] * dims)
     hrcam.fit([(images, torch.arange(16) % CLASSES)], solver="pattern")
     return {
-        "bare forward, tiny network": lambda: [bare(model, x) for _ in range(20)],
-        "attribute, tiny network": lambda: [hrcam.attribute(x, 1) for _ in range(20)],
+        "bare forward, tiny network": lambda: [bare(model, x) for _ in range(CALLS)],
+        "attribute, tiny network": lambda: [hrcam.attribute(x, 1) for _ in range(CALLS)],
     }
 
 
@@ -191,7 +192,7 @@ def measured(options: argparse.Namespace) -> Iterator[list[str]]:
         for (what, against), limit in TARGETS.items():
             if what in timed and against in timed and not (limit is None and int(batch) > 8):
                 pairs = interleaved(timed[what], timed[against], options.rounds, options.seconds)
-                cells = row(pairs, limit, 20 if "tiny" in what else 1)
+                cells = row(pairs, limit, CALLS if "tiny" in what else 1)
                 print(name, batch, what, against, *cells, flush=True)
                 yield [name, batch, what, against, *cells]
 
