@@ -101,18 +101,52 @@ def _photo_digit(rng, i, test, size=64):
     return crop * (1 - field) + colour * field, label, field > 0.5
 
 
-def _grating(rng, i, test, size=64):
-    """A round patch of stripes in noise of the same strength; the class is their direction."""
+def _patch(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A disk somewhere, (size, size) bool."""
     y, x = np.mgrid[:size, :size]
     radius, (y0, x0) = rng.uniform(8, 13), rng.uniform(13, size - 13, 2)
-    inside = np.hypot(y - y0, x - x0) < radius
+    return np.hypot(y - y0, x - x0) < radius
+
+
+def _noise(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Of unit deviation, averaged over 3 x 3 pixels."""
+    noise = torch.from_numpy(rng.normal(size=(1, 1, size + 2, size + 2)))
+    return F.avg_pool2d(noise, 3, 1)[0, 0].numpy() * 3
+
+
+def _grating(rng, i, test, size=64):
+    """A round patch of stripes in noise of the same strength; the class is their direction."""
+    inside = _patch(rng, size)
+    y, x = np.mgrid[:size, :size]
     angle = i % 4 * np.pi / 4 + rng.normal(0, 0.1)
     phase = (np.cos(angle) * x + np.sin(angle) * y) * 2 * np.pi / rng.uniform(5, 7)
-    noise = F.avg_pool2d(torch.from_numpy(rng.normal(size=(1, 1, size + 2, size + 2))), 3, 1)
-    noise = noise[0, 0].numpy() * 3
+    noise = _noise(rng, size)
     stripes = np.sqrt(2) * np.sin(phase + rng.uniform(0, 2 * np.pi))
     field = np.where(inside, 0.6 * stripes + 0.8 * noise, noise)
     return field[None] * 0.3, i % 4, inside
+
+
+def _weave(rng, i, test, size=64):
+    """A round patch of stripes, checks, dots or a net, turned at random, in noise."""
+    inside, noise = _patch(rng, size), _noise(rng, size)
+    y, x = np.mgrid[:size, :size]
+    turn, pitch = rng.uniform(0, np.pi), 2 * np.pi / rng.uniform(5, 7)
+    a, b = rng.uniform(0, 2 * np.pi, 2)
+    u = np.sin(pitch * (np.cos(turn) * x + np.sin(turn) * y) + a)
+    v = np.sin(pitch * (np.cos(turn) * y - np.sin(turn) * x) + b)
+    woven = (u, u * v, u.clip(0) * v.clip(0), -np.maximum(u, v))[i % 4]
+    woven = (woven - woven.mean()) / woven.std()
+    return np.where(inside, 0.75 * woven + 0.65 * noise, noise)[None] * 0.3, i % 4, inside
+
+
+def _grain(rng, i, test, size=64):
+    """A round patch of noise of one pitch, 4, 6, 9 or 14 pixels, which is the class."""
+    inside, noise = _patch(rng, size), _noise(rng, size)
+    f = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size))).clip(1e-3)
+    band = np.exp(-((np.log2(f * (4, 6, 9, 14)[i % 4]) / 0.25) ** 2))
+    grain = np.fft.ifft2(np.fft.fft2(rng.normal(size=(size, size))) * band).real
+    grain /= grain.std()
+    return np.where(inside, 0.85 * grain + 0.5 * noise, noise)[None] * 0.3, i % 4, inside
 
 
 KINDS: dict[str, Callable[[int, int, bool], Images]] = {
@@ -121,4 +155,6 @@ KINDS: dict[str, Callable[[int, int, bool], Images]] = {
     "dark digits": functools.partial(_drawn, _dark_digit),
     "digits on photographs": functools.partial(_drawn, _photo_digit),
     "gratings": functools.partial(_drawn, _grating),
+    "weave": functools.partial(_drawn, _weave),
+    "grain": functools.partial(_drawn, _grain),
 }

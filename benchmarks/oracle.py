@@ -18,7 +18,7 @@ def mask_fitted(model: nn.Module, layers: dict[str, nn.Module], data: Images) ->
 
     The solve is the one of the library's cascade, the target is the truth. The layers' standardised
     maps are added with equal weight. No method may do this; it shows how near a head without masks
-    comes. It is no bound: where fine layers mark texture, leaving them out does better.
+    comes. It is no bound: on textures the default, which leaves fine layers out, does better.
     """
     x, y, masks = data.x[:IMAGES], data.y[:IMAGES], data.masks[:IMAGES, None].float()
     k = int(data.y.max()) + 1

@@ -41,10 +41,10 @@ def agreement_figures(scores: Tensor, y: Tensor, outputs: Tensor, loss: str) -> 
     has_model = outputs.shape == scores.shape
     figures = dict.fromkeys(FIGURES, float("nan"))
     if loss != "mse":
-        figures["head_accuracy"] = _accuracy(scores, y, loss)
+        figures["head_accuracy"] = accuracy(scores, y, loss)
         figures["head_auroc"] = auroc(scores, y > 0.5)
     if has_model and loss != "mse":
-        figures["model_accuracy"] = _accuracy(outputs, y, loss)
+        figures["model_accuracy"] = accuracy(outputs, y, loss)
         figures["model_auroc"] = auroc(outputs, y > 0.5)
         decided = _decide(outputs, loss).eq(_decide(scores, loss))
         figures["agreement"] = decided.double().mean().item()
@@ -55,6 +55,11 @@ def agreement_figures(scores: Tensor, y: Tensor, outputs: Tensor, loss: str) -> 
             outputs - outputs.mean(1, keepdim=True) if softmax else outputs,
         )
     return figures
+
+
+def accuracy(scores: Tensor, y: Tensor, loss: str) -> float:
+    """Share of images, or of outputs, that (n, K) scores decide as (n, K) targets do."""
+    return _decide(scores, loss).eq(_truth(y, loss)).double().mean().item()
 
 
 def auroc(scores: Tensor, truth: Tensor) -> float:
@@ -83,10 +88,6 @@ def auroc(scores: Tensor, truth: Tensor) -> float:
             not_above = torch.searchsorted(negative, positive.contiguous(), right=True)
             areas.append((below + not_above).double().mean().item() / 2 / len(negative))
     return sum(areas) / len(areas) if areas else float("nan")
-
-
-def _accuracy(scores: Tensor, y: Tensor, loss: str) -> float:
-    return _decide(scores, loss).eq(_truth(y, loss)).double().mean().item()
 
 
 def _decide(scores: Tensor, loss: str) -> Tensor:

@@ -115,10 +115,9 @@ class HeadAttribution(LayerAttribution):
                 "evidence": of each layer's map the part that exceeds its mean over the training
                 data by ``evidence_threshold`` spatial standard deviations; never negative, not
                 complete. "agreement": the harmonic mean of what the layers' standardised maps say,
-                each counting by the variance of its map; high only where all that count agree,
-                zero where all are ordinary; signed, not complete. With a cascade it finds digits
-                far better than the sum, textures worse (see the documentation, "Choosing the
-                head"); do not use it with other heads.
+                each counting by the spread of its map; high only where all that count agree,
+                zero where all are ordinary; signed, not complete. With a cascade it is the sharper
+                map (see the documentation, "Choosing the head"); do not use it with other heads.
             relu_attributions (bool): return the positive part of the map.
             interpolate_mode (str): of ``torch.nn.functional.interpolate``; default (bi, tri)linear.
             evidence_threshold (float): t of ``fusion="evidence"``.

@@ -11,11 +11,12 @@ l+1::
 
 Then every layer is solved once more towards the fused map of each image's own class, the harmonic
 mean of what the layers say, now with the covariance of its channels:
-W_l = (S + diag S)^-1 Cov(f_l, map). Last, each layer gets a factor in the sum: the correlation of
-its map with what all deeper layers say, times the root of its place from the deepest, as in the
-harmonic mean. A fine layer that the deeper ones do not confirm, as in textures, is heard less.
-Neither masks nor gradients are involved. What was tried on the way is in the documentation,
-"Choosing the head".
+W_l = (S + diag S)^-1 Cov(f_l, map). Last, each layer's map is scaled by its correlation with what
+all deeper layers say; in the sum it counts by this times its place from the deepest, or the root of
+it (see ``fitting``), in the harmonic mean by the root. A fine layer that the deeper ones do not
+confirm is heard less; with ``leaves_out`` one that they hardly confirm, as in textures, not at all
+(see ``grain``). Neither masks nor gradients are involved. What was tried on the way is in the
+documentation, "Choosing the head".
 """
 
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from captum_hrcam import group
 from captum_hrcam.fusion import agree, contract, upsample
+from captum_hrcam.grain import without_grain
 from captum_hrcam.labels import PRESENT
 
 IMAGES = 160  # a thousand instead of 200 changed no figure by more than .02
@@ -99,19 +101,22 @@ class Cascade:
         forward: ``forward(inputs, read)`` runs the model and calls ``read(name, f)``.
         images: the inputs, (n, C, *spatial) each, on the CPU; this rank's.
         y: (n, K) targets.
-        resolutions: layer name -> spatial size.
+        resolutions: layer name -> spatial size, shallow to deep.
+        leaves_out: whether layers that only see a texture's grain are left out, with zero weights.
+
+    Attributes:
+        kept: the layers that are not, shallow to deep.
+        why: of these or of all, a line for the report; where it was to be looked at.
     """
 
     forward: Callable[[tuple[Tensor, ...], Read], Any]
     images: tuple[Tensor, ...]
     y: Tensor
     resolutions: dict[str, tuple[int, ...]]
+    leaves_out: bool = False
     means: dict[str, Tensor] = field(init=False)
-
-    @property
-    def forwards(self) -> int:
-        """Forward passes of single images that a fit takes."""
-        return (len(self.resolutions) + 3) * len(self.y)
+    kept: list[str] = field(init=False)
+    why: list[str] = field(init=False, default_factory=list)
 
     def fit(self, start: Tensor, means: dict[str, Tensor]) -> dict[str, Tensor]:
         """From the last layer's pattern to the weights of all layers.
@@ -121,18 +126,32 @@ class Cascade:
             means: layer name -> (C_l,) averages over the training data; deep layers last.
 
         Returns:
-            layer name -> (K, C_l), of maps whose deviations over images and cells are the layers'
-            factors a_l.
+            layer name -> (K, C_l), of maps whose deviations over images and cells are how well the
+            deeper layers confirm them: 1 for the last, 0 for layers left out.
         """
         self.means = means
         names = list(means)
         covariance = self._covariances()
-        head = {names[-1]: unit(what_lights_up(start), covariance[names[-1]])}
+        taught = {names[-1]: unit(what_lights_up(start), covariance[names[-1]])}
         for name, deeper in zip(names[-2::-1], names[:0:-1], strict=True):
-            head[name] = unit(self._towards_evidence(name, deeper, head), covariance[name])
-        head = self._towards_fused_map({name: head[name] for name in names}, covariance)
-        factors = self._layer_factors(head)
-        return {name: a * head[name] for name, a in zip(names, factors, strict=True)}
+            taught[name] = unit(self._towards_evidence(name, deeper, taught), covariance[name])
+        self.kept = names
+        head, confirmed = self._together(taught, covariance)
+        if self.leaves_out:
+            by_name = dict(zip(names[:-1], confirmed, strict=False))
+            self.kept, why = without_grain(by_name, self.resolutions)
+            self.why = [why]
+            if len(self.kept) < len(names):
+                head, confirmed = self._together(taught, covariance)
+        weights = {name: r * w for r, (name, w) in zip(confirmed, head.items(), strict=True)}
+        return {name: weights.get(name, torch.zeros_like(taught[name])) for name in names}
+
+    def _together(
+        self, taught: dict[str, Tensor], covariance: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], list[float]]:
+        """The kept layers' weights towards their fused map; how well each is then confirmed."""
+        head = self._towards_fused_map({name: taught[name] for name in self.kept}, covariance)
+        return head, self._confirmed(head)
 
     def _covariances(self) -> dict[str, Tensor]:
         """{layer: (C, C)} of the channels over images and cells."""
@@ -175,7 +194,7 @@ class Cascade:
         self, head: dict[str, Tensor], covariance: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Every layer once more, towards the fused map of the classes that each image has."""
-        moments = {name: CellMoments(len(m), self.y.shape[1]) for name, m in self.means.items()}
+        moments = {name: CellMoments(w.shape[1], len(w)) for name, w in head.items()}
         for rows, inputs in self._batches():
             present = (self.y[rows] >= PRESENT).nonzero(as_tuple=True)  # (image, class) pairs
             self._learn(inputs, present, self._fused(inputs, present, head), moments)
@@ -186,8 +205,8 @@ class Cascade:
             for name in head
         }
 
-    def _layer_factors(self, head: dict[str, Tensor]) -> list[float]:
-        """How well the deeper layers confirm each, times the root of its place."""
+    def _confirmed(self, head: dict[str, Tensor]) -> list[float]:
+        """The correlation of each layer's map with what the deeper ones say; 1 for the last."""
         moments = [CellMoments(1, 1) for _ in range(len(head) - 1)]
         for rows, inputs in self._batches():
             present = (self.y[rows] >= PRESENT).nonzero(as_tuple=True)
@@ -198,13 +217,13 @@ class Cascade:
                 shallow.add(pool(maps[i], size), deeper)
         for shallow in moments:
             shallow.over_ranks()
-        confirmed = [max(m.correlation, LEAST) for m in moments] + [1.0]
-        return [r * place for r, place in zip(confirmed, places(len(confirmed)), strict=True)]
+        return [max(m.correlation, LEAST) for m in moments] + [1.0]
 
     def _fused(self, inputs: tuple[Tensor, ...], present: Pairs, head: dict[str, Tensor]) -> Tensor:
         """The map of each pair of image and class, (pairs, 1, *spatial) at the input's size."""
         maps = self._maps(inputs, present, head)
-        return agree(maps, places(len(maps)), inputs[0].shape[2:])
+        weights = [place**0.5 for place in places(len(maps))]
+        return agree(maps, weights, inputs[0].shape[2:])
 
     def _maps(
         self, inputs: tuple[Tensor, ...], present: Pairs, head: dict[str, Tensor]
@@ -214,7 +233,8 @@ class Cascade:
         maps: dict[str, Tensor] = {}
 
         def read(layer: str, f: Tensor) -> None:
-            maps[layer] = self._standard_map(layer, f[image], head[layer][c][:, None])
+            if layer in head:
+                maps[layer] = self._standard_map(layer, f[image], head[layer][c][:, None])
 
         self.forward(inputs, read)
         return [maps[name] for name in head]
@@ -229,6 +249,8 @@ class Cascade:
         """Add to each layer's moments, with 0 as target where a class is not in the image."""
 
         def read(layer: str, f: Tensor) -> None:
+            if layer not in moments:
+                return
             target = fused.new_zeros(len(f), self.y.shape[1], *f.shape[2:])
             target[present] = pool(fused, tuple(f.shape[2:]))[:, 0]
             moments[layer].add(self._centred(layer, f), target)
@@ -255,9 +277,9 @@ def what_lights_up(pattern: Tensor) -> Tensor:
     return torch.where(positive.any(1, keepdim=True), positive, pattern)
 
 
-def places(n: int) -> list[float]:
-    """The root of each layer's place from the deepest: a fine layer counts a little more."""
-    return [(n - i) ** 0.5 for i in range(n)]
+def places(n: int) -> list[int]:
+    """Each layer's place from the deepest, shallow to deep: a fine layer counts more."""
+    return list(range(n, 0, -1))
 
 
 def floored(variance: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from captum_hrcam import group
 from captum_hrcam.labels import PRESENT, model_targets
-from captum_hrcam.perturbation import FRACTIONS, deletion_curve, insertion_curve
+from captum_hrcam.perturbation import deletion_curve, insertion_curve
 
 IMAGES = 24
 BATCH = 8
@@ -29,12 +29,10 @@ class Verdict:
     Attributes:
         name: of the candidate.
         why: one line for the report.
-        forwards: forward passes of single images that it took.
     """
 
     name: str
     why: str
-    forwards: int
 
 
 @dataclass
@@ -66,9 +64,9 @@ class Trial:
         image, label = self._present()
         n = group.count(len(image))
         if n == 0:
-            return Verdict(names[0], f"{names[0]}: no held-out image has a class to judge by", 0)
+            return Verdict(names[0], f"{names[0]}: no held-out image has a class to judge by")
         if self.outputs(tuple(x[:1] for x in self.images)).shape[1] != self.y.shape[1]:
-            return Verdict(names[0], f"{names[0]}: the model gives no score of each class", 1)
+            return Verdict(names[0], f"{names[0]}: the model gives no score of each class")
         found = {
             name: group.gather(self._tests(attribute, image, label))
             for name, attribute in candidates.items()
@@ -78,9 +76,7 @@ class Trial:
         for name in others:
             if all(found[name].mean(0) > found[best].mean(0)):
                 best = name
-        # Each rank's first look at the scores, then each candidate's maps, insertion and deletion.
-        forwards = group.size() + len(names) * n * (1 + 2 * len(FRACTIONS))
-        return Verdict(best, self._why(best, found), forwards)
+        return Verdict(best, self._why(best, found))
 
     def _why(self, best: str, found: dict[str, Tensor]) -> str:
         """The figures of all candidates, and the margins of the best with standard errors."""

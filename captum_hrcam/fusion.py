@@ -117,11 +117,11 @@ def standardise(layer_map: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
     return (layer_map - _over_space(mean, layer_map)) / _over_space(spread, layer_map)
 
 
-def variance_shares(spreads: Sequence[Tensor]) -> Tensor:
-    """Squares of the layers' spreads, of the largest one's; (L, *shape of each)."""
+def shares_of_largest(spreads: Sequence[Tensor]) -> Tensor:
+    """The layers' spreads, of the largest one's; 1 where none has any. (L, *shape of each)."""
     each = torch.stack(list(spreads))
     largest = each.amax(0)
-    return torch.where(largest > 0, each / largest, torch.ones_like(each)) ** 2
+    return torch.where(largest > 0, each / largest, torch.ones_like(each))
 
 
 def _over_space(values: Tensor, layer_map: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class Fusion:
     Args:
         name: "sum", the paper's; "evidence", the sum of each layer's positive evidence;
             "agreement", the harmonic mean of what the layers' standardised maps say, each counting
-            by the variance that its map has in the sum.
+            by the spread that its map has in the sum.
         interpolate_mode: of ``torch.nn.functional.interpolate``; None is (bi, tri)linear.
         threshold: t of "evidence", in spatial standard deviations.
 
@@ -187,7 +187,7 @@ class Fusion:
         if self.name == "agreement":
             maps = list(maps)
             weights = [
-                _over_space(w, a) for w, a in zip(variance_shares(spreads), maps, strict=True)
+                _over_space(w, a) for w, a in zip(shares_of_largest(spreads), maps, strict=True)
             ]
             # Zero where every layer is ordinary, so that a picture shows what is beyond it.
             fused = agree(maps, weights, size, self.interpolate_mode)

@@ -34,7 +34,7 @@ class Revisit:
     Attributes:
         images: to fit a cascade and to measure spreads on.
         held: to choose on, images that no trial head has seen; None where nothing is chosen.
-        forwards: forward passes of single images taken so far, by all ranks.
+        local: what fits a cascade, once the images have been read; None without one.
     """
 
     forward: Forward
@@ -44,7 +44,8 @@ class Revisit:
     loss: str
     images: Sample = field(init=False)
     held: Sample | None = field(init=False)
-    forwards: int = 0
+    local: Cascade | None = field(init=False, default=None)
+    _taken: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         is_local = "cascade" in self.solvers
@@ -52,14 +53,20 @@ class Revisit:
         self.held = Sample(group.part(choosing.IMAGES)) if len(self.solvers) > 1 else None
 
     def _read(self, inputs: tuple[Tensor, ...], read: Read) -> Any:
+        self._taken += len(inputs[0])
         return self.forward(to_device(inputs, self.device), (), read)
 
-    def cascade(self, resolutions: dict[str, tuple[int, ...]]) -> Cascade:
-        """What fits all layers from the last one's pattern, on ``images``."""
-        *inputs, y = self.images.rows()
-        local = Cascade(self._read, tuple(inputs), y, resolutions)
-        self.forwards += group.count(local.forwards)
-        return local
+    @property
+    def forwards(self) -> int:
+        """Forward passes of single images taken so far, by all ranks."""
+        return group.count(self._taken)
+
+    def prepare(self, resolutions: dict[str, tuple[int, ...]]) -> None:
+        """Have ``local`` ready, where a solver asks for it; the images have been read."""
+        if "cascade" in self.solvers:
+            *inputs, y = self.images.rows()
+            is_a_choice = len(self.solvers) > 1
+            self.local = Cascade(self._read, tuple(inputs), y, resolutions, is_a_choice)
 
     def add_spreads(self, heads: Iterable[Head]) -> None:
         """Give each head its maps' spread, the root mean spatial variance of each layer's map."""
@@ -79,7 +86,6 @@ class Revisit:
         n = group.count(len(inputs[0]))
         for head in heads:
             head.spread = {name: (group.total(v) / n).sqrt() for name, v in head.spread.items()}
-        self.forwards += n
 
     def choose(self, trials: dict[str, Head]) -> Verdict:
         """The head whose maps of held-out images mark what the model uses."""
@@ -90,15 +96,14 @@ class Revisit:
 
         def attribute(head: Head, inputs: tuple[Tensor, ...], classes: Tensor) -> Tensor:
             fuse = Fusion()
+            self._taken += len(inputs[0])
             maps = self.native_maps(head, to_device(inputs, self.device), (), classes, fuse)
             return fuse(maps.values(), inputs[0].shape[2:])
 
         assert self.held is not None, "there is one solver"
         *images, y = self.held.rows()
         trial = Trial(outputs, tuple(images), y, self.loss)
-        verdict = trial.choose({name: partial(attribute, head) for name, head in trials.items()})
-        self.forwards += verdict.forwards
-        return verdict
+        return trial.choose({name: partial(attribute, head) for name, head in trials.items()})
 
 
 def _split(inputs: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:

@@ -12,7 +12,7 @@ import captum_hrcam
 PACKAGE = Path(captum_hrcam.__file__).parent
 # From the bottom to the top; a module imports from the groups before its own, or from its own.
 ORDER = [
-    {"_captum", "activations", "checks", "files", "group"},
+    {"_captum", "activations", "checks", "files", "grain", "group"},
     {
         "features",
         "fusion",

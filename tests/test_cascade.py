@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from conftest import BY_NAME, fit_quietly, training_batches
 from torch import nn
 
-from captum_hrcam import HRCAM
+from captum_hrcam import HRCAM, metrics
 from captum_hrcam.cascade import CellMoments, solve, unit, what_lights_up
 from captum_hrcam.features import held_out
 from captum_hrcam.fusion import Fusion
+from captum_hrcam.revisit import Revisit
 
 
 def test_cell_moments_are_numpys():
@@ -93,6 +94,99 @@ def test_maps_find_the_square_of_the_class_and_not_the_clutter(fusion):
     outside = torch.stack([a[~m].mean() for a, m in zip(maps, masks, strict=True)])
     spread = maps.flatten(1).std(1)
     assert ((inside - outside) > spread).float().mean() > 0.95
+
+
+class Energy(nn.Module):
+    """The image, then averages of its squares over 4 x 4 and 8 x 8: the fine layer sees stripes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.middle, self.coarse = nn.Identity(), nn.AvgPool2d(4), nn.AvgPool2d(2)
+        self.fc = nn.Linear(2, 2)
+        with torch.no_grad():
+            self.fc.weight.copy_(5 * torch.eye(2))
+
+    def forward(self, x):
+        return self.fc(self.coarse(self.middle(self.fine(x) ** 2)).mean((2, 3)))
+
+
+def stripes(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A striped square in channel 0 or 1, which is the class, somewhere in noise."""
+    rng = np.random.default_rng(seed)
+    x = torch.from_numpy(rng.normal(0, 0.5, (n, 2, 32, 32))).float()
+    masks = torch.zeros(n, 32, 32, dtype=torch.bool)
+    for i in range(n):
+        row, column = rng.integers(0, 20, 2)
+        masks[i, row : row + 12, column : column + 12] = True
+        x[i, i % 2, row : row + 12, column : column + 12] += 2 * (torch.arange(12) % 2) - 1
+    return x, torch.arange(n) % 2, masks
+
+
+class TestTexture:
+    LAYERS = ("fine", "middle", "coarse")
+
+    def fit(self, solver: str) -> HRCAM:
+        x, y, _ = stripes(200, 0)
+        return fit_quietly(HRCAM(Energy(), list(self.LAYERS)), [(x, y)], solver=solver)
+
+    def test_auto_leaves_the_layer_out_that_sees_the_stripes(self):
+        hrcam = self.fit("auto")
+        assert not hrcam.weights["fine"].any()
+        assert hrcam.weights["middle"].any(1).all()
+        assert "fine left out, as of a texture" in hrcam.report.choices[1]
+        x, y, masks = stripes(20, 1)
+        for fusion in ("sum", "evidence", "agreement"):
+            maps = hrcam.attribute(x, y, fusion=fusion)[:, 0]
+            assert metrics.pixel_average_precision(maps, masks).mean() > 0.9
+
+    def test_the_others_are_those_of_a_head_on_them_alone(self):
+        x, y, _ = stripes(200, 0)
+        alone = fit_quietly(HRCAM(Energy(), ["middle", "coarse"]), [(x, y)])
+        ours = self.fit("auto")
+        assert ours.report.solver == alone.report.solver
+        for name in ("middle", "coarse"):
+            torch.testing.assert_close(ours.weights[name], alone.weights[name])
+        torch.testing.assert_close(ours.bias, alone.bias)
+
+    def test_a_cascade_that_was_asked_for_keeps_all(self):
+        hrcam = self.fit("cascade")
+        assert hrcam.weights["fine"].any()
+        assert not any("left out" in choice for choice in hrcam.report.choices)
+
+    def test_both_candidates_leave_it_out(self):
+        seen = []
+        x, y, _ = stripes(200, 0)
+        hrcam = HRCAM(Energy(), list(self.LAYERS))
+        keep = Revisit.choose
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Revisit, "choose", lambda *a: seen.append(a[1]) or keep(*a))
+            fit_quietly(hrcam, [(x, y)])
+        assert seen[0].keys() == {"cascade", "pattern"}
+        assert not any(head.weights["fine"].any() for head in seen[0].values())
+
+
+class Levelled(nn.Module):
+    """The image, then what of it exceeds its own level, over 4 x 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Identity(), nn.Sequential(nn.AvgPool2d(4), nn.ReLU())
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x):
+        f = self.fine(x)
+        return self.fc(self.coarse(f - f.mean((2, 3), keepdim=True)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("level", "by"), [(0.0, "their place"), (0.2, "the root of their place")])
+def test_a_fine_layer_counts_less_where_it_blurs_the_score(level, by):
+    """As by a level of each image, which it alone sees."""
+    x, y, _ = squares(200, 0)
+    x = x + level * torch.randn(200, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    hrcam = fit_quietly(HRCAM(Levelled(), ["fine", "coarse"]), [(x, y)], solver="cascade")
+    assert hrcam.report.choices[0].startswith(f"finer layers count by {by}: held-out accuracy ")
+    spread = {name: s.mean() for name, s in hrcam.head.spread.items()}
+    assert (spread["fine"] > spread["coarse"]) == (level == 0)
 
 
 def test_weights_follow_the_definition_in_loops():
@@ -187,6 +281,7 @@ def test_layers_are_scaled_by_how_well_the_deeper_ones_confirm_them(name):
         shape = (1, 3, *[1] * (x.ndim - 2))
         z.append((centred / deviation[n].reshape(shape))[torch.arange(len(x)), y][:, None])
     mode = {3: "linear", 4: "bilinear"}[x.ndim]
+    power = 0.5 if "by the root of their place" in hrcam.report.choices[0] else 1
     expected = []
     for i, a in enumerate(z[:-1]):
         size = z[i + 1].shape[2:]
@@ -195,7 +290,7 @@ def test_layers_are_scaled_by_how_well_the_deeper_ones_confirm_them(name):
         )
         pooled = {3: F.adaptive_avg_pool1d, 4: F.adaptive_avg_pool2d}[x.ndim](a, size)
         r = np.corrcoef(pooled.flatten().numpy(), deeper.flatten().numpy())[0, 1]
-        expected.append(max(r, 0.01) * (len(z) - i) ** 0.5)
+        expected.append(max(r, 0.01) * (len(z) - i) ** power)
     expected = torch.tensor([*expected, 1.0]).double()
     for c in range(3):
         ours = torch.stack([deviation[n][c] for n in maps])

@@ -96,11 +96,11 @@ def test_agreement_is_zero_where_every_layer_is_ordinary():
 
 
 def test_spreads_weigh_the_layers_of_an_agreement():
-    """By their squares, whatever their unit; equally where no map has any."""
+    """In proportion, whatever their unit; equally where no map has any."""
     maps = [torch.tensor([[[3.0, -2.0]]]), torch.tensor([[[1.0, 1.0]]])]
     for unit in (1e-30, 1.0, 1e30):
         spreads = [torch.tensor([2.0]) * unit, torch.tensor([1.0]) * unit]
-        expected = agree(maps, [4, 1], (2,)) - math.log(2)
+        expected = agree(maps, [2, 1], (2,)) - math.log(2)
         torch.testing.assert_close(Fusion("agreement")(maps, (2,), spreads), expected)
     none = [torch.zeros(1), torch.zeros(1)]
     expected = agree(maps, [1, 1], (2,)) - math.log(2)

@@ -1,0 +1,59 @@
+"""Grain: layers so fine that they see what a texture is made of, not where it is.
+
+A patch of stripes is told by its stripes. A fine layer marks each of them, and as much in the noise
+around; deeper layers, whose cells hold a stripe or more, mark the patch. No mask is needed to see
+it: the deeper layers hardly confirm the fine one's map.
+"""
+
+import math
+from collections.abc import Mapping
+
+# Of the best confirmed layer's confirmation. Patches of four kinds of texture: .29 to .41; digits
+# among strokes and lesions: .78 and more, digits on photographs .52 (documentation, "Choosing the
+# head").
+ENOUGH = 0.45
+OCTAVES = 2  # cells four times as wide as those that see the grain see the patch
+
+
+def without_grain(
+    confirmed: Mapping[str, float], resolutions: Mapping[str, tuple[int, ...]]
+) -> tuple[list[str], str]:
+    """The layers to keep, shallow to deep, and why.
+
+    All are kept where each is confirmed; where fewer than two would be left, too, as of layers that
+    all have one resolution.
+
+    Args:
+        confirmed: layer name -> the correlation of its map with what all deeper layers say, shallow
+            to deep, without the last layer, which has none deeper.
+        resolutions: layer name -> spatial size; of the last layer, too.
+
+    Examples::
+
+        >>> sizes = {"1": (64, 64), "2": (32, 32), "3": (16, 16), "4": (8, 8)}
+        >>> without_grain({"1": 0.2, "2": 0.6, "3": 0.8}, sizes)[0]
+        ['3', '4']
+        >>> without_grain({"1": 0.6, "2": 0.7, "3": 0.7}, sizes)[0]
+        ['1', '2', '3', '4']
+    """
+    names = list(resolutions)
+    if not confirmed:
+        return names, "layers: the only one"
+    best = max(confirmed.values())
+    grainy = [name for name, r in confirmed.items() if r < ENOUGH * best]
+    told = min(confirmed, key=confirmed.__getitem__) if not grainy else grainy[-1]
+    share = confirmed[told] / best if best > 0 else 1.0
+    why = (
+        f"deeper layers confirm {told} {share:.2f} times as well as the best confirmed layer "
+        f"({ENOUGH} is enough)"
+    )
+    kept = [n for n in names if octaves(resolutions[told], resolutions[n]) >= OCTAVES]
+    if not grainy or len(kept) < 2:
+        return names, f"layers: all, {why}"
+    left_out = ", ".join(name for name in names if name not in kept)
+    return kept, f"layers: {left_out} left out, as of a texture: {why}; solver='cascade' keeps them"
+
+
+def octaves(fine: tuple[int, ...], coarse: tuple[int, ...]) -> int:
+    """How often cells double from one layer to the other, on average over dimensions, rounded."""
+    return round(sum(math.log2(a / b) for a, b in zip(fine, coarse, strict=True)) / len(fine))

@@ -1,0 +1,73 @@
+"""Which layers are too fine: the rule, number by number."""
+
+import pytest
+
+from captum_hrcam.grain import octaves, without_grain
+
+SIZES = {"1": (64, 64), "2": (32, 32), "3": (16, 16), "4": (8, 8)}
+
+
+def confirmed(*r: float) -> dict[str, float]:
+    return dict(zip("1234", r, strict=False))
+
+
+@pytest.mark.parametrize(
+    ("r", "kept"),
+    [
+        ((0.6, 0.7, 0.7), "1234"),
+        ((0.46, 1.0, 0.9), "1234"),
+        ((0.45, 1.0, 0.9), "1234"),  # just enough
+        ((0.44, 1.0, 0.9), "34"),
+        ((0.2, 0.3, 0.3), "1234"),  # none is much confirmed, but all alike
+        ((0.1, 0.1, 0.9), "1234"),  # the second layer's grain would leave only the last
+        ((0.9, 0.8, 0.2), "1234"),
+        ((-0.1, -0.2, -0.3), "1234"),  # a head that knows nothing
+    ],
+)
+def test_layers_kept(r, kept):
+    assert "".join(without_grain(confirmed(*r), SIZES)[0]) == kept
+
+
+def test_five_stages_keep_those_four_times_as_wide():
+    sizes = {str(i): (224 // 2**i,) * 2 for i in range(1, 6)}
+    names, _ = without_grain({"1": 0.1, "2": 0.8, "3": 0.8, "4": 0.9}, sizes)
+    assert names == ["3", "4", "5"]
+    names, _ = without_grain({"1": 0.1, "2": 0.1, "3": 0.8, "4": 0.9}, sizes)
+    assert names == ["4", "5"]
+
+
+def test_layers_of_one_resolution_are_all_kept():
+    sizes = dict.fromkeys("1234", (14, 14))
+    assert without_grain(confirmed(0.1, 0.8, 0.8), sizes)[0] == list("1234")
+
+
+def test_one_or_two_layers_are_kept():
+    assert without_grain({}, {"1": (8, 8)})[0] == ["1"]
+    assert without_grain({"1": 0.01}, {"1": (64, 64), "2": (8, 8)})[0] == ["1", "2"]
+
+
+def test_says_what_it_did_and_by_how_much():
+    _, why = without_grain(confirmed(0.2, 0.6, 0.8), SIZES)
+    assert why.startswith("layers: 1, 2 left out, as of a texture: deeper layers confirm 1 0.25 ")
+    assert why.endswith("(0.45 is enough); solver='cascade' keeps them")
+    _, why = without_grain(confirmed(0.8, 0.6, 0.7), SIZES)
+    assert why == (
+        "layers: all, deeper layers confirm 2 0.75 times as well as the best confirmed layer "
+        "(0.45 is enough)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fine", "coarse", "expected"),
+    [
+        ((64,), (16,), 2),
+        ((113, 113), (29, 29), 2),
+        ((64, 64), (64, 64), 0),
+        ((8, 56, 56), (8, 14, 14), 1),  # 4 x 4 in two of three dimensions
+        ((8, 56, 56), (4, 14, 14), 2),
+        ((100,), (36,), 1),
+        ((100,), (35,), 2),
+    ],
+)
+def test_octaves(fine, coarse, expected):
+    assert octaves(fine, coarse) == expected
