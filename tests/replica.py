@@ -66,8 +66,8 @@ def agreement_map(maps, training_maps, kept, weights, c: int, size) -> Tensor:
         a, mean, spread = ordinary(maps, training_maps, kept, weights, c, name)
         if spread > 0:  # a layer of one cell has no variance over space
             told = torch.log1p(torch.exp(up((a - mean) / spread, size)))
-            doubt = doubt + spread**2 / told
-            total += spread**2
+            doubt = doubt + spread / told
+            total += spread
     return total / doubt - math.log(2)
 
 
