@@ -60,7 +60,7 @@ def evidence_map(maps, training_maps, kept, weights, c: int, size, t: float) -> 
 
 
 def agreement_map(maps, training_maps, kept, weights, c: int, size) -> Tensor:
-    """sum_l sd_l^2 / sum_l sd_l^2 / log(1 + exp(up((A_l - mean) / sd_l))) - log 2."""
+    """sum_l sd_l / sum_l sd_l / log(1 + exp(up((A_l - mean) / sd_l))) - log 2."""
     doubt, total = 0, 0
     for name in maps:
         a, mean, spread = ordinary(maps, training_maps, kept, weights, c, name)
