@@ -24,7 +24,7 @@ def without_grain(
 
     Args:
         confirmed: layer name -> the correlation of its map with what all deeper layers say, shallow
-            to deep, without the last layer, which has none deeper.
+            to deep, all above 0; without the last layer, which has none deeper.
         resolutions: layer name -> spatial size; of the last layer, too.
 
     Examples::
@@ -41,7 +41,7 @@ def without_grain(
     best = max(confirmed.values())
     grainy = [name for name, r in confirmed.items() if r < ENOUGH * best]
     told = min(confirmed, key=confirmed.__getitem__) if not grainy else grainy[-1]
-    share = confirmed[told] / best if best > 0 else 1.0
+    share = confirmed[told] / best
     why = (
         f"deeper layers confirm {told} {share:.2f} times as well as the best confirmed layer "
         f"({ENOUGH} is enough)"

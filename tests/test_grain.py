@@ -21,7 +21,7 @@ def confirmed(*r: float) -> dict[str, float]:
         ((0.2, 0.3, 0.3), "1234"),  # none is much confirmed, but all alike
         ((0.1, 0.1, 0.9), "1234"),  # the second layer's grain would leave only the last
         ((0.9, 0.8, 0.2), "1234"),
-        ((-0.1, -0.2, -0.3), "1234"),  # a head that knows nothing
+        ((0.01, 0.01, 0.01), "1234"),  # a head that knows nothing
     ],
 )
 def test_layers_kept(r, kept):
