@@ -101,7 +101,7 @@ class Cascade:
         forward: ``forward(inputs, read)`` runs the model and calls ``read(name, f)``.
         images: the inputs, (n, C, *spatial) each, on the CPU; this rank's.
         y: (n, K) targets.
-        resolutions: layer name -> spatial size, shallow to deep.
+        resolutions: layer name -> spatial size.
         leaves_out: whether layers that only see a texture's grain are left out, with zero weights.
 
     Attributes:
@@ -139,7 +139,7 @@ class Cascade:
         head, confirmed = self._together(taught, covariance)
         if self.leaves_out:
             by_name = dict(zip(names[:-1], confirmed, strict=False))
-            self.kept, why = without_grain(by_name, self.resolutions)
+            self.kept, why = without_grain(by_name, {n: self.resolutions[n] for n in names})
             self.why = [why]
             if len(self.kept) < len(names):
                 head, confirmed = self._together(taught, covariance)
