@@ -123,7 +123,7 @@ def methods(model: nn.Module, data: Images) -> Iterator[tuple[str, Attribute]]:
     layers = find_layers(model, data.x[:1])
     loader = DataLoader(TensorDataset(data.x, data.y), batch_size=50)
     for fit, maps in OURS:
-        hrcam = HRCAM(model, list(layers))
+        hrcam = HRCAM(model, layers)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # weak heads are here to be seen
             print(*hrcam.fit(loader, **fit).choices[:2], sep="\n")

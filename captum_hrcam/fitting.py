@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captum_hrcam import group, solvers
 from captum_hrcam.agreement import accuracy, agreement_figures, layer_shares
-from captum_hrcam.cascade import Cascade
+from captum_hrcam.cascade import Cascade, places
 from captum_hrcam.features import MAX_SAMPLE, FeatureCollector, Features
 from captum_hrcam.head import Head, centre, fold, split_layers
 from captum_hrcam.labels import check_classes, loss_per_sample
@@ -187,9 +187,12 @@ def _solve(
         weight = solvers.pattern(moments) * (scale / moments.scale)
     else:
         weight = _ridge(recipe, rows, moments)
+    for name, part in zip(channels, weight.split(list(channels.values()), 1), strict=True):
+        if name in chosen.left_out:
+            part.zero_()
     in_deviations = weight * (moments.scale / scale)
     factors = solvers.layer_norms(
-        in_deviations, channels, recipe.balance_layers, chosen.information, chosen.left_out
+        in_deviations, channels, recipe.balance_layers, chosen.information
     )
     zero = torch.zeros(len(weight), dtype=weight.dtype)
     weight, bias = fold(weight * factors, zero, moments.mean_z, scale)
@@ -238,7 +241,7 @@ def _cascade(
     pattern = split_layers(solvers.pattern(moments) / moments.scale, channels)
     means = {name: m[0] for name, m in split_layers(moments.mean_z[None], channels).items()}
     weights = local.fit(list(pattern.values())[-1], means)
-    place = dict(zip(reversed(local.kept), range(1, len(channels) + 1), strict=False))
+    place = dict(zip(local.kept, places(len(local.kept)), strict=True))
     found, right = [], []
     for power in (1.0, 0.5):
         found.append(

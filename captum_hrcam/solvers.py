@@ -4,7 +4,7 @@ Every solver returns weights (K, N) on *standardised* features; `rescale` then t
 into calibrated ones, s -> a s + d, which keeps maps complete.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -193,22 +193,17 @@ def adam(
 
 
 def layer_norms(
-    weight: Tensor,
-    channels: dict[str, int],
-    balance: str | None,
-    information: dict[str, float],
-    left_out: Sequence[str] = (),
+    weight: Tensor, channels: dict[str, int], balance: str | None, information: dict[str, float]
 ) -> Tensor:
     """Factors (N,) that bring each layer's standardised weights to the wanted norm.
 
     None leaves them, "equal" gives every layer norm 1, "information" the root of what the layer
-    alone tells on held-out data, 1 - loss / loss of the mean. Layers left out get norm 0.
+    alone tells on held-out data, 1 - loss / loss of the mean.
     """
+    if balance is None:
+        return torch.ones(weight.shape[1], dtype=weight.dtype)
     factors = []
     for name, part in zip(channels, weight.split(list(channels.values()), 1), strict=True):
-        if name in left_out or balance is None:
-            factors.append(torch.full_like(part[0], float(name not in left_out)))
-            continue
         norm = part.norm().clamp(min=1e-300)
         wanted = 1.0 if balance == "equal" else max(information[name], 0.0) ** 0.5
         factors.append((wanted / norm).expand(part.shape[1]) if part.any() else part[0])
