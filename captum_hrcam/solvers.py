@@ -112,22 +112,36 @@ def ridge(batches: Batches, n: int, loss: str, penalties: list[float]) -> list[T
     Returns:
         For each penalty the weights (K, N).
     """
-    x, y = next(iter(batches()))
+    steepest = _steepest(batches, n)
     # Products in the features' precision, sums in double: steps too small for float32 count.
-    weight = torch.zeros(y.shape[1], x.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(y.shape[1], dtype=torch.float64, requires_grad=True)
+    weight = torch.zeros_like(steepest, requires_grad=True)
+    bias = torch.zeros(len(weight), dtype=torch.float64, requires_grad=True)
     solutions = []
     for penalty in penalties:
-        _ridge_step(batches, n, weight, bias, loss, penalty)
+        _ridge_step(batches, n, weight, bias, loss, penalty, steepest.abs().max().item())
         solutions.append(weight.detach().clone())
     return solutions
 
 
+def _steepest(batches: Batches, n: int) -> Tensor:
+    """Cov(y, x) (K, N), the loss's slope in the weights at 0."""
+    return group.total(torch.stack([(y.to(x).T @ x).double() for x, y in batches()]).sum(0) / n)
+
+
 def _ridge_step(
-    batches: Batches, n: int, weight: Tensor, bias: Tensor, loss: str, penalty: float
+    batches: Batches,
+    n: int,
+    weight: Tensor,
+    bias: Tensor,
+    loss: str,
+    penalty: float,
+    steepest: float,
 ) -> None:
     """Solve for one penalty from where weight and bias stand, in place."""
-    unit = 0.1 / max(penalty, 1.0)  # weights are small beside the bias: solve well scaled
+    # Neither the penalty's curvature nor the loss's is then far from that in the bias.
+    unit = min(0.1, penalty**-0.5)
+    # Of averages that vary little, a small slope is all there is, and no sign of having arrived.
+    tolerance = min(1e-5, 3e-4 * unit * steepest)
 
     def parts() -> Iterator[Tensor]:
         for x, y in batches():
@@ -138,7 +152,7 @@ def _ridge_step(
 
     with torch.no_grad():
         weight /= unit
-    minimise(parts, [weight, bias], over_ranks=group.size() > 1, tolerance=1e-5)
+    minimise(parts, [weight, bias], over_ranks=group.size() > 1, tolerance=tolerance)
     with torch.no_grad():
         weight *= unit
 
