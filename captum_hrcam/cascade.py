@@ -19,7 +19,7 @@ confirm is heard less; with ``leaves_out`` one that they hardly confirm, as in t
 documentation, "Choosing the head".
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,14 +163,14 @@ class Cascade:
             sums[name] += (x @ x.T).double().cpu()
             cells[name] += x.shape[1]
 
-        for _rows, inputs in self._batches():
+        for _rows, inputs in in_batches(self.images):
             self.forward(inputs, read)
         return {name: group.total(sums[name]) / group.count(n) for name, n in cells.items()}
 
     def _towards_evidence(self, name: str, deeper: str, head: dict[str, Tensor]) -> Tensor:
         """Cov(f_l, e) / Var(f_l) over images and the cells of the next deeper layer, (K, C)."""
         moments = CellMoments(len(self.means[name]), self.y.shape[1])
-        for _rows, inputs in self._batches():
+        for _rows, inputs in in_batches(self.images):
             moments.add(*self._pooled_and_evidence(inputs, name, self.resolutions[deeper], head))
         moments.over_ranks()
         return moments.pattern()
@@ -195,7 +195,7 @@ class Cascade:
     ) -> dict[str, Tensor]:
         """Every layer once more, towards the fused map of the classes that each image has."""
         moments = {name: CellMoments(w.shape[1], len(w)) for name, w in head.items()}
-        for rows, inputs in self._batches():
+        for rows, inputs in in_batches(self.images):
             present = (self.y[rows] >= PRESENT).nonzero(as_tuple=True)  # (image, class) pairs
             self._learn(inputs, present, self._fused(inputs, present, head), moments)
         for of_layer in moments.values():
@@ -208,7 +208,7 @@ class Cascade:
     def _confirmed(self, head: dict[str, Tensor]) -> list[float]:
         """The correlation of each layer's map with what the deeper ones say; 1 for the last."""
         moments = [CellMoments(1, 1) for _ in range(len(head) - 1)]
-        for rows, inputs in self._batches():
+        for rows, inputs in in_batches(self.images):
             present = (self.y[rows] >= PRESENT).nonzero(as_tuple=True)
             maps = self._maps(inputs, present, head)
             for i, shallow in enumerate(moments):
@@ -265,10 +265,12 @@ class Cascade:
         mean = self.means[name].to(f.device, torch.float32)
         return f.float() - mean.reshape(-1, *[1] * (f.ndim - 2))
 
-    def _batches(self) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
-        for start in range(0, len(self.y), BATCH):
-            rows = slice(start, start + BATCH)
-            yield rows, tuple(x[rows] for x in self.images)
+
+def in_batches(inputs: Sequence[Tensor]) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
+    """Which rows, and these rows of each input."""
+    for start in range(0, len(inputs[0]), BATCH):
+        rows = slice(start, start + BATCH)
+        yield rows, tuple(x[rows] for x in inputs)
 
 
 def what_lights_up(pattern: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class Chosen:
 class Fitted:
     """A head, its double that no held-out image has touched, and figures for a ``FitReport``.
 
-    Neither has its maps' spread yet.
+    The spread of its maps is yet to come.
     """
 
     head: Head

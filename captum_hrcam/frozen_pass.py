@@ -88,14 +88,18 @@ class FrozenPass:
         data: Iterable[Any],
         argument: str,
         digest: DataDigest,
-        images: Sample | None = None,
+        images: Sample,
         *,
         progress: str | None = None,
     ) -> None:
-        """Read all of ``data`` without the model, to know whether it was read before."""
+        """Read all of ``data`` without the model, to know whether it was read before.
+
+        ``images`` receives inputs and labels as they came; none for ``targets="model"``.
+        """
         for inputs, labels, places, _ in self._batches(data, argument, progress):
             digest.add(inputs, labels)
-            keep(images, ~held_out(places), inputs, torch.zeros(len(places), 0))
+            rows = torch.zeros(len(places), 0) if labels is None else torch.as_tensor(labels)
+            keep(images, ~held_out(places), inputs, rows.cpu())
 
     def _batches(
         self, data: Iterable[Any], argument: str, progress: str | None

@@ -190,7 +190,7 @@ class HRCAM(HeadAttribution):
         seconds = time.perf_counter() - begin
         few.prepare(frozen.resolutions)
         fits = {r.solver: fit_head(train, val, frozen.channels, r, few.local) for r in recipes}
-        few.add_spreads(fit.head for fit in fits.values())
+        few.add_spreads(fits.values())
         chosen = fits[recipes[0].solver]
         if len(fits) > 1:
             verdict = few.choose({name: fit.trial for name, fit in fits.items()})

@@ -10,6 +10,7 @@ from captum_hrcam import group
 from captum_hrcam.cache import DataDigest, FeatureCache, is_read_once
 from captum_hrcam.features import FeatureCollector, Sample
 from captum_hrcam.frozen_pass import FrozenPass
+from captum_hrcam.labels import target_rows
 from captum_hrcam.revisit import Revisit
 from captum_hrcam.rows import AllRows
 
@@ -102,13 +103,23 @@ class Reading:
             self.frozen.compare(data, "train_data", digest, images, progress=progress)
         if digest.value() != candidate["about"]["data"]:
             return None
-        self.few.images = images
+        self.few.images = self._with_targets(images, candidate)
         self.frozen.channels = candidate["seen"]["channels"]
         self.frozen.resolutions = {k: tuple(v) for k, v in candidate["seen"]["resolutions"].items()}
         self.notes.append(
             f"features: those in {str(self.cache.folder)!r}, of the same model, layers and images"
         )
         return self.cache.restore(candidate)
+
+    def _with_targets(self, images: Sample, candidate: dict[str, Any]) -> Sample:
+        """The sample's labels as rows of targets; without columns where they are the model's."""
+        *inputs, y = images.rows()
+        if self.frozen.targets == "labels":
+            k = len(candidate["arrays"]["fitted.mean_y"])
+            y = target_rows(y, len(y), k, self.frozen.loss)
+        known = Sample(images.size)
+        known.add(*inputs, y)
+        return known
 
     def _progress(self, what: str, i: int) -> str | None:
         return f"HR-CAM {what} {i + 1} of {self.n_passes}" if self.show_progress else None

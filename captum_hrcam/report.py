@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 FEW_IMAGES = 10  # of a class
+FAR_LESS = 0.3  # of the median class's contrast; lost classes had up to .23, others from .32
 
 
 @dataclass(kw_only=True)
@@ -98,6 +99,7 @@ class HeadReport:
         ]
 
     def _of_classes(self) -> list[str]:
+        """Warnings of single classes."""
         if self.class_counts is None or self.class_counts.min() >= FEW_IMAGES:
             return []
         few = self.class_counts.argmin().item()
@@ -147,6 +149,10 @@ class FitReport(HeadReport):
         seconds_solve: seconds for the solve.
         extra_forwards: forward passes of single images beside the frozen pass: 64 for what is
             ordinary in the maps, more for a cascade and for a choice.
+        contrast: (K,), how much more a class's map of the deepest layer varies over space in
+            images of the class than in others, a ratio of deviations over up to 64 images; NaN
+            where fewer than four are of either kind, None for real values. A class told by what is
+            absent, as the healthy one, is near 1 or below: its maps mark no place.
         seconds_beside: seconds for all else: the heads that were not chosen, what is ordinary in
             the maps, the choice.
 
@@ -173,26 +179,59 @@ class FitReport(HeadReport):
     seconds_pass: float
     seconds_solve: float
     extra_forwards: int
+    contrast: Tensor | None
     seconds_beside: float
 
     def _warnings(self) -> list[str]:
         n_features = sum(self.channels.values())
+        found = super()._warnings()
         weak = self.solver == "adam" or (self.penalty is not None and self.penalty < 0.1)
-        if not weak or n_features <= self.n / 10:
-            return super()._warnings()
-        return [
-            *super()._warnings(),
-            f"a weakly penalised head on {n_features} features of {self.n} images uses channels "
-            "that cancel noise: expect poor maps. Use solver='pattern' for maps.",
-        ]
+        if weak and n_features > self.n / 10:
+            found.append(
+                f"a weakly penalised head on {n_features} features of {self.n} images uses "
+                "channels that cancel noise: expect poor maps. Use solver='pattern' for maps."
+            )
+        return found
+
+    def _of_classes(self) -> list[str]:
+        found = super()._of_classes()
+        if self.contrast is not None:
+            for c in without_a_place(self.contrast):
+                found.append(
+                    f"class {c} is told by what is absent: the deepest layer's map varies "
+                    f"{self.contrast[c]:.1f} times as much in its images as in others, of the "
+                    f"median class {self.contrast.nanmedian():.1f}. Its maps mark no place."
+                )
+        return found
 
     def __str__(self) -> str:
         lines = [f"HR-CAM head, solver {self.solver}, fitted on {self.n} images"]
         lines += [f"  {choice}" for choice in self.choices]
-        lines += self._layer_table() + self._figures()
+        lines += self._layer_table() + self._contrasts() + self._figures()
         lines.append(
             f"pass {self.seconds_pass:.1f} s, solve {self.seconds_solve:.1f} s, all else "
             f"{self.seconds_beside:.1f} s; forward passes of single images beside: "
             f"{self.extra_forwards}"
         )
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
+
+    def _contrasts(self) -> list[str]:
+        if self.contrast is None or self.contrast.isnan().all():
+            return []
+        told = " ".join(f"{value:.1f}" for value in self.contrast[:8].tolist()).replace("nan", "-")
+        more = " ..." if len(self.contrast) > 8 else ""
+        return [f"deepest map's variation, images of the class over others: {told}{more}"]
+
+
+def without_a_place(contrast: Tensor) -> list[int]:
+    """Classes with far less contrast than the median one. Of two, one is what the other is not:
+    that goes without saying.
+
+    Examples::
+
+        >>> without_a_place(torch.tensor([7.8, 7.1, 0.6, 7.3]))
+        [2]
+        >>> without_a_place(torch.tensor([0.9, 1.6]))
+        []
+    """
+    return (contrast < FAR_LESS * contrast.nanmedian()).nonzero()[:, 0].tolist()

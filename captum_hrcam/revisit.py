@@ -1,6 +1,6 @@
 """A few training images once more through the frozen model: a cascade, the ordinary, a choice."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_hrcam import cascade, choosing, group
-from captum_hrcam.cascade import Cascade
+from captum_hrcam import cascade, choosing, group, spread
+from captum_hrcam.cascade import Cascade, in_batches
 from captum_hrcam.choosing import Trial, Verdict
 from captum_hrcam.features import Sample
+from captum_hrcam.fitting import Fitted
 from captum_hrcam.frozen_pass import Forward, Read, score_rows, to_device
 from captum_hrcam.fusion import Fusion, contract
 from captum_hrcam.head import Head
+from captum_hrcam.labels import model_targets
 
 SPREAD_IMAGES = 64
-BATCH = 16
 
 
 @dataclass
@@ -68,24 +69,31 @@ class Revisit:
             is_a_choice = len(self.solvers) > 1
             self.local = Cascade(self._read, tuple(inputs), y, resolutions, is_a_choice)
 
-    def add_spreads(self, heads: Iterable[Head]) -> None:
-        """Give each head its maps' spread, the root mean spatial variance of each layer's map."""
-        heads = list(heads)
-        *inputs, _ = self.images.rows()
-        step = -(-len(inputs[0]) // group.part(SPREAD_IMAGES))
-        inputs = [x[::step] for x in inputs]
+    def add_spreads(self, fits: Iterable[Fitted]) -> None:
+        """How far the maps of each head vary, for its fusion and for its report."""
+        fits = list(fits)
+        *inputs, y = self.images.rows()
+        step = -(-len(y) // group.part(SPREAD_IMAGES))
+        inputs, y = [x[::step] for x in inputs], y[::step]
+        variances: list[dict[str, list[Tensor]]] = [
+            {name: [] for name in fit.head.weights} for fit in fits
+        ]
 
         def read(name: str, f: Tensor) -> None:
-            for head in heads:
-                maps = contract(f, head.weights[name]).flatten(2).double()
-                total = maps.var(2, correction=0).sum(0).cpu()
-                head.spread[name] = head.spread.get(name, 0) + total
+            for fit, of_head in zip(fits, variances, strict=True):
+                of_head[name].append(spread.over_space(contract(f, fit.head.weights[name])))
 
-        for batch in _split(inputs):
-            self._read(batch, read)
-        n = group.count(len(inputs[0]))
-        for head in heads:
-            head.spread = {name: (group.total(v) / n).sqrt() for name, v in head.spread.items()}
+        outputs = [
+            score_rows(self._read(batch, read), len(batch[0])) for _, batch in in_batches(inputs)
+        ]
+        if y.shape[1] == 0:  # the model's own, and it has not run: the features came from a cache
+            y = model_targets(torch.cat(outputs), self.loss)
+        for fit, of_head in zip(fits, variances, strict=True):
+            by_layer = {name: torch.cat(rows) for name, rows in of_head.items()}
+            fit.head.spread = {name: spread.typical(v) for name, v in by_layer.items()}
+            deepest = list(by_layer.values())[-1]
+            is_real = self.loss == "mse"
+            fit.figures["contrast"] = None if is_real else spread.contrast(deepest, y)
 
     def choose(self, trials: dict[str, Head]) -> Verdict:
         """The head whose maps of held-out images mark what the model uses."""
@@ -104,8 +112,3 @@ class Revisit:
         *images, y = self.held.rows()
         trial = Trial(outputs, tuple(images), y, self.loss)
         return trial.choose({name: partial(attribute, head) for name, head in trials.items()})
-
-
-def _split(inputs: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    for rows in torch.arange(len(inputs[0])).split(BATCH):
-        yield tuple(x[rows] for x in inputs)

@@ -23,6 +23,7 @@ ORDER = [
         "optimise",
         "perturbation",
         "recipe",
+        "spread",
     },
     {"cache", "rows"},
     {"agreement", "finding", "frozen_pass", "report", "solvers", "storage"},

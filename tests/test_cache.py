@@ -58,6 +58,8 @@ def test_a_second_fit_takes_the_features_from_the_cache(tmp_path, options):
     for name, weight in first.weights.items():
         assert torch.equal(second.weights[name], weight)
         assert torch.equal(second.head.spread[name], first.head.spread[name])
+    assert first.report.contrast.isfinite().any()
+    torch.testing.assert_close(second.report.contrast, first.report.contrast, equal_nan=True)
     plain = fit_quietly(
         HRCAM(model(), CASE.layers),
         DataLoader(data(), batch_size=9),

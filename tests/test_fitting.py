@@ -292,6 +292,28 @@ class TestReport:
         with pytest.warns(UserWarning, match="weakly penalised head on 6 features of 20 images"):
             HRCAM(Bars(), LAYERS).fit([(x, hot)], solver="adam", epochs=1)
 
+    @pytest.mark.parametrize("solver", ["auto", "pattern", "ridge", "cascade"])
+    def test_warns_of_a_class_told_by_what_is_absent(self, solver):
+        x = torch.randn(300, 3, 8, 8, generator=torch.Generator().manual_seed(0)) / 2
+        labels = torch.arange(300) % 4
+        for c in range(3):  # the last class has no patch
+            x[labels == c, c, 2:4, 4:6] += 6
+        hrcam = HRCAM(Bars(4), LAYERS)
+        told = "class 3 is told by what is absent: .* Its maps mark no place"
+        with pytest.warns(UserWarning, match=told):
+            report = hrcam.fit([(x, labels)], solver=solver)
+        assert report.contrast.shape == (4,)
+        assert "images of the class over others: " in str(report)
+        assert [w for w in report.warnings if "absent" in w] == [
+            w for w in report.warnings if w.startswith("class 3 is told")
+        ]
+
+    def test_real_values_have_no_contrast(self):
+        x, _ = bars()
+        report = fit_quietly(HRCAM(Bars(), LAYERS), [(x, x.mean((2, 3))[:, :2])], loss="mse").report
+        assert report.contrast is None
+        assert "variation" not in str(report)
+
     def test_ridge_reports_its_path(self):
         x, hot = bars()
         report = HRCAM(Bars(), LAYERS).fit([(x, hot)], solver="ridge")
