@@ -5,7 +5,7 @@ BIN := .venv/bin
 OLDEST := captum==0.8.0 torch==2.4.0 torchvision==0.19.0 matplotlib==3.10.0 scipy==1.15.0 safetensors==0.4.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench bench-scale bench-localization bench-faithfulness dist hooks clean \
+.PHONY: help demo test lint docs bench bench-scale bench-localization bench-classes bench-faithfulness dist hooks clean \
   test-browser test-nightly test-oldest soak mutation audit
 
 help:  ## list the targets
@@ -72,6 +72,10 @@ bench-scale: .venv/installed  ## time and memory of a ridge head on a million im
 bench-localization: .venv/installed  ## maps against masks, beside every peer (11 minutes; SIZE=full: two hours; SIZE=fresh)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/localization.py --size $(or $(SIZE),quick)
+
+bench-classes: .venv/installed  ## classes whose maps mark no place, by report and by masks (trains 48 networks: two hours)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python benchmarks/classes.py
 
 bench-faithfulness: .venv/installed  ## insertion, deletion, ROAD, randomised weights
 	$(BIN)/python benchmarks/faithfulness.py

@@ -198,9 +198,9 @@ class FitReport(HeadReport):
         if self.contrast is not None:
             for c in without_a_place(self.contrast):
                 found.append(
-                    f"class {c} is told by what is absent: the deepest layer's map varies "
-                    f"{self.contrast[c]:.1f} times as much in its images as in others, of the "
-                    f"median class {self.contrast.nanmedian():.1f}. Its maps mark no place."
+                    f"class {c} is told by what is absent: its map of layer {self._deepest!r} "
+                    f"varies {self.contrast[c]:.1f} times as much in its images as in others "
+                    f"(median class {self.contrast.nanmedian():.1f}), so its maps mark no place."
                 )
         return found
 
@@ -220,7 +220,14 @@ class FitReport(HeadReport):
             return []
         told = " ".join(f"{value:.1f}" for value in self.contrast[:8].tolist()).replace("nan", "-")
         more = " ..." if len(self.contrast) > 8 else ""
-        return [f"deepest map's variation, images of the class over others: {told}{more}"]
+        return [
+            f"map of each class at {self._deepest!r}: varies {told}{more} times as much in its "
+            "images as in others"
+        ]
+
+    @property
+    def _deepest(self) -> str:
+        return list(self.channels)[-1]
 
 
 def without_a_place(contrast: Tensor) -> list[int]:
