@@ -125,7 +125,8 @@ def ridge(batches: Batches, n: int, loss: str, penalties: list[float]) -> list[T
 
 def _steepest(batches: Batches, n: int) -> Tensor:
     """Cov(y, x) (K, N), the loss's slope in the weights at 0."""
-    return group.total(torch.stack([(y.to(x).T @ x).double() for x, y in batches()]).sum(0) / n)
+    total = sum((y.to(x).T @ x).double() for x, y in batches())
+    return group.total(torch.as_tensor(total) / n)
 
 
 def _ridge_step(
@@ -139,7 +140,7 @@ def _ridge_step(
 ) -> None:
     """Solve for one penalty from where weight and bias stand, in place."""
     # Neither the penalty's curvature nor the loss's is then far from that in the bias.
-    unit = min(0.1, penalty**-0.5)
+    unit = 0.1 / max(1.0, penalty / 100) ** 0.5
     # Of averages that vary little, a small slope is all there is, and no sign of having arrived.
     tolerance = min(1e-5, 3e-4 * unit * steepest)
 

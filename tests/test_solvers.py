@@ -82,14 +82,15 @@ def test_ridge_on_real_values_is_scikit_learns_ridge(data):
 
 
 @pytest.mark.parametrize("deviation", [1.0, 0.02])
-@pytest.mark.parametrize("penalty", [1e3, 30.0, 1.0, 1e-3])
+@pytest.mark.parametrize("penalty", [1e3, 30.0, 1.0, 1e-3, 0.0])
 def test_ridge_is_solved_however_strong_the_penalty_or_weak_the_features(data, penalty, deviation):
     """Averages of a small sign in a large image vary little beside the cells; classes uneven."""
     x, y = data[0] * deviation, data[1]
     x, y = x[y[:, 1] < 1], y[y[:, 1] < 1][:, [0, 2]]
     weight = ridge(x, y, "cross_entropy", [penalty])[0]
     # One row w for two of -w/2 and w/2, whose squares are half of its own.
-    peer = LogisticRegression(C=2 / (penalty * len(x)), tol=1e-10, max_iter=5000)
+    c = 2 / (penalty * len(x)) if penalty else np.inf
+    peer = LogisticRegression(C=c, tol=1e-10, max_iter=5000)
     peer.fit(x.numpy(), y[:, 1].numpy())
     expected = peer.coef_[0] / 2 * np.array([[-1], [1]])
     np.testing.assert_allclose(weight, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
