@@ -66,7 +66,10 @@ def report(frame: pd.DataFrame, options: argparse.Namespace) -> str:
     n = len(frame.groupby(["kind", "network", "seed"]))
     named, others = frame[frame["named"]], frame[~frame["named"]]
     columns = ["kind", "network", "seed", "class", "contrast", "of the median class", "pixel AP"]
-    rows = [[str(v) for v in row] for row in named[columns].round(2).to_numpy().tolist()]
+    rows = [
+        [f"{v:.2f}" if isinstance(v, float) else str(v) for v in row]
+        for row in named[columns].itertuples(index=False)
+    ]
     ratio = others["of the median class"]
     return "\n\n".join(
         [
