@@ -84,6 +84,8 @@ def read_feature_maps(
 ) -> Iterator[None]:
     """Call ``read(name, f)`` with each layer's feature maps f, inside the forward hook.
 
+    Autocast is the model's: what ``read`` computes keeps its digits.
+
     Inside the hook the value is the layer's own: an in-place operation that follows has not
     overwritten it yet, so nothing is cloned. Hooks exist only while the context is open and
     answer only to the thread that opened it, except in contexts opened inside.
@@ -108,7 +110,9 @@ def read_feature_maps(
                 "feature map. Choose the module around it (its block), which runs once."
             )
         seen.add(name)
-        read(name, _spatial(name, value, reshape_transform))
+        f = _spatial(name, value, reshape_transform)
+        with full_precision(f.device):
+            read(name, f)
 
     def before(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         on_tensor(name, _first(args, kwargs))

@@ -35,6 +35,7 @@ from captum_hrcam.labels import PRESENT
 IMAGES = 160  # a thousand instead of 200 changed no figure by more than .02
 BATCH = 16
 SHRINKAGE = 1.0  # of the covariance towards its diagonal, which alone would give a pattern
+ROUNDING = 1e-6  # of a mean in float32
 LEAST = 0.01  # of a correlation: a layer that is not confirmed fades, its map stays to be seen
 
 POOL: dict[int, Any] = {
@@ -154,7 +155,7 @@ class Cascade:
         return head, self._confirmed(head)
 
     def _covariances(self) -> dict[str, Tensor]:
-        """{layer: (C, C)} of the channels over images and cells."""
+        """{layer: (C, C)} of the channels over images and cells; 0 of those that do not vary."""
         sums = {name: torch.zeros(len(m), len(m)).double() for name, m in self.means.items()}
         cells = dict.fromkeys(self.means, 0)
 
@@ -165,7 +166,13 @@ class Cascade:
 
         for _rows, inputs in in_batches(self.images):
             self.forward(inputs, read)
-        return {name: group.total(sums[name]) / group.count(n) for name, n in cells.items()}
+        found = {}
+        for name, n in cells.items():
+            covariance = group.total(sums[name]) / group.count(n)
+            # A constant that its mean only rounds seems to vary, and its weights would explode.
+            varies = covariance.diagonal().sqrt() > ROUNDING * self.means[name].abs()
+            found[name] = covariance * varies.outer(varies)
+        return found
 
     def _towards_evidence(self, name: str, deeper: str, head: dict[str, Tensor]) -> Tensor:
         """Cov(f_l, e) / Var(f_l) over images and the cells of the next deeper layer, (K, C)."""
@@ -200,10 +207,12 @@ class Cascade:
             self._learn(inputs, present, self._fused(inputs, present, head), moments)
         for of_layer in moments.values():
             of_layer.over_ranks()
-        return {
-            name: unit(solve(covariance[name], moments[name].covariance), covariance[name])
-            for name in head
-        }
+        fused = {}
+        for name, taught in head.items():
+            weight = unit(solve(covariance[name], moments[name].covariance), covariance[name])
+            # A class that none of these few images shows keeps what evidence has taught.
+            fused[name] = torch.where(moments[name].tt[:, None] > 0, weight, taught)
+        return fused
 
     def _confirmed(self, head: dict[str, Tensor]) -> list[float]:
         """The correlation of each layer's map with what the deeper ones say; 1 for the last."""
@@ -296,7 +305,9 @@ def solve(covariance: Tensor, with_target: Tensor) -> Tensor:
 
 
 def unit(weight: Tensor, covariance: Tensor) -> Tensor:
-    """Scaled so that each class's map has unit deviation over images and cells."""
+    """Scaled so that each class's map has unit deviation over images and cells; a channel without
+    variance has no weight."""
+    weight = torch.where(covariance.diagonal() > 0, weight, torch.zeros_like(weight))
     variance = torch.einsum("kc,cd,kd->k", weight, covariance, weight)
     return weight / variance.clamp(min=1e-300).sqrt()[:, None]
 

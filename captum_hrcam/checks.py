@@ -1,5 +1,6 @@
 """Checks shared by the public entries: each names the argument, what came, and the remedy."""
 
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
@@ -15,8 +16,8 @@ def one_of(argument: str, value: object, allowed: Sequence[object]) -> None:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is an int or a float; True and False are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether it is a real number, NumPy's too; True and False are none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def positive(argument: str, value: float) -> None:
@@ -27,7 +28,7 @@ def positive(argument: str, value: float) -> None:
 
 def whole(argument: str, value: int, least: int) -> None:
     """Refuse anything but a whole number of at least ``least``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{argument}: got {value!r}, expected a whole number >= {least}.")
 
 

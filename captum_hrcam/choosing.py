@@ -110,9 +110,16 @@ class Trial:
             inputs = tuple(x[image[rows]] for x in self.images)
             maps = attribute(inputs, label[rows]).cpu()
             first, *rest = inputs
+            dtype = first.dtype  # whole numbers, too: a model may scale them itself
+            first = first if first.is_floating_point() else first.float()
 
-            def score(x: Tensor, rest: list[Tensor] = rest, rows: Tensor = rows) -> Tensor:
-                return self._probability(self.outputs((x, *rest)), label[rows])
+            def score(
+                x: Tensor,
+                rest: list[Tensor] = rest,
+                rows: Tensor = rows,
+                dtype: torch.dtype = dtype,
+            ) -> Tensor:
+                return self._probability(self.outputs((x.to(dtype), *rest)), label[rows])
 
             curves = insertion_curve(score, first, maps), -deletion_curve(score, first, maps)
             found.append(torch.stack([curve.mean(1) for curve in curves], 1))

@@ -71,23 +71,25 @@ def fit_head(
     part, held = sample[~sample.held], sample[sample.held]
     if val is not None:
         part, part_moments, held = sample, moments, val.rows().sample(group.part(MAX_SAMPLE))
-    chosen = _choose(recipe, part, part_moments, held, channels)
+    unit = _unit(sample, recipe.loss)
+    chosen = _choose(recipe, part, part_moments, held, channels, unit)
     if local is not None:
         if recipe.solver == "cascade":
             chosen.weight, why = _cascade(local, part, part_moments, held, channels, recipe.loss)
             chosen.why.insert(0, why)
         chosen.left_out = [name for name in channels if name not in local.kept]
         chosen.why = local.why + chosen.why
-    weight, bias = _solve(chosen, rows, sample, moments, channels)
-    if not (weight.isfinite().all() and bias.isfinite().all()):
+    weight, bias = _solve(chosen, rows, sample, moments, channels, unit)
+    if not (weight.isfinite().all() and bias.isfinite().all() and weight.any()):
         raise ValueError(
-            f"train_data: solver {recipe.solver!r} finds no finite head, as the features are too "
-            "small or too large for float32. Scale the inputs as in the model's training."
+            f"train_data: solver {recipe.solver!r} finds no finite head, as the features do not "
+            "vary, or are too small or too large for float32. Scale the inputs as in the model's "
+            "training."
         )
     head = trial = _head(weight, bias, moments, channels, chosen.recipe)
     held_weight, held_bias = weight, bias
     if val is None:  # figures are of a head that has not seen the held-out images
-        held_weight, held_bias = _solve(chosen, part, part, part_moments, channels)
+        held_weight, held_bias = _solve(chosen, part, part, part_moments, channels, unit)
         trial = _head(held_weight, held_bias, part_moments, channels, chosen.recipe)
     scores, y, outputs = map(
         group.gather, (held.scores(held_weight, held_bias), held.y, held.outputs)
@@ -134,8 +136,21 @@ def _class_counts(moments: Moments, loss: str) -> Tensor | None:
     return None if loss == "mse" else moments.mean_y * moments.n
 
 
+def _unit(sample: Features, loss: str) -> Tensor:
+    """(K,), each output's deviation for real values: in whatever unit one comes, the others' maps
+    are the same. 1 for classes."""
+    spread = group.gather(sample.y.double()).std(0, correction=0)
+    ones = torch.ones_like(spread)
+    return torch.where(spread > 0, spread, ones) if loss == "mse" else ones
+
+
 def _choose(
-    recipe: Recipe, part: Features, moments: Moments, held: Features, channels: dict[str, int]
+    recipe: Recipe,
+    part: Features,
+    moments: Moments,
+    held: Features,
+    channels: dict[str, int],
+    unit: Tensor,
 ) -> Chosen:
     """Settle every "auto" on held-out features."""
     chosen = Chosen(recipe)
@@ -144,7 +159,7 @@ def _choose(
             torch.cat(list(_standardised(rows, moments, recipe.standardize)))
             for rows in (part, held)
         )
-        chosen.path = solvers.ridge_path(x, part.y, held_x, held.y, recipe.loss)
+        chosen.path = solvers.ridge_path(x, part.y / unit, held_x, held.y / unit, recipe.loss)
         chosen.recipe = replace(chosen.recipe, penalty=chosen.path.chosen)
         chosen.why.append(
             f"penalty {chosen.path.chosen:g}: the strongest within one standard error of the best "
@@ -163,7 +178,12 @@ def _choose(
 
 
 def _solve(
-    chosen: Chosen, rows: Features, sample: Features, moments: Moments, channels: dict[str, int]
+    chosen: Chosen,
+    rows: Features,
+    sample: Features,
+    moments: Moments,
+    channels: dict[str, int],
+    unit: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """W (K, N) and b (K,) on raw features, scores calibrated on the sample, centred for a softmax;
     ``rows`` are all there are."""
@@ -184,9 +204,9 @@ def _solve(
         return _calibrated(chosen.weight, bias, sample, recipe.loss, per_class=True)
     scale = moments.scale if recipe.standardize else torch.ones_like(moments.scale)
     if recipe.solver == "pattern":
-        weight = solvers.pattern(moments) * (scale / moments.scale)
+        weight = solvers.pattern(moments) * (scale / moments.scale) / unit[:, None]
     else:
-        weight = _ridge(recipe, rows, moments)
+        weight = _ridge(recipe, rows, moments, unit)
     for name, part in zip(channels, weight.split(list(channels.values()), 1), strict=True):
         if name in chosen.left_out:
             part.zero_()
@@ -195,18 +215,19 @@ def _solve(
         in_deviations, channels, recipe.balance_layers, chosen.information
     )
     zero = torch.zeros(len(weight), dtype=weight.dtype)
-    weight, bias = fold(weight * factors, zero, moments.mean_z, scale)
+    weight, bias = fold(weight * factors * unit[:, None], zero, moments.mean_z, scale)
     if recipe.loss == "cross_entropy":
         weight, bias = centre(weight, bias)
     return _calibrated(weight, bias, sample, recipe.loss)
 
 
-def _ridge(recipe: Recipe, rows: Features, moments: Moments) -> Tensor:
-    """(K, N) on standardised features; all rows are read from disk again for each step, or once."""
+def _ridge(recipe: Recipe, rows: Features, moments: Moments, unit: Tensor) -> Tensor:
+    """(K, N) on standardised features, of targets in units; all rows are read from disk again for
+    each step, or once."""
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         x = _standardised(rows, moments, recipe.standardize)
-        yield from zip(x, (part.y.double() for part in rows.chunks()), strict=True)
+        yield from zip(x, (part.y.double() / unit for part in rows.chunks()), strict=True)
 
     in_memory = None if rows.forget else list(batches())
     return solvers.ridge(

@@ -166,6 +166,11 @@ class FrozenPass:
                 "Use loss='binary_cross_entropy' (one logit) or 'mse'."
             )
         if self.targets == "model":
+            if not torch.isfinite(outputs).all():
+                raise ValueError(
+                    "targets: NaN or infinity in the model's outputs. Check the inputs and the "
+                    "model's weights."
+                )
             return model_targets(outputs, self.loss)
         return target_rows(labels, len(outputs), k, self.loss)
 

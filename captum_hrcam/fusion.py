@@ -39,7 +39,7 @@ def contract(f: Tensor, weight: Tensor) -> Tensor:
     with full_precision(f.device):
         on_device = weight.to(dtype).to(f.device, non_blocking=True)  # a GPU is not waited for
         maps = torch.matmul(on_device, pixels)  # (N, K, h*w)
-    return maps.reshape(f.shape[0], -1, *f.shape[2:])
+    return maps.reshape(*maps.shape[:2], *f.shape[2:])
 
 
 def upsample(maps: Tensor, size: Sequence[int], mode: str | None = None) -> Tensor:

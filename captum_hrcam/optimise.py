@@ -49,7 +49,8 @@ def minimise(
                 parameters,
                 max_iter=200,
                 tolerance_grad=tolerance,
-                tolerance_change=1e-12,
+                # What the sum can still fall by where the gradient is that small.
+                tolerance_change=min(1e-12, tolerance**2),
                 line_search_fn="strong_wolfe",
             )
             optimiser.step(closure)

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from captum_hrcam.activations import full_precision
+
 SIGMA = 0.1  # of the blur, as a share of each side: wider than a lesion, smaller than a head
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
@@ -20,15 +22,16 @@ def blur(images: Tensor, sigma: float = SIGMA) -> Tensor:
         images: (N, C, \*spatial), one to three spatial dimensions.
         sigma: standard deviation as a share of each side.
     """
-    for axis in range(2, images.ndim):
-        n = images.shape[axis]
-        radius = min(math.ceil(3 * sigma * n), n)
-        taps = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
-        kernel = torch.exp(-0.5 * (taps / max(sigma * n, 1e-3)) ** 2)
-        rows = images.movedim(axis, -1)  # (N, C, ..., n)
-        padded = F.pad(rows.reshape(-1, 1, n), (radius, radius), mode="replicate")
-        smooth = F.conv1d(padded, (kernel / kernel.sum())[None, None])
-        images = smooth.reshape(rows.shape).movedim(-1, axis)
+    with full_precision(images.device):
+        for axis in range(2, images.ndim):
+            n = images.shape[axis]
+            radius = min(math.ceil(3 * sigma * n), n)
+            taps = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+            kernel = torch.exp(-0.5 * (taps / max(sigma * n, 1e-3)) ** 2)
+            rows = images.movedim(axis, -1)  # (N, C, ..., n)
+            padded = F.pad(rows.reshape(-1, 1, n), (radius, radius), mode="replicate")
+            smooth = F.conv1d(padded, (kernel / kernel.sum())[None, None])
+            images = smooth.reshape(rows.shape).movedim(-1, axis)
     return images
 
 

@@ -236,6 +236,7 @@ def without_a_place(contrast: Tensor) -> list[int]:
 
     Examples::
 
+        >>> import torch
         >>> without_a_place(torch.tensor([7.8, 7.1, 0.6, 7.3]))
         [2]
         >>> without_a_place(torch.tensor([0.9, 1.6]))

@@ -47,15 +47,19 @@ class Revisit:
     held: Sample | None = field(init=False)
     local: Cascade | None = field(init=False, default=None)
     _taken: int = field(init=False, default=0)
+    _autocast: bool = field(init=False)
 
     def __post_init__(self) -> None:
         is_local = "cascade" in self.solvers
         self.images = Sample(group.part(cascade.IMAGES if is_local else SPREAD_IMAGES))
         self.held = Sample(group.part(choosing.IMAGES)) if len(self.solvers) > 1 else None
+        self._autocast = torch.is_autocast_enabled("cpu")
 
     def _read(self, inputs: tuple[Tensor, ...], read: Read) -> Any:
         self._taken += len(inputs[0])
-        return self.forward(to_device(inputs, self.device), (), read)
+        # A cascade reads in the midst of a solve, which has switched the caller's autocast off.
+        with torch.autocast("cpu", enabled=self._autocast):
+            return self.forward(to_device(inputs, self.device), (), read)
 
     @property
     def forwards(self) -> int:

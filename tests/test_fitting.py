@@ -260,6 +260,106 @@ def test_folding_is_the_same_score():
     torch.testing.assert_close(z @ folded.T + bias, (z - mean) / scale @ w.T + b)
 
 
+class TestFewShowAClass:
+    """A cascade looks at 160 images only, some at a time: not all of them show every class."""
+
+    def test_one_logit_of_sorted_images(self):
+        x, hot = bars(120)
+        y = hot[:, 1].sort().values
+        x = x[hot[:, 1].argsort()]
+        for solver in ("auto", "cascade"):
+            hrcam = fit_quietly(
+                HRCAM(Bars(1), LAYERS),
+                [(x[i : i + 32], y[i : i + 32].float()) for i in range(0, 120, 32)],
+                loss="binary_cross_entropy",
+                solver=solver,
+            )
+            assert all(weight.any() for weight in hrcam.weights.values())
+
+    def test_more_classes_than_images_of_the_cascade(self):
+        k, generator = 200, torch.Generator().manual_seed(0)
+        y = torch.arange(800) % k
+        x = torch.randn(800, 3, 4, 4, generator=generator)
+        x += 3 * torch.randn(k, 3, generator=generator)[y][:, :, None, None]
+        hrcam = fit_quietly(HRCAM(Bars(k), LAYERS), [(x, y)], solver="cascade")
+        for weight in hrcam.weights.values():
+            assert weight.any(1).all()
+
+    @pytest.mark.parametrize("largest", [0.45, 0.6])
+    def test_soft_labels_that_decide_for_no_class(self, largest):
+        x, hot = bars(200, k=3)
+        rest = (1 - largest) / 2
+        hrcam = fit_quietly(HRCAM(Bars(3), LAYERS), [(x, hot * (largest - rest) + rest)])
+        for weight in hrcam.weights.values():
+            assert weight.any(1).all()
+        assert (hrcam.predict(x).argmax(1) == hot.argmax(1)).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("solver", ["auto", "pattern", "ridge", "cascade"])
+def test_autocast_is_the_models_alone(solver):
+    x, hot = bars()
+    plain = fit_quietly(HRCAM(Bars(), LAYERS), [(x, hot)], solver=solver)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = fit_quietly(HRCAM(Bars(), LAYERS), [(x, hot)], solver=solver)
+        half = fit_quietly(HRCAM(Bars(), LAYERS), [(x.bfloat16(), hot)], solver=solver)
+    for name, weight in plain.weights.items():
+        atol = 0.05 * weight.abs().max().item()
+        torch.testing.assert_close(cast.weights[name], weight, rtol=0, atol=atol)
+        torch.testing.assert_close(half.weights[name], weight, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("solver", ["pattern", "ridge"])
+def test_real_values_may_come_in_any_unit(solver):
+    x, _ = bars()
+    generator = torch.Generator().manual_seed(3)
+    y = x.mean((2, 3))[:, :2] + 0.3 * torch.randn(200, 2, generator=generator)
+    units = torch.tensor([1e5, 1e-6])
+
+    def weights(y: torch.Tensor) -> dict[str, torch.Tensor]:
+        return fit_quietly(HRCAM(Bars(), LAYERS), [(x, y)], loss="mse", solver=solver).weights
+
+    for one, other in zip(weights(y).values(), weights(y * units).values(), strict=True):
+        atol = 1e-3 * one.abs().max().item()
+        torch.testing.assert_close(other / units[:, None], one, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("constant", [0.1, -7.7, 0.0])
+@pytest.mark.parametrize("solver", ["pattern", "ridge", "cascade"])
+def test_a_layer_of_constants_has_no_weight(solver, constant):
+    class Constant(nn.Module):
+        def forward(self, x):
+            return torch.full_like(x, constant)
+
+    class Both(Bars):
+        def __init__(self):
+            super().__init__()
+            self.constant = Constant()
+
+        def forward(self, x):
+            self.constant(x)
+            return super().forward(x)
+
+    x, hot = bars()
+    for layers in (["constant", *LAYERS], [*LAYERS, "constant"]):
+        if solver == "cascade" and layers[-1] == "constant":
+            continue  # it teaches the others: refused, see test_bad_input
+        hrcam = fit_quietly(HRCAM(Both(), layers), [(x, hot)], solver=solver)
+        assert not hrcam.weights["constant"].any()
+        assert (hrcam.predict(x).argmax(1) == hot.argmax(1)).float().mean() > 0.9
+
+
+def test_auto_for_a_model_of_whole_numbers():
+    class Scales(Bars):
+        def forward(self, x):
+            return super().forward(x.float() / 64 - 2)
+
+    x, hot = bars()
+    x = ((x + 2) * 64).clamp(0, 255).to(torch.uint8)
+    hrcam = fit_quietly(HRCAM(Scales(), LAYERS), [(x, hot)])
+    assert "held-out images" in hrcam.report.choices[0]
+    assert (hrcam.predict(x).argmax(1) == hot.argmax(1)).float().mean() > 0.9
+
+
 class TestReport:
     def test_prints_a_table(self):
         x, hot = bars()
