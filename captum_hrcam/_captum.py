@@ -51,13 +51,18 @@ def target_classes(target: TargetType, n: int, n_outputs: int) -> Tensor:
     table = torch.arange(n_outputs).expand(n, n_outputs)
     try:
         classes = _select_targets(table, target)
-    except (IndexError, RuntimeError, TypeError) as error:
+    except (AssertionError, IndexError, RuntimeError, TypeError) as error:
         raise AssertionError(_expected(target, n, n_outputs)) from error
     assert classes.shape == (n,), _expected(target, n, n_outputs)
     return classes[:1] if bool((classes == classes[0]).all()) else classes
 
 
 def _expected(target: TargetType, n: int, n_outputs: int) -> str:
+    if n_outputs == 1:
+        return (
+            f"target: got {target!r:.80} for {n} images, expected 0, the only output, or None. A "
+            "label of 0 or 1 says whether that output's class is there, not which to explain."
+        )
     return (
         f"target: got {target!r:.80} for {n} images, expected a class in 0..{n_outputs - 1}, "
         "or one for each image."

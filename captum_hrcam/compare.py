@@ -66,7 +66,12 @@ def compare(
     with eval_mode(*models_of(named)):
         for name, method in named.items():
             run = method.attribute if isinstance(method, Attribution) else method
-            given = run(inputs, target=target, additional_forward_args=additional_forward_args)
+            try:
+                given = run(inputs, target=target, additional_forward_args=additional_forward_args)
+            except Exception as error:
+                if hasattr(error, "add_note"):  # from Python 3.11 on
+                    error.add_note(f"methods: raised by {name!r}")
+                raise
             maps[name] = _as_map(name, given, images[0])
     return maps
 
@@ -127,6 +132,9 @@ def _as_map(name: str, given: object, image: Tensor) -> Tensor:
             f"methods: {name!r} gave shape {tuple(first.shape)} for inputs {tuple(image.shape)}, "
             "expected (N, C, *spatial). Choose a layer with as many spatial dimensions."
         )
+    if first.is_complex():
+        raise TypeError(f"methods: {name!r} gave complex numbers, expected real ones.")
     with torch.no_grad():
-        summed = first.detach().sum(1, keepdim=True)
-        return upsample(summed.float() if summed.dtype.itemsize < 4 else summed, image.shape[2:])
+        precise = first.dtype in (torch.float32, torch.float64)
+        summed = (first if precise else first.float()).detach().sum(1, keepdim=True)
+        return upsample(summed, image.shape[2:])

@@ -153,6 +153,11 @@ class FrozenPass:
                     "(N,) for one output. Wrap the model in a function that returns it."
                 )
             k = outputs.shape[1]
+            if self.n_classes not in (None, k):
+                raise ValueError(
+                    f"targets: 'model' gives {k} scores an image, for a head of {self.n_classes} "
+                    "outputs. Use targets='labels', or leave n_classes out of fit."
+                )
         else:
             k = self.n_classes or outputs.shape[1] or n_label_columns(labels)
         if k == 0:
@@ -213,10 +218,11 @@ def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, 
 
 def score_rows(output: Any, n: int) -> Tensor:
     """The model's output as (n, K'), float32 on the CPU; K' = 0 where it is no row of scores."""
-    if isinstance(output, Tensor) and output.is_floating_point() and output.ndim in (1, 2):
-        rows = output.detach().float().cpu().reshape(len(output), -1)
-        if len(rows) == n:
-            return rows
+    if isinstance(output, Tensor) and output.is_floating_point() and output.ndim <= 2:
+        # A model that squeezes its output squeezes a batch of one away, too.
+        is_squeezed = n == 1 and output.ndim < 2
+        if is_squeezed or (output.ndim > 0 and len(output) == n):
+            return output.detach().float().cpu().reshape(n, -1)
     return torch.zeros(n, 0)
 
 

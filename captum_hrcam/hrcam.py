@@ -148,8 +148,10 @@ class HRCAM(HeadAttribution):
                 shuffle, pass ``val_data``: else an image is both fitted and held out.
             cache (str or PathLike): of ridge and adam, which need every image's features: a folder
                 to keep them in, on disk instead of in memory. A later fit of the same model, layers
-                and images takes them from there, without a forward pass for each. Without a folder
-                they go to a temporary file once they exceed a quarter of the machine's memory.
+                and images takes them from there, without a forward pass for each; a model is known
+                by its printed modules and its state, not by plain attributes or changed code.
+                Without a folder they go to a temporary file once they exceed a quarter of the
+                machine's memory.
             epochs (int): of solver "adam".
             batch_size (int): of solver "adam".
             lr (float): of solver "adam".

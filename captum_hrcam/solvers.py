@@ -196,7 +196,7 @@ def adam(
     z, y = features.z, features.y
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        linear = torch.nn.Linear(z.shape[1], y.shape[1])
+        linear = torch.nn.Linear(z.shape[1], y.shape[1], dtype=torch.float32)
         optimiser = torch.optim.Adam(linear.parameters(), lr=lr)
         for _ in range(epochs):
             for batch in torch.randperm(len(z)).split(batch_size):

@@ -5,6 +5,7 @@ refused lie with their subject: ``test_evaluate``, ``test_metrics_inputs``, ``te
 ``test_finding``, ``test_faithfulness``, and of damaged files ``test_storage``.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ class Interrupted(nn.Module):
 WITHOUT_BIAS = nn.Sequential(
     nn.Conv2d(2, 4, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
 )
+GIVES_NAN = copy.deepcopy(WITHOUT_BIAS)
+GIVES_NAN[-1].bias.data.fill_(NAN)
 RUNS_TWICE, TWO_INPUTS, FOREIGN = RunsTwice(), TwoInputs(), nn.Conv2d(1, 1, 1)
 INTERRUPTED = Interrupted().train()
 
@@ -226,6 +229,18 @@ DATA = {
     "NaN without labels": (
         ValueError, "NaN or infinity in the pool", fit([with_value(X, NAN)], targets="model")
     ),
+    "model's scores for a head of other outputs": (
+        ValueError, "targets: 'model' gives 3 scores an image, for a head of 2 outputs",
+        fit([(X, Y)], targets="model", n_classes=2),
+    ),
+    "NaN from the model": (
+        ValueError, "targets: NaN or infinity in the model's outputs",
+        lambda h: HRCAM(GIVES_NAN, "0").fit([(X, Y)], targets="model"),
+    ),
+    "constant features": (
+        ValueError, "train_data: solver 'cascade' finds no finite head.*do not vary",
+        lambda h: HRCAM(WITHOUT_BIAS, "0").fit([(X * 0, Y)], solver="cascade"),
+    ),
     "too small for float32": (
         ValueError, "train_data: solver 'cascade' finds no finite head.*Scale the inputs",
         lambda h: HRCAM(WITHOUT_BIAS, "0").fit([(X * 1e-30, Y)], solver="cascade"),
@@ -279,6 +294,9 @@ MAPS = {
         attribute(X, fusion="evidence", evidence_threshold=NAN),
     ),
     "target": (AssertionError, r"target: got 3 for .*expected a class in 0\.\.2", attribute(X, 3)),
+    "targets of other length": (
+        AssertionError, r"target: got \[0, 1\] for .*one for each image", attribute(X, [0, 1])
+    ),
     "no target": (AssertionError, "target: got None.*Pass the class", attribute(X, None)),
     "array": (AssertionError, "`inputs` must be a torch.Tensor .*ndarray", attribute(X.numpy())),
     "no image": (ValueError, r"inputs: got shape \(0, 2, 8, 12\), exp", attribute(X[:0])),

@@ -1,6 +1,7 @@
 """Any attribution beside ours, one map per method at the input's size."""
 
 import functools
+import sys
 
 import pytest
 import torch
@@ -41,6 +42,33 @@ def test_low_resolution_maps_are_raised_bilinearly_unscaled():
         gradcam.attribute(x, 1), size=case.size, mode="bilinear"
     )
     torch.testing.assert_close(compare(gradcam, x, 1)["Grad-CAM"], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16])
+def test_maps_of_any_real_dtype_are_raised(dtype):
+    coarse = torch.tensor([[0.0, 1.0], [1.0, 3.0]]).expand(4, 2, 2, 2).to(dtype)
+    x = torch.randn(4, 2, 8, 8)
+    expected = torch.nn.functional.interpolate(
+        coarse.float().sum(1, keepdim=True), size=(8, 8), mode="bilinear"
+    )
+    maps = compare({"m": lambda *args, **kwargs: coarse}, x, 1)
+    torch.testing.assert_close(maps["m"], expected)
+
+
+def test_complex_maps_are_refused():
+    method = {"fft": lambda *args, **kwargs: torch.fft.fft2(torch.randn(4, 1, 8, 8))}
+    with pytest.raises(TypeError, match="methods: 'fft' gave complex numbers"):
+        compare(method, torch.randn(4, 2, 8, 8), 1)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="notes came with Python 3.11")
+def test_a_method_that_raises_is_named():
+    def breaks(inputs, target, additional_forward_args):
+        raise ZeroDivisionError("of its own")
+
+    with pytest.raises(ZeroDivisionError, match="of its own") as raised:
+        compare({"bad": breaks}, torch.randn(4, 2, 8, 8), 1)
+    assert raised.value.__notes__ == ["methods: raised by 'bad'"]
 
 
 def test_equal_names_are_numbered():

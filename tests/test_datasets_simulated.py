@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from captum_hrcam.datasets import SimulatedPathology
 
@@ -43,6 +43,23 @@ def test_lesion_is_what_the_mask_says():
         else:
             assert added[mask].min() > added[~mask].max() - 1e-6
             assert 0 < mask.float().mean() < 0.25
+
+
+def test_dark_lesions_have_the_masks_of_bright_ones():
+    dark, bright = (SimulatedPathology(8, 48, contrast=c) for c in (-1.0, 1.0))
+    for i in range(8):
+        assert torch.equal(dark.mask(i), bright.mask(i))
+        assert dark.mask(i).any() == (i % 2 == 1)
+
+
+def test_index_may_be_a_tensor_or_numpys():
+    data = SimulatedPathology(8, 48)
+    for i in (torch.tensor(3), np.int64(3)):
+        assert torch.equal(data[i][0], data[3][0])
+        assert (data[i][1], data.kind(i)) == (data[3][1], data.kind(3))
+        assert torch.equal(data.mask(i), data.mask(3))
+    some = Subset(data, torch.randperm(8)[:4])
+    assert len(next(iter(DataLoader(some, batch_size=4)))[0]) == 4
 
 
 def test_diffuse_lesions_are_wider_and_fainter():

@@ -666,13 +666,21 @@ class TestBadRandomization:
         self.refused(ValueError, "layers: got 'fc'", layers="fc")
         self.refused(ValueError, r"layers: got \[\]", layers=[])
 
-    def test_method_on_the_model_itself(self):
+    @pytest.mark.parametrize(
+        "build",
+        [
+            Saliency,
+            lambda m: Saliency(m).attribute,
+            lambda m: functools.partial(Saliency(m).attribute),
+        ],
+    )
+    def test_method_on_the_model_itself(self, build):
         model = BY_NAME["vgg2d"].model()
         self.refused(
             ValueError,
             "built on the model itself",
             model=model,
-            methods={"gradient": lambda copy: Saliency(model)},
+            methods={"gradient": lambda copy: build(model)},
         )
 
     def test_heads(self):

@@ -348,6 +348,28 @@ def test_a_layer_of_constants_has_no_weight(solver, constant):
         assert (hrcam.predict(x).argmax(1) == hot.argmax(1)).float().mean() > 0.9
 
 
+def test_a_model_that_squeezes_a_batch_of_one_away():
+    class Squeezes(Bars):
+        def forward(self, x):
+            return super().forward(x).squeeze()
+
+    x, hot = bars(41)
+    for k, y, loss in ((2, hot, "cross_entropy"), (1, hot[:, 0], "binary_cross_entropy")):
+        batches = [(x[i : i + 10], y[i : i + 10].float()) for i in range(0, 41, 10)]
+        hrcam = fit_quietly(HRCAM(Squeezes(k), LAYERS), batches, loss=loss)
+        assert hrcam.report.n == 41
+        assert hrcam.report.model_accuracy > 0.5
+
+
+def test_adam_whatever_the_default_dtype():
+    x, hot = bars(40)
+    torch.set_default_dtype(torch.float64)
+    try:
+        fit_quietly(HRCAM(Bars().float(), LAYERS), [(x, hot)], solver="adam", epochs=1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_auto_for_a_model_of_whole_numbers():
     class Scales(Bars):
         def forward(self, x):

@@ -147,9 +147,34 @@ def test_images_of_0_to_1_keep_their_brightness():
     faint[0, 2], bright[0, 2] = 0.3, 0.9
     for offset, expected in ((0.0, (0.3, 0.9)), (1.0, (1.0, 1.0))):
         images = torch.stack([faint, bright]) + offset
-        _, axes = comparison_figure(images, {"HR-CAM": torch.rand(2, 1, 8, 8)})
-        shown = [row[0].images[0].get_array().max() for row in axes]
-        assert shown == pytest.approx(expected)
+        maps = {"HR-CAM": torch.rand(2, 1, 8, 8), "blank": -torch.rand(2, 1, 8, 8)}
+        _, axes = comparison_figure(images, maps)
+        for column in axes.T:  # the image, and under the maps
+            shown = [drawn(ax).max() for ax in column]
+            assert shown == pytest.approx(expected, abs=0.01)
+
+
+def drawn(ax):
+    """The grey of an axes' first picture as it is painted, 0 black to 1 white."""
+    picture = ax.images[0]
+    return picture.to_rgba(picture.get_array().squeeze())[..., 0]
+
+
+def test_outline_closes_at_the_border_and_leaves_the_view():
+    whole, half = torch.ones(1, 1, 12, 16), torch.ones(1, 1, 12, 16)
+    half[..., :8] = 0
+    for mask in (whole, half):
+        _, axes = comparison_figure(IMAGES[:1], {"A": SPOT[:1]}, masks=mask)
+        assert axes[0, 0].get_xlim() == (-0.5, 15.5)
+        assert axes[0, 0].get_ylim() == (11.5, -0.5)
+        (path,) = axes[0, 0].collections[0].get_paths()
+        assert np.allclose(path.vertices[0], path.vertices[-1])
+
+
+@pytest.mark.parametrize("percentage", [-1, 100, "2", None])
+def test_outlier_percentage_is_checked(percentage):
+    with pytest.raises(ValueError, match=r"outlier_perc: got .*below 100"):
+        comparison_figure(IMAGES, {"A": SPOT}, outlier_perc=percentage)
 
 
 def test_colour_images_of_any_scale():

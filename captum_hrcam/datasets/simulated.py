@@ -1,5 +1,6 @@
 """Simulated pathology: brain-like slices with and without lesions, masks known (the paper's)."""
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -65,6 +66,7 @@ class SimulatedPathology(Dataset[tuple[Any, int]]):
         return self.n
 
     def __getitem__(self, i: int) -> tuple[Any, int]:
+        i = operator.index(i)
         image = self._draw(i)[0]
         return (self.transform(image) if self.transform else image), i % 2
 
@@ -78,6 +80,7 @@ class SimulatedPathology(Dataset[tuple[Any, int]]):
         Returns:
             *str*: "normative", "localised" or "diffuse".
         """
+        i = operator.index(i)
         if i % 2 == 0:
             return "normative"
         return "localised" if (i // 2) % 2 == 0 else "diffuse"
@@ -92,7 +95,7 @@ class SimulatedPathology(Dataset[tuple[Any, int]]):
         Returns:
             *Tensor*: (size, size) bool; empty for normative images.
         """
-        return self._draw(i)[1]
+        return self._draw(operator.index(i))[1]
 
     def _draw(self, i: int) -> tuple[Tensor, Tensor]:
         if not 0 <= i < self.n:
@@ -112,7 +115,8 @@ class SimulatedPathology(Dataset[tuple[Any, int]]):
         lesion = lesion * inside * self.contrast
         noise = rng.normal(0, rng.uniform(0.03, 0.05), tissue.shape)
         image = (tissue + lesion) * rng.uniform(0.85, 1.15) + noise
-        mask = lesion > 0.4 * lesion.max() if lesion.any() else np.zeros(tissue.shape, bool)
+        strength = np.abs(lesion)  # dark lesions, too
+        mask = strength > 0.4 * strength.max()
         return torch.from_numpy(image.astype(np.float32))[None], torch.from_numpy(mask)
 
 

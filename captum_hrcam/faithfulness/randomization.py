@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_hrcam._captum import TargetType, TensorOrTuple, as_tuples
-from captum_hrcam.compare import Method, compare
+from captum_hrcam.compare import Method, compare, module_of
 from captum_hrcam.faithfulness.reset import draw_anew, has_own_parameters, top_down
 from captum_hrcam.faithfulness.similarity import rank_correlation, ssim
 from captum_hrcam.layers import unwrap
@@ -159,7 +159,7 @@ def _check_layers(model: nn.Module, layers: Sequence[str] | None) -> None:
 
 
 def _check_on_copy(name: str, method: object, model: nn.Module) -> None:
-    if getattr(method, "forward_func", None) is model:
+    if module_of(method) is model:
         raise ValueError(
             f"methods: {name!r} was built on the model itself, expected on the copy that the "
             "function is given, as lambda copy: Saliency(copy)."

@@ -61,6 +61,8 @@ def check_images(inputs: Tensor) -> None:
             f"inputs: got shape {tuple(inputs.shape)} of {inputs.dtype}, expected floats "
             "(N, C, *spatial) with one to three spatial dimensions, none empty."
         )
+    if not torch.isfinite(inputs).all():
+        raise ValueError("inputs: NaN or infinity among the values. Mend or leave out the images.")
 
 
 def check_noise(argument: str, value: float) -> None:

@@ -91,6 +91,8 @@ def _check_pair(a: Tensor, b: Tensor) -> None:
             f"maps: got shapes {tuple(a.shape)} and {tuple(b.shape)}, expected two of the same "
             "(N, 1, *spatial). captum_hrcam.compare gives maps in this shape."
         )
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise ValueError("maps: NaN or infinity among the values, expected finite ones.")
 
 
 def _scaled(maps: Tensor) -> Tensor:

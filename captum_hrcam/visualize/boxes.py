@@ -79,10 +79,11 @@ def boxes_figure(
             _draw_boxes(ax, panel, methods)
             ax.set_title((labels or {}).get(name, name), fontsize=TITLE, pad=3)
             ax.set_xticklabels([])
-        for ax in line[len(row) :]:
+        for i, ax in enumerate(line[len(row) :]):
             ax.set_axis_off()
-            handles, names = line[0].get_legend_handles_labels()
-            ax.legend(handles, names, fontsize=TEXT, loc="center left", frameon=False)
+            if i == 0:
+                handles, names = line[0].get_legend_handles_labels()
+                ax.legend(handles, names, fontsize=TEXT, loc="center left", frameon=False)
     for ax in axes[-1, : len(grid[-1])]:
         _name_methods(ax, methods if tilted else [wrap(m, slot, TEXT) for m in methods], tilted)
     return figure, axes

@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
-from captum_hrcam.checks import one_of
+from captum_hrcam.checks import is_number, one_of
 from captum_hrcam.visualize.panels import (
     DIVERGING,
     TEXT,
@@ -73,6 +73,10 @@ def comparison_figure(
         (2, 2)
     """
     one_of("sign", sign, SIGNS)
+    if not is_number(outlier_perc) or not 0 <= outlier_perc < 100:
+        raise ValueError(
+            f"outlier_perc: got {outlier_perc!r}, expected a percentage of at least 0, below 100."
+        )
     pictures = to_pictures(images)
     n, size = len(pictures), pictures[0].shape[:2]
     columns = {name: planes(f"maps[{name!r}]", a, n, size) for name, a in maps.items()}
@@ -97,7 +101,7 @@ def _draw_map(
     wanted = {"positive": a.max(), "negative": -a.min()}.get(sign, np.abs(a).max())
     if wanted <= 0:
         kind = sign if sign in ("positive", "negative") else "non-zero"
-        ax.imshow(picture.mean(2), cmap="gray")
+        ax.imshow(picture.mean(2), cmap="gray", vmin=0, vmax=1)
         said = ax.text(0.5, 0.04, f"no {kind} part", transform=ax.transAxes, color="w", size=TEXT)
         said.set(ha="center", path_effects=cased("k", 1.5))
         return
@@ -112,6 +116,7 @@ def _draw_map(
         alpha_overlay=None,  # the colour map's own, growing with the map
         use_pyplot=False,
     )
+    ax.images[0].set_clim(0, 255)  # Captum's grey picture, as bright as in the first column
 
 
 def _heat(sign: str) -> ListedColormap:

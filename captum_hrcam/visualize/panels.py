@@ -46,7 +46,7 @@ def image_grid(
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
     for ax, picture in zip(axes[:, 0], pictures, strict=True):
-        ax.imshow(picture, cmap="gray")
+        ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=points, pad=3)
     for ax, caption in zip(axes[:, 0], captions or (), strict=False):
@@ -58,10 +58,14 @@ def outline(row: Array, mask: Array, *, signed: bool) -> None:
     """The mask's edge on an image and its maps, cased to stand out on light and dark alike."""
     if not mask.any():
         return
+    edged = np.pad(mask > 0, 1)  # at the image's border the outline closes, too
+    y, x = (np.arange(n) - 1 for n in edged.shape)
     for i, ax in enumerate(row):
         color, casing = SIGNED_OUTLINE if signed and i > 0 else OUTLINE
-        line = ax.contour(mask > 0, [0.5], colors=color, linewidths=0.9)
+        limits = ax.axis()
+        line = ax.contour(x, y, edged, [0.5], colors=color, linewidths=0.9)
         line.set_path_effects(cased(casing, 1.5))
+        ax.axis(limits)
 
 
 def cased(color: str, width: float) -> list[AbstractPathEffect]:
