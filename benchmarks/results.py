@@ -16,7 +16,8 @@ def write_section(path: Path, name: str, text: str) -> None:
     written = f"{mark}\n{text.strip()}\n{mark}\n"
     parts = before.split(mark)
     if len(parts) == 3:
-        path.write_text(parts[0] + written + parts[2].lstrip("\n"))
+        after = parts[2].lstrip("\n")
+        path.write_text(parts[0] + written + (f"\n{after}" if after else ""))
     else:
         path.write_text(before.rstrip("\n") + "\n\n" + written)
 

@@ -142,7 +142,7 @@ def _ridge_step(
     # Neither the penalty's curvature nor the loss's is then far from that in the bias.
     unit = 0.1 / max(1.0, penalty / 100) ** 0.5
     # Of averages that vary little, a small slope is all there is, and no sign of having arrived.
-    tolerance = min(1e-5, 3e-4 * unit * steepest)
+    tolerance = min(1e-5, 1e-3 * unit * steepest)
 
     def parts() -> Iterator[Tensor]:
         for x, y in batches():
