@@ -6,6 +6,7 @@ higher the second leaves the model's probability of the class. Accuracy never te
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -110,20 +111,13 @@ class Trial:
             inputs = tuple(x[image[rows]] for x in self.images)
             maps = attribute(inputs, label[rows]).cpu()
             first, *rest = inputs
-            dtype = first.dtype  # whole numbers, too: a model may scale them itself
+            score = partial(self._score, first.dtype, rest, label[rows])
             first = first if first.is_floating_point() else first.float()
-
-            def score(
-                x: Tensor,
-                rest: list[Tensor] = rest,
-                rows: Tensor = rows,
-                dtype: torch.dtype = dtype,
-            ) -> Tensor:
-                return self._probability(self.outputs((x.to(dtype), *rest)), label[rows])
-
             curves = insertion_curve(score, first, maps), -deletion_curve(score, first, maps)
             found.append(torch.stack([curve.mean(1) for curve in curves], 1))
         return torch.cat(found).double()
 
-    def _probability(self, scores: Tensor, label: Tensor) -> Tensor:
+    def _score(self, dtype: torch.dtype, rest: list[Tensor], label: Tensor, x: Tensor) -> Tensor:
+        """The model's probability of each image's class; a model may scale whole numbers itself."""
+        scores = self.outputs((x.to(dtype), *rest))
         return model_targets(scores, self.loss)[torch.arange(len(label)), label]

@@ -25,6 +25,7 @@ class Chosen:
     """What was settled on held-out features before the solve, and why."""
 
     recipe: Recipe
+    unit: Tensor  # (K,), see _unit
     path: solvers.RidgePath | None = None
     information: dict[str, float] = field(default_factory=dict)
     weight: Tensor | None = None  # (K, N) on raw features, of a cascade
@@ -71,15 +72,14 @@ def fit_head(
     part, held = sample[~sample.held], sample[sample.held]
     if val is not None:
         part, part_moments, held = sample, moments, val.rows().sample(group.part(MAX_SAMPLE))
-    unit = _unit(sample, recipe.loss)
-    chosen = _choose(recipe, part, part_moments, held, channels, unit)
+    chosen = _choose(recipe, part, part_moments, held, channels)
     if local is not None:
         if recipe.solver == "cascade":
             chosen.weight, why = _cascade(local, part, part_moments, held, channels, recipe.loss)
             chosen.why.insert(0, why)
         chosen.left_out = [name for name in channels if name not in local.kept]
         chosen.why = local.why + chosen.why
-    weight, bias = _solve(chosen, rows, sample, moments, channels, unit)
+    weight, bias = _solve(chosen, rows, sample, moments, channels)
     if not (weight.isfinite().all() and bias.isfinite().all() and weight.any()):
         raise ValueError(
             f"train_data: solver {recipe.solver!r} finds no finite head, as the features do not "
@@ -89,7 +89,7 @@ def fit_head(
     head = trial = _head(weight, bias, moments, channels, chosen.recipe)
     held_weight, held_bias = weight, bias
     if val is None:  # figures are of a head that has not seen the held-out images
-        held_weight, held_bias = _solve(chosen, part, part, part_moments, channels, unit)
+        held_weight, held_bias = _solve(chosen, part, part, part_moments, channels)
         trial = _head(held_weight, held_bias, part_moments, channels, chosen.recipe)
     scores, y, outputs = map(
         group.gather, (held.scores(held_weight, held_bias), held.y, held.outputs)
@@ -136,24 +136,20 @@ def _class_counts(moments: Moments, loss: str) -> Tensor | None:
     return None if loss == "mse" else moments.mean_y * moments.n
 
 
-def _unit(sample: Features, loss: str) -> Tensor:
+def _unit(part: Features, loss: str) -> Tensor:
     """(K,), each output's deviation for real values: in whatever unit one comes, the others' maps
     are the same. 1 for classes."""
-    spread = group.gather(sample.y.double()).std(0, correction=0)
+    spread = group.gather(part.y.double()).std(0, correction=0)
     ones = torch.ones_like(spread)
     return torch.where(spread > 0, spread, ones) if loss == "mse" else ones
 
 
 def _choose(
-    recipe: Recipe,
-    part: Features,
-    moments: Moments,
-    held: Features,
-    channels: dict[str, int],
-    unit: Tensor,
+    recipe: Recipe, part: Features, moments: Moments, held: Features, channels: dict[str, int]
 ) -> Chosen:
     """Settle every "auto" on held-out features."""
-    chosen = Chosen(recipe)
+    unit = _unit(part, recipe.loss)
+    chosen = Chosen(recipe, unit)
     if recipe.solver == "ridge" and recipe.penalty == "auto":
         x, held_x = (
             torch.cat(list(_standardised(rows, moments, recipe.standardize)))
@@ -178,16 +174,11 @@ def _choose(
 
 
 def _solve(
-    chosen: Chosen,
-    rows: Features,
-    sample: Features,
-    moments: Moments,
-    channels: dict[str, int],
-    unit: Tensor,
+    chosen: Chosen, rows: Features, sample: Features, moments: Moments, channels: dict[str, int]
 ) -> tuple[Tensor, Tensor]:
     """W (K, N) and b (K,) on raw features, scores calibrated on the sample, centred for a softmax;
     ``rows`` are all there are."""
-    recipe = chosen.recipe
+    recipe, unit = chosen.recipe, chosen.unit
     if recipe.solver == "adam":
         weight, bias = solvers.adam(
             rows,
