@@ -133,6 +133,12 @@ class Cascade:
         self.means = means
         names = list(means)
         covariance = self._covariances()
+        if start.any() and not covariance[names[-1]].any():  # averages vary, squares are lost
+            raise ValueError(
+                "train_data: solver 'cascade' finds no finite head, as the features of layer "
+                f"{names[-1]!r} are too small for float32. Scale the inputs as in the model's "
+                "training."
+            )
         taught = {names[-1]: unit(what_lights_up(start), covariance[names[-1]])}
         for name, deeper in zip(names[-2::-1], names[:0:-1], strict=True):
             taught[name] = unit(self._towards_evidence(name, deeper, taught), covariance[name])

@@ -80,11 +80,10 @@ def fit_head(
         chosen.left_out = [name for name in channels if name not in local.kept]
         chosen.why = local.why + chosen.why
     weight, bias = _solve(chosen, rows, sample, moments, channels)
-    if not (weight.isfinite().all() and bias.isfinite().all() and weight.any()):
+    if not (weight.isfinite().all() and bias.isfinite().all()):
         raise ValueError(
-            f"train_data: solver {recipe.solver!r} finds no finite head, as the features do not "
-            "vary, or are too small or too large for float32. Scale the inputs as in the model's "
-            "training."
+            f"train_data: solver {recipe.solver!r} finds no finite head, as the features are too "
+            "small or too large for float32. Scale the inputs as in the model's training."
         )
     head = trial = _head(weight, bias, moments, channels, chosen.recipe)
     held_weight, held_bias = weight, bias

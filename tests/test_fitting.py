@@ -342,7 +342,7 @@ def test_a_layer_of_constants_has_no_weight(solver, constant):
     x, hot = bars()
     for layers in (["constant", *LAYERS], [*LAYERS, "constant"]):
         if solver == "cascade" and layers[-1] == "constant":
-            continue  # it teaches the others: refused, see test_bad_input
+            continue  # it teaches the others, and has nothing to teach
         hrcam = fit_quietly(HRCAM(Both(), layers), [(x, hot)], solver=solver)
         assert not hrcam.weights["constant"].any()
         assert (hrcam.predict(x).argmax(1) == hot.argmax(1)).float().mean() > 0.9
