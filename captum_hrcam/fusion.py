@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_hrcam.activations import accumulator_dtype, full_precision
+from captum_hrcam.activations import accumulator_dtype
 from captum_hrcam.checks import one_of
 
 FUSIONS = ("sum", "evidence", "agreement")
@@ -36,9 +36,8 @@ def contract(f: Tensor, weight: Tensor) -> Tensor:
     dtype = accumulator_dtype(f)
     # A view also for channels_last: its two spatial strides merge.
     pixels = f.flatten(2).to(dtype)  # (N, C, h*w)
-    with full_precision(f.device):
-        on_device = weight.to(dtype).to(f.device, non_blocking=True)  # a GPU is not waited for
-        maps = torch.matmul(on_device, pixels)  # (N, K, h*w)
+    on_device = weight.to(dtype).to(f.device, non_blocking=True)  # a GPU is not waited for
+    maps = torch.matmul(on_device, pixels)  # (N, K, h*w)
     return maps.reshape(*maps.shape[:2], *f.shape[2:])
 
 
