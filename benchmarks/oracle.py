@@ -7,7 +7,7 @@ from peers import Attribute
 from torch import Tensor, nn
 
 from captum_hrcam.activations import read_feature_maps
-from captum_hrcam.cascade import CellMoments, pool, solve, unit
+from captum_hrcam.cells import CellMoments, pool, solve, unit
 from captum_hrcam.fusion import add_upsampled, contract
 
 IMAGES = 400

@@ -19,79 +19,24 @@ confirm is heard less; with ``leaves_out`` one that they hardly confirm, as in t
 documentation, "Choosing the head".
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from captum_hrcam import group
+from captum_hrcam.cells import CellMoments, Covariances, pool, solve, unit
 from captum_hrcam.fusion import agree, contract, upsample
 from captum_hrcam.grain import without_grain
 from captum_hrcam.labels import PRESENT
 
 IMAGES = 160  # a thousand instead of 200 changed no figure by more than .02
 BATCH = 16
-SHRINKAGE = 1.0  # of the covariance towards its diagonal, which alone would give a pattern
-ROUNDING = 1e-6  # of a mean in float32
 LEAST = 0.01  # of a correlation: a layer that is not confirmed fades, its map stays to be seen
 
-POOL: dict[int, Any] = {
-    3: F.adaptive_avg_pool1d,
-    4: F.adaptive_avg_pool2d,
-    5: F.adaptive_avg_pool3d,
-}
 Read = Callable[[str, Tensor], None]
 Pairs = tuple[Tensor, ...]
-
-
-class CellMoments:
-    """Covariance of channels and targets over images and cells, channel variances; O(C K)."""
-
-    def __init__(self, channels: int, k: int) -> None:
-        self.n = 0
-        self.x, self.t = torch.zeros(channels).double(), torch.zeros(k).double()
-        self.xx, self.tt = torch.zeros(channels).double(), torch.zeros(k).double()
-        self.tx = torch.zeros(k, channels).double()
-
-    def add(self, x: Tensor, t: Tensor) -> None:
-        """Channels (n, C, *cells) and targets (n, K, *cells)."""
-        x, t = x.transpose(0, 1).flatten(1), t.transpose(0, 1).flatten(1)
-        self.n += x.shape[1]
-        self.x += x.double().sum(1).cpu()
-        self.t += t.double().sum(1).cpu()
-        self.xx += (x**2).double().sum(1).cpu()
-        self.tt += (t**2).double().sum(1).cpu()
-        self.tx += (t @ x.T).double().cpu()
-
-    def over_ranks(self) -> None:
-        """Add up what all ranks of a group have seen."""
-        self.n = group.count(self.n)
-        for name in ("x", "t", "xx", "tt", "tx"):
-            setattr(self, name, group.total(getattr(self, name)))
-
-    @property
-    def variance(self) -> Tensor:
-        """(C,)."""
-        return self.xx / self.n - (self.x / self.n) ** 2
-
-    @property
-    def covariance(self) -> Tensor:
-        """(K, C)."""
-        return self.tx / self.n - self.t[:, None] * self.x / self.n**2
-
-    @property
-    def correlation(self) -> float:
-        """Of one channel and one target; 0 where either does not vary."""
-        of_target = (self.tt / self.n - (self.t / self.n) ** 2).item()
-        product = max(self.variance.item(), 0.0) * max(of_target, 0.0)
-        return self.covariance.item() / product**0.5 if product > 0 else 0.0
-
-    def pattern(self) -> Tensor:
-        """(K, C): Cov / Var, 0 where a channel does not vary."""
-        return self.covariance / floored(self.variance)
 
 
 @dataclass
@@ -132,16 +77,21 @@ class Cascade:
         """
         self.means = means
         names = list(means)
-        covariance = self._covariances()
+        seen = Covariances(means)
+        # The covariances are seen by the way: what the last layer teaches alone needs no scale.
+        taught = {names[-1]: what_lights_up(start)}
+        taught |= self._towards_evidence(names[-2:-1], taught, seen)
+        covariance = seen.found()
         if start.any() and not covariance[names[-1]].any():  # averages vary, squares are lost
             raise ValueError(
                 "train_data: solver 'cascade' finds no finite head, as the features of layer "
                 f"{names[-1]!r} are too small for float32. Scale the inputs as in the model's "
                 "training."
             )
-        taught = {names[-1]: unit(what_lights_up(start), covariance[names[-1]])}
-        for name, deeper in zip(names[-2::-1], names[:0:-1], strict=True):
-            taught[name] = unit(self._towards_evidence(name, deeper, taught), covariance[name])
+        taught = {name: unit(weight, covariance[name]) for name, weight in taught.items()}
+        for name in names[-3::-1]:
+            weight = self._towards_evidence([name], taught)[name]
+            taught[name] = unit(weight, covariance[name])
         self.kept = names
         head, confirmed = self._together(taught, covariance)
         if self.leaves_out:
@@ -160,48 +110,53 @@ class Cascade:
         head = self._towards_fused_map({name: taught[name] for name in self.kept}, covariance)
         return head, self._confirmed(head)
 
-    def _covariances(self) -> dict[str, Tensor]:
-        """{layer: (C, C)} of the channels over images and cells; 0 of those that do not vary."""
-        sums = {name: torch.zeros(len(m), len(m)).double() for name, m in self.means.items()}
-        cells = dict.fromkeys(self.means, 0)
+    def _towards_evidence(
+        self, layers: list[str], head: dict[str, Tensor], seen: Covariances | None = None
+    ) -> dict[str, Tensor]:
+        """Cov(f_l, e) / Var(f_l) over images and the cells of the next deeper layer.
 
-        def read(name: str, f: Tensor) -> None:
-            x = self._centred(name, f).transpose(0, 1).flatten(1)  # (C, n h w)
-            sums[name] += (x @ x.T).double().cpu()
-            cells[name] += x.shape[1]
+        Args:
+            layers: the next one to be taught, or none.
+            head: of all deeper layers, the next deeper one last.
+            seen: gets the channels of all layers, where their covariances are not known yet.
 
+        Returns:
+            layer name -> (K, C_l).
+        """
+        moments = {name: CellMoments(len(self.means[name]), self.y.shape[1]) for name in layers}
         for _rows, inputs in in_batches(self.images):
-            self.forward(inputs, read)
-        found = {}
-        for name, n in cells.items():
-            covariance = group.total(sums[name]) / group.count(n)
-            # A constant that its mean only rounds seems to vary, and its weights would explode.
-            varies = covariance.diagonal().sqrt() > ROUNDING * self.means[name].abs()
-            found[name] = covariance * varies.outer(varies)
-        return found
-
-    def _towards_evidence(self, name: str, deeper: str, head: dict[str, Tensor]) -> Tensor:
-        """Cov(f_l, e) / Var(f_l) over images and the cells of the next deeper layer, (K, C)."""
-        moments = CellMoments(len(self.means[name]), self.y.shape[1])
-        for _rows, inputs in in_batches(self.images):
-            moments.add(*self._pooled_and_evidence(inputs, name, self.resolutions[deeper], head))
-        moments.over_ranks()
-        return moments.pattern()
+            pooled, evidence = self._pooled_and_evidence(inputs, layers, head, seen)
+            for name, x in pooled.items():
+                moments[name].add(x, evidence)
+        for of_layer in moments.values():
+            of_layer.over_ranks()
+        return {name: of_layer.pattern() for name, of_layer in moments.items()}
 
     def _pooled_and_evidence(
-        self, inputs: tuple[Tensor, ...], name: str, size: tuple[int, ...], head: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        inputs: tuple[Tensor, ...],
+        layers: list[str],
+        head: dict[str, Tensor],
+        seen: Covariances | None,
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """f_l (n, C, *size), and what all deeper layers say (n, K, *size)."""
-        found: dict[str, Tensor] = {}
+        size = self.resolutions[list(head)[-1]]
+        pooled: dict[str, Tensor] = {}
+        said: list[Tensor] = []
 
-        def read(layer: str, f: Tensor) -> None:
-            if layer == name:
-                found[layer] = pool(self._centred(layer, f), size)
-            elif layer in head:
-                found[layer] = upsample(self._standard_map(layer, f, head[layer]), size)
+        def read(name: str, f: Tensor) -> None:
+            if seen is None and name not in layers and name not in head:
+                return
+            x = self._centred(name, f)
+            if seen is not None:
+                seen.add(name, x)
+            if name in layers:
+                pooled[name] = pool(x, size)
+            elif name in head:
+                said.append(upsample(contract(x, head[name]), size))
 
         self.forward(inputs, read)
-        return found[name], torch.stack([found[layer] for layer in head]).sum(0).relu()
+        return pooled, torch.stack(said).sum(0).relu()
 
     def _towards_fused_map(
         self, head: dict[str, Tensor], covariance: dict[str, Tensor]
@@ -209,23 +164,31 @@ class Cascade:
         """Every layer once more, towards the fused map of the classes that each image has."""
         moments = {name: CellMoments(w.shape[1], len(w)) for name, w in head.items()}
         for rows, inputs in in_batches(self.images):
-            present = (self.y[rows] >= PRESENT).nonzero(as_tuple=True)  # (image, class) pairs
-            self._learn(inputs, present, self._fused(inputs, present, head), moments)
+            features = self._features(inputs, head)
+            present = self._present(rows)
+            maps = self._maps(features, present, head)
+            fused = agree(maps, [place**0.5 for place in places(len(maps))], inputs[0].shape[2:])
+            for name, x in features.items():
+                # 0 where a class is not in the image.
+                target = fused.new_zeros(len(x), self.y.shape[1], *x.shape[2:])
+                target[present] = pool(fused, tuple(x.shape[2:]))[:, 0]
+                moments[name].add(x, target)
         for of_layer in moments.values():
             of_layer.over_ranks()
-        fused = {}
+        fused_head = {}
         for name, taught in head.items():
             weight = unit(solve(covariance[name], moments[name].covariance), covariance[name])
             # A class that none of these few images shows keeps what evidence has taught.
-            fused[name] = torch.where(moments[name].tt[:, None] > 0, weight, taught)
-        return fused
+            fused_head[name] = torch.where(moments[name].tt[:, None] > 0, weight, taught)
+        return fused_head
 
     def _confirmed(self, head: dict[str, Tensor]) -> list[float]:
         """The correlation of each layer's map with what the deeper ones say; 1 for the last."""
         moments = [CellMoments(1, 1) for _ in range(len(head) - 1)]
+        if not moments:
+            return [1.0]
         for rows, inputs in in_batches(self.images):
-            present = (self.y[rows] >= PRESENT).nonzero(as_tuple=True)
-            maps = self._maps(inputs, present, head)
+            maps = self._maps(self._features(inputs, head), self._present(rows), head)
             for i, shallow in enumerate(moments):
                 size = tuple(maps[i + 1].shape[2:])
                 deeper = torch.stack([upsample(z, size) for z in maps[i + 1 :]]).sum(0)
@@ -234,46 +197,27 @@ class Cascade:
             shallow.over_ranks()
         return [max(m.correlation, LEAST) for m in moments] + [1.0]
 
-    def _fused(self, inputs: tuple[Tensor, ...], present: Pairs, head: dict[str, Tensor]) -> Tensor:
-        """The map of each pair of image and class, (pairs, 1, *spatial) at the input's size."""
-        maps = self._maps(inputs, present, head)
-        weights = [place**0.5 for place in places(len(maps))]
-        return agree(maps, weights, inputs[0].shape[2:])
+    def _present(self, rows: slice) -> Pairs:
+        """The pairs of image and class that these rows show, (image, class)."""
+        return (self.y[rows] >= PRESENT).nonzero(as_tuple=True)
 
     def _maps(
-        self, inputs: tuple[Tensor, ...], present: Pairs, head: dict[str, Tensor]
+        self, features: dict[str, Tensor], present: Pairs, head: dict[str, Tensor]
     ) -> list[Tensor]:
         """z_l of each pair of image and class, (pairs, 1, *cells), shallow to deep."""
         image, c = present
-        maps: dict[str, Tensor] = {}
+        return [contract(features[name][image], w[c][:, None]) for name, w in head.items()]
 
-        def read(layer: str, f: Tensor) -> None:
-            if layer in head:
-                maps[layer] = self._standard_map(layer, f[image], head[layer][c][:, None])
+    def _features(self, inputs: tuple[Tensor, ...], layers: Container[str]) -> dict[str, Tensor]:
+        """The centred channels of these layers, all at once: one batch, so they fit in memory."""
+        features: dict[str, Tensor] = {}
 
-        self.forward(inputs, read)
-        return [maps[name] for name in head]
-
-    def _learn(
-        self,
-        inputs: tuple[Tensor, ...],
-        present: Pairs,
-        fused: Tensor,
-        moments: dict[str, CellMoments],
-    ) -> None:
-        """Add to each layer's moments, with 0 as target where a class is not in the image."""
-
-        def read(layer: str, f: Tensor) -> None:
-            if layer not in moments:
-                return
-            target = fused.new_zeros(len(f), self.y.shape[1], *f.shape[2:])
-            target[present] = pool(fused, tuple(f.shape[2:]))[:, 0]
-            moments[layer].add(self._centred(layer, f), target)
+        def read(name: str, f: Tensor) -> None:
+            if name in layers:
+                features[name] = self._centred(name, f)
 
         self.forward(inputs, read)
-
-    def _standard_map(self, name: str, f: Tensor, weight: Tensor) -> Tensor:
-        return contract(self._centred(name, f), weight)
+        return features
 
     def _centred(self, name: str, f: Tensor) -> Tensor:
         """Channels less their averages, so that products keep their digits."""
@@ -297,27 +241,3 @@ def what_lights_up(pattern: Tensor) -> Tensor:
 def places(n: int) -> list[int]:
     """Each layer's place from the deepest, shallow to deep: a fine layer counts more."""
     return list(range(n, 0, -1))
-
-
-def floored(variance: Tensor) -> Tensor:
-    """Variances that a division survives: at least a hundred-millionth of the largest."""
-    return variance.clamp(min=max(1e-8 * variance.max().item(), 1e-300))
-
-
-def solve(covariance: Tensor, with_target: Tensor) -> Tensor:
-    """(S + shrinkage diag S)^-1 Cov(f, t), (K, C)."""
-    ridge = SHRINKAGE * torch.diag(floored(covariance.diagonal()))
-    return torch.linalg.solve(covariance + ridge, with_target.T).T
-
-
-def unit(weight: Tensor, covariance: Tensor) -> Tensor:
-    """Scaled so that each class's map has unit deviation over images and cells; a channel without
-    variance has no weight."""
-    weight = torch.where(covariance.diagonal() > 0, weight, torch.zeros_like(weight))
-    variance = torch.einsum("kc,cd,kd->k", weight, covariance, weight)
-    return weight / variance.clamp(min=1e-300).sqrt()[:, None]
-
-
-def pool(f: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Average pooling to a coarser (or the same) size."""
-    return f if tuple(f.shape[2:]) == tuple(size) else POOL[f.ndim](f, size)

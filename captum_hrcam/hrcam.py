@@ -134,7 +134,7 @@ class HRCAM(HeadAttribution):
                 so. (Where a penalty is given it is "ridge", where a balance of layers, "pattern".)
                 "pattern", W = Cov(f, y) / Var(f) for each channel alone, over images and cells
                 (Haufe et al. 2014); "cascade", each layer learns where everything deeper finds
-                evidence, from 160 training images read eight times (five layers); "ridge",
+                evidence, from 160 training images read six times (five layers); "ridge",
                 penalised loss; "adam", the paper's head.
             penalty (float or "auto"): ridge's penalty on standardised weights; "auto" takes the
                 strongest within one standard error of the best held-out loss.

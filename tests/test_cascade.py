@@ -8,7 +8,8 @@ from conftest import BY_NAME, fit_quietly, training_batches
 from torch import nn
 
 from captum_hrcam import HRCAM, metrics
-from captum_hrcam.cascade import CellMoments, solve, unit, what_lights_up
+from captum_hrcam.cascade import what_lights_up
+from captum_hrcam.cells import CellMoments, solve, unit
 from captum_hrcam.features import held_out
 from captum_hrcam.fusion import Fusion
 from captum_hrcam.revisit import Revisit

@@ -81,7 +81,7 @@ class TestAuto:
         report = HRCAM(model, LAYERS).fit([(x, hot.argmax(1))], solver=solver)
         assert sum(seen) == len(x) + report.extra_forwards
         n = int((~held_out(torch.arange(200))).sum())  # fewer than the 160 that a cascade takes
-        expected = {"pattern": 64, "cascade": len(range(0, n, 3)) + n * 5}
+        expected = {"pattern": 64, "cascade": len(range(0, n, 3)) + n * 3}
         expected["auto"] = expected["cascade"] + 1 + 24 * 22
         assert report.extra_forwards == expected[solver]
 

@@ -1,0 +1,120 @@
+"""Moments over images and cells, and the weights that follow from them; cells are the places of a
+feature map.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from captum_hrcam import group
+
+SHRINKAGE = 1.0  # of the covariance towards its diagonal, which alone would give a pattern
+ROUNDING = 1e-6  # of a mean in float32
+
+POOL: dict[int, Any] = {
+    3: F.adaptive_avg_pool1d,
+    4: F.adaptive_avg_pool2d,
+    5: F.adaptive_avg_pool3d,
+}
+
+
+class Covariances:
+    """Covariance of each layer's channels over images and cells.
+
+    Args:
+        means: layer name -> (C,) averages over the training data.
+    """
+
+    def __init__(self, means: dict[str, Tensor]) -> None:
+        self.means = means
+        self.sums = {name: torch.zeros(len(m), len(m)).double() for name, m in means.items()}
+        self.cells = dict.fromkeys(means, 0)
+
+    def add(self, name: str, x: Tensor) -> None:
+        """A layer's channels less their means, (n, C, *cells)."""
+        x = x.transpose(0, 1).flatten(1)
+        self.sums[name] += (x @ x.T).double().cpu()
+        self.cells[name] += x.shape[1]
+
+    def found(self) -> dict[str, Tensor]:
+        """{layer: (C, C)}, of all ranks; 0 of channels that do not vary."""
+        found = {}
+        for name, n in self.cells.items():
+            covariance = group.total(self.sums[name]) / group.count(n)
+            # A constant that its mean only rounds seems to vary, and its weights would explode.
+            varies = covariance.diagonal().sqrt() > ROUNDING * self.means[name].abs()
+            found[name] = covariance * varies.outer(varies)
+        return found
+
+
+class CellMoments:
+    """Covariance of channels and targets over images and cells, channel variances; O(C K)."""
+
+    def __init__(self, channels: int, k: int) -> None:
+        self.n = 0
+        self.x, self.t = torch.zeros(channels).double(), torch.zeros(k).double()
+        self.xx, self.tt = torch.zeros(channels).double(), torch.zeros(k).double()
+        self.tx = torch.zeros(k, channels).double()
+
+    def add(self, x: Tensor, t: Tensor) -> None:
+        """Channels (n, C, *cells) and targets (n, K, *cells)."""
+        x, t = x.transpose(0, 1).flatten(1), t.transpose(0, 1).flatten(1)
+        self.n += x.shape[1]
+        self.x += x.double().sum(1).cpu()
+        self.t += t.double().sum(1).cpu()
+        self.xx += (x**2).double().sum(1).cpu()
+        self.tt += (t**2).double().sum(1).cpu()
+        self.tx += (t @ x.T).double().cpu()
+
+    def over_ranks(self) -> None:
+        """Add up what all ranks of a group have seen."""
+        self.n = group.count(self.n)
+        for name in ("x", "t", "xx", "tt", "tx"):
+            setattr(self, name, group.total(getattr(self, name)))
+
+    @property
+    def variance(self) -> Tensor:
+        """(C,)."""
+        return self.xx / self.n - (self.x / self.n) ** 2
+
+    @property
+    def covariance(self) -> Tensor:
+        """(K, C)."""
+        return self.tx / self.n - self.t[:, None] * self.x / self.n**2
+
+    @property
+    def correlation(self) -> float:
+        """Of one channel and one target; 0 where either does not vary."""
+        of_target = (self.tt / self.n - (self.t / self.n) ** 2).item()
+        product = max(self.variance.item(), 0.0) * max(of_target, 0.0)
+        return self.covariance.item() / product**0.5 if product > 0 else 0.0
+
+    def pattern(self) -> Tensor:
+        """(K, C): Cov / Var, 0 where a channel does not vary."""
+        return self.covariance / floored(self.variance)
+
+
+def solve(covariance: Tensor, with_target: Tensor) -> Tensor:
+    """(S + shrinkage diag S)^-1 Cov(f, t), (K, C)."""
+    ridge = SHRINKAGE * torch.diag(floored(covariance.diagonal()))
+    return torch.linalg.solve(covariance + ridge, with_target.T).T
+
+
+def unit(weight: Tensor, covariance: Tensor) -> Tensor:
+    """Scaled so that each class's map has unit deviation over images and cells; a channel without
+    variance has no weight."""
+    weight = torch.where(covariance.diagonal() > 0, weight, torch.zeros_like(weight))
+    variance = torch.einsum("kc,cd,kd->k", weight, covariance, weight)
+    return weight / variance.clamp(min=1e-300).sqrt()[:, None]
+
+
+def floored(variance: Tensor) -> Tensor:
+    """Variances that a division survives: at least a hundred-millionth of the largest."""
+    return variance.clamp(min=max(1e-8 * variance.max().item(), 1e-300))
+
+
+def pool(f: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Average pooling to a coarser (or the same) size."""
+    return f if tuple(f.shape[2:]) == tuple(size) else POOL[f.ndim](f, size)
