@@ -119,7 +119,7 @@ def train(
     with tqdm(total=steps, desc=f"training {name}") as bar:
         for _ in range(epochs):
             for rows in torch.randperm(len(x)).split(batch_size)[: len(x) // batch_size]:
-                batch = flip(_shifted(x[rows])).to(memory_format=torch.channels_last)
+                batch = flip(shifted(x[rows])).to(memory_format=torch.channels_last)
                 loss = F.cross_entropy(model(batch), y[rows])
                 optimizer.zero_grad()
                 loss.backward()
@@ -130,7 +130,7 @@ def train(
     return model.eval()
 
 
-def _shifted(x: Tensor) -> Tensor:
+def shifted(x: Tensor) -> Tensor:
     """The whole batch moved by up to 4 pixels, edges mirrored."""
     dy, dx = torch.randint(9, (2,)).tolist()
     return F.pad(x, (4, 4, 4, 4), mode="reflect")[..., dy : dy + x.shape[2], dx : dx + x.shape[3]]

@@ -56,8 +56,15 @@ def of_captum(method: LayerGradCam | CAM) -> Attribute:
     return lambda x, y: compare({"map": method}, x, y)["map"].relu()
 
 
-def of_grad_cam(method: type, model: nn.Module, chosen: list, x: Tensor, y: Tensor) -> Tensor:
-    with method(model=model, target_layers=chosen) as cam:
+def of_grad_cam(
+    method: type,
+    model: nn.Module,
+    chosen: list,
+    x: Tensor,
+    y: Tensor,
+    reshape: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    with method(model=model, target_layers=chosen, reshape_transform=reshape) as cam:
         targets = [ClassifierOutputTarget(int(c)) for c in y]
         return torch.from_numpy(cam(input_tensor=x.clone(), targets=targets))[:, None]
 

@@ -19,8 +19,9 @@ confirm is heard less; with ``leaves_out`` one that they hardly confirm, as in t
 documentation, "Choosing the head".
 """
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -103,6 +104,10 @@ class Cascade:
         weights = {name: r * w for r, (name, w) in zip(confirmed, head.items(), strict=True)}
         return {name: weights.get(name, torch.zeros_like(taught[name])) for name in names}
 
+    def places(self, layers: Iterable[str]) -> list[float]:
+        """How each of these layers counts, shallow to deep."""
+        return places(self.resolutions[name] for name in layers)
+
     def _together(
         self, taught: dict[str, Tensor], covariance: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], list[float]]:
@@ -145,7 +150,7 @@ class Cascade:
         said: list[Tensor] = []
 
         def read(name: str, f: Tensor) -> None:
-            if seen is None and name not in layers and name not in head:
+            if name not in self.means or (seen is None and name not in [*layers, *head]):
                 return
             x = self._centred(name, f)
             if seen is not None:
@@ -167,7 +172,8 @@ class Cascade:
             features = self._features(inputs, head)
             present = self._present(rows)
             maps = self._maps(features, present, head)
-            fused = agree(maps, [place**0.5 for place in places(len(maps))], inputs[0].shape[2:])
+            weights = [place**0.5 for place in self.places(head)]
+            fused = agree(maps, weights, inputs[0].shape[2:])
             for name, x in features.items():
                 # 0 where a class is not in the image.
                 target = fused.new_zeros(len(x), self.y.shape[1], *x.shape[2:])
@@ -238,6 +244,16 @@ def what_lights_up(pattern: Tensor) -> Tensor:
     return torch.where(positive.any(1, keepdim=True), positive, pattern)
 
 
-def places(n: int) -> list[int]:
-    """Each layer's place from the deepest, shallow to deep: a fine layer counts more."""
-    return list(range(n, 0, -1))
+def places(resolutions: Iterable[tuple[int, ...]]) -> list[float]:
+    """How each layer counts, shallow to deep: a resolution by its place from the deepest, which
+    its layers share, so that more of them make no map finer.
+
+    Examples::
+
+        >>> places([(64, 64), (32, 32), (16, 16)])
+        [3.0, 2.0, 1.0]
+        >>> places([(64, 64), (32, 32), (32, 32)])
+        [2.0, 0.5, 0.5]
+    """
+    counts = [len(list(same)) for _, same in groupby(resolutions)]
+    return [(len(counts) - i) / count for i, count in enumerate(counts) for _ in range(count)]

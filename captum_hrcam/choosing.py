@@ -2,9 +2,13 @@
 
 Blur the marked pixels away, or show only them; a map is the truer the lower the first and the
 higher the second leaves the model's probability of the class. Accuracy never tells a good map.
+
+And does the best of them at all? What it marks least must count for less. In layers that mix all
+places, as a transformer's deep ones, the evidence may lie anywhere but at the object.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -18,9 +22,15 @@ from captum_hrcam.perturbation import deletion_curve, insertion_curve
 
 IMAGES = 24
 BATCH = 8
+ERRORS = 2  # standard errors that are more than chance
+FEW = 4  # images: too few to speak of a map
+CURVES = (insertion_curve, deletion_curve)
+OPPOSITE = (deletion_curve, partial(deletion_curve, fractions=(0.0,)))
+GOOD = torch.tensor([1.0, -1.0])  # more of the one is better, of the other less
 
 Inputs: TypeAlias = tuple[Tensor, ...]
 Attribute: TypeAlias = Callable[[Inputs, Tensor], Tensor]
+Curve: TypeAlias = Callable[..., Tensor]
 
 
 @dataclass
@@ -30,10 +40,13 @@ class Verdict:
     Attributes:
         name: of the candidate.
         why: one line for the report.
+        margin: of its maps over their opposite, in deletion, on images whose class the model sees;
+            a mean and its standard error. NaN where these are few.
     """
 
     name: str
     why: str
+    margin: tuple[float, float] = (math.nan, math.nan)
 
 
 @dataclass
@@ -68,34 +81,32 @@ class Trial:
             return Verdict(names[0], f"{names[0]}: no held-out image has a class to judge by")
         if self.outputs(tuple(x[:1] for x in self.images)).shape[1] != self.y.shape[1]:
             return Verdict(names[0], f"{names[0]}: the model gives no score of each class")
-        found = {
-            name: group.gather(self._tests(attribute, image, label))
-            for name, attribute in candidates.items()
-        }
-        first, *others = names
-        best = first
+        maps = {name: self._maps(attribute, image, label) for name, attribute in candidates.items()}
+        found = {name: group.gather(self._tests(m, image, label)) for name, m in maps.items()}
+        best, *others = names
         for name in others:
-            if all(found[name].mean(0) > found[best].mean(0)):
+            if all(GOOD * found[name].mean(0) > GOOD * found[best].mean(0)):
                 best = name
-        return Verdict(best, self._why(best, found))
+        opposite, whole = group.gather(self._tests(-maps[best], image, label, OPPOSITE)).T
+        seen = (opposite - found[best][:, 1])[whole >= PRESENT]
+        margin = _mean_and_error(seen) if len(seen) >= FEW else (math.nan, math.nan)
+        return Verdict(best, self._why(best, found, opposite, margin), margin)
 
-    def _why(self, best: str, found: dict[str, Tensor]) -> str:
+    def _why(
+        self, best: str, found: dict[str, Tensor], opposite: Tensor, margin: tuple[float, float]
+    ) -> str:
         """The figures of all candidates, and the margins of the best with standard errors."""
         told = []
         for name, tests in found.items():
-            inserted, deleted = tests.mean(0).tolist()
-            told.append(f"{name} {inserted:.3f} and {-deleted:.3f}")
+            told.append("{} {:.3f} and {:.3f}".format(name, *tests.mean(0).tolist()))
             if name != best:
-                margin = found[best] - tests
-                error = margin.std(0, correction=0) / max(len(margin) - 1, 1) ** 0.5
-                told[-1] += " (margins " + ", ".join(
-                    f"{m:.3f} ± {e:.3f}" for m, e in zip(margin.mean(0), error, strict=True)
-                )
-                told[-1] += ")"
-        n = len(found[best])
+                margins = map(_mean_and_error, (GOOD * (found[best] - tests)).T)
+                told[-1] += " (margins " + ", ".join(f"{m:.3f} ± {e:.3f}" for m, e in margins) + ")"
         return (
             f"{best}: the model's probability after insertion (more is better) and deletion (less) "
-            f"on {n} held-out images: {'; '.join(told)}"
+            f"on {len(opposite)} held-out images: {'; '.join(told)}; after deletion of what {best} "
+            f"marks least {opposite.mean():.3f} (margin {margin[0]:.3f} ± {margin[1]:.3f}, where "
+            "the model sees the class)"
         )
 
     def _present(self) -> tuple[Tensor, Tensor]:
@@ -104,20 +115,44 @@ class Trial:
         image = (amount >= PRESENT).nonzero()[:, 0]
         return image, label[image]
 
-    def _tests(self, attribute: Attribute, image: Tensor, label: Tensor) -> Tensor:
-        """(n, 2): insertion, and deletion with its sign turned; means over the fractions."""
-        found = [torch.zeros(0, 2)]
+    def _maps(self, attribute: Attribute, image: Tensor, label: Tensor) -> Tensor:
+        """(n, 1, \\*spatial), on the CPU."""
+        found = [torch.zeros(0, 1, *self.images[0].shape[2:])]
         for rows in torch.arange(len(image)).split(BATCH):
             inputs = tuple(x[image[rows]] for x in self.images)
-            maps = attribute(inputs, label[rows]).cpu()
-            first, *rest = inputs
+            found.append(attribute(inputs, label[rows]).cpu())
+        return torch.cat(found)
+
+    def _tests(
+        self, maps: Tensor, image: Tensor, label: Tensor, curves: Sequence[Curve] = CURVES
+    ) -> Tensor:
+        """(n, curves), means over the fractions."""
+        found = [torch.zeros(0, len(curves))]
+        for rows in torch.arange(len(image)).split(BATCH):
+            first, *rest = (x[image[rows]] for x in self.images)
             score = partial(self._score, first.dtype, rest, label[rows])
             first = first if first.is_floating_point() else first.float()
-            curves = insertion_curve(score, first, maps), -deletion_curve(score, first, maps)
-            found.append(torch.stack([curve.mean(1) for curve in curves], 1))
+            found.append(torch.stack([c(score, first, maps[rows]).mean(1) for c in curves], 1))
         return torch.cat(found).double()
 
     def _score(self, dtype: torch.dtype, rest: list[Tensor], label: Tensor, x: Tensor) -> Tensor:
         """The model's probability of each image's class; a model may scale whole numbers itself."""
         scores = self.outputs((x.to(dtype), *rest))
         return model_targets(scores, self.loss)[torch.arange(len(label)), label]
+
+
+def _mean_and_error(values: Tensor) -> tuple[float, float]:
+    """Over images, with the standard error."""
+    error = values.std(0, correction=0) / max(len(values) - 1, 1) ** 0.5
+    return values.mean().item(), error.item()
+
+
+def doubtful(margin: tuple[float, float] | None) -> bool:
+    """Whether a mean is not above 0 beyond its standard error; not where there is none.
+
+    Examples::
+
+        >>> doubtful((0.3, 0.1)), doubtful((0.1, 0.1)), doubtful((-0.3, 0.1))
+        (False, True, True)
+    """
+    return margin is not None and margin[0] <= ERRORS * margin[1]

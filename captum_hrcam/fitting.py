@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captum_hrcam import group, solvers
 from captum_hrcam.agreement import accuracy, agreement_figures, layer_shares
-from captum_hrcam.cascade import Cascade, places
+from captum_hrcam.cascade import Cascade
 from captum_hrcam.features import MAX_SAMPLE, FeatureCollector, Features
 from captum_hrcam.head import Head, centre, fold, split_layers
 from captum_hrcam.labels import check_classes, loss_per_sample
@@ -61,8 +61,8 @@ def fit_head(
             the head is then solved on too.
         channels: layer name -> C_l, in the order of the features.
         recipe: how to solve.
-        local: what fits the layers of a cascade; the layers that it left out, any head after it
-            leaves out too. None where there is no cascade.
+        local: what fits the layers of a cascade; layers that it does not know or left out, any
+            head after it leaves out too. None where there is no cascade.
     """
     begin = time.perf_counter()
     channels = dict(channels)
@@ -103,6 +103,7 @@ def fit_head(
         "penalty": float(chosen.recipe.penalty) if recipe.solver == "ridge" else None,
         "penalty_path": path.rows() if path else [],
         "choices": chosen.why,
+        "margin": None,
         "class_counts": _class_counts(moments, recipe.loss),
         "figures_from": f"{len(y)} {'held-out' if val is None else 'validation'} images",
         "n_figures": len(y),
@@ -251,13 +252,14 @@ def _cascade(
     """
     pattern = split_layers(solvers.pattern(moments) / moments.scale, channels)
     means = {name: m[0] for name, m in split_layers(moments.mean_z[None], channels).items()}
-    weights = local.fit(list(pattern.values())[-1], means)
-    place = dict(zip(local.kept, places(len(local.kept)), strict=True))
+    names = list(local.resolutions)
+    weights = local.fit(pattern[names[-1]], {name: means[name] for name in names})
+    place = dict(zip(local.kept, local.places(local.kept), strict=True))
+    none = {name: torch.zeros_like(rows) for name, rows in pattern.items()}
     found, right = [], []
     for power in (1.0, 0.5):
-        found.append(
-            torch.cat([weights[name] * place.get(name, 0) ** power for name in channels], 1)
-        )
+        counted = {name: weights[name] * place[name] ** power for name in local.kept}
+        found.append(torch.cat(list((none | counted).values()), 1))
         bias = -found[-1] @ moments.mean_z
         calibrated = _calibrated(found[-1], bias, part, loss, per_class=True)
         scores, y = group.gather(held.scores(*calibrated)), group.gather(held.y)

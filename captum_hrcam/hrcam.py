@@ -14,9 +14,10 @@ from captum_hrcam import group, storage
 from captum_hrcam.activations import ReshapeTransform
 from captum_hrcam.attribution import HeadAttribution, LayerLike
 from captum_hrcam.cache import NEVER, FeatureCache, model_digest
+from captum_hrcam.cascade import Cascade
 from captum_hrcam.checks import batches, one_of, same_channels, whole
 from captum_hrcam.features import FeatureCollector
-from captum_hrcam.fitting import check_head, fit_head
+from captum_hrcam.fitting import Fitted, check_head, fit_head
 from captum_hrcam.frozen_pass import FrozenPass, Read, device_of
 from captum_hrcam.head import Head
 from captum_hrcam.labels import LOSSES
@@ -190,14 +191,11 @@ class HRCAM(HeadAttribution):
         with group.in_step("reading the data"):
             train, val = reading.read(train_data, val_data)
         seconds = time.perf_counter() - begin
-        few.prepare(frozen.resolutions)
-        fits = {r.solver: fit_head(train, val, frozen.channels, r, few.local) for r in recipes}
-        few.add_spreads(fits.values())
-        chosen = fits[recipes[0].solver]
-        if len(fits) > 1:
-            verdict = few.choose({name: fit.trial for name, fit in fits.items()})
-            chosen = fits[verdict.name]
-            chosen.figures["choices"].insert(0, f"solver {verdict.why}")
+
+        def fit(local: Cascade | None) -> dict[str, Fitted]:
+            return {r.solver: fit_head(train, val, frozen.channels, r, local) for r in recipes}
+
+        chosen = few.settle(fit, frozen.resolutions)
         chosen.figures["choices"] += reading.notes
         report = FitReport(
             **chosen.figures,

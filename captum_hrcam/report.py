@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from captum_hrcam.choosing import doubtful
+
 FEW_IMAGES = 10  # of a class
 FAR_LESS = 0.3  # of the median class's contrast; lost classes had up to .23, others from .32
 
@@ -145,6 +147,9 @@ class FitReport(HeadReport):
         penalty: ridge's chosen penalty, else None.
         penalty_path: (penalty, held-out loss, its standard error), from strong to weak.
         choices: what was chosen automatically, and why.
+        margin: of ``solver="auto"``, else None: how much more of the class's probability goes with
+            the pixels that the maps mark most than with those that they mark least, blurred away;
+            a mean over held-out images whose class the model sees, and its standard error.
         seconds_pass: seconds for the frozen pass.
         seconds_solve: seconds for the solve.
         extra_forwards: forward passes of single images beside the frozen pass: 64 for what is
@@ -176,6 +181,7 @@ class FitReport(HeadReport):
     penalty: float | None
     penalty_path: list[tuple[float, float, float]]
     choices: list[str]
+    margin: tuple[float, float] | None
     seconds_pass: float
     seconds_solve: float
     extra_forwards: int
@@ -191,7 +197,18 @@ class FitReport(HeadReport):
                 f"a weakly penalised head on {n_features} features of {self.n} images uses "
                 "channels that cancel noise: expect poor maps. Use solver='pattern' for maps."
             )
-        return found
+        return found + self._of_maps()
+
+    def _of_maps(self) -> list[str]:
+        """A warning of maps that the model's outputs do not speak for."""
+        if self.margin is None or not doubtful(self.margin):
+            return []
+        return [
+            "the model's outputs do not speak for the maps: blurring what they mark most takes no "
+            "more of the class's probability than blurring what they mark least (margin {:.3f} ± "
+            "{:.3f}). Is the class in any one place? In a transformer, try shallower "
+            "layers.".format(*self.margin)
+        ]
 
     def _of_classes(self) -> list[str]:
         found = super()._of_classes()
@@ -227,7 +244,9 @@ class FitReport(HeadReport):
 
     @property
     def _deepest(self) -> str:
-        return list(self.channels)[-1]
+        """The deepest layer that is not left out."""
+        names = list(self.channels)
+        return next((name for name in reversed(names) if self.shares[name].any()), names[-1])
 
 
 def without_a_place(contrast: Tensor) -> list[int]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captum_hrcam import cascade, choosing, group, spread
 from captum_hrcam.cascade import Cascade, in_batches
-from captum_hrcam.choosing import Trial, Verdict
+from captum_hrcam.choosing import Trial, Verdict, doubtful
 from captum_hrcam.features import Sample
 from captum_hrcam.fitting import Fitted
 from captum_hrcam.frozen_pass import Forward, Read, score_rows, to_device
@@ -19,6 +19,10 @@ from captum_hrcam.head import Head
 from captum_hrcam.labels import model_targets
 
 SPREAD_IMAGES = 64
+DEEPER = (
+    "without {}: the model's outputs did not speak for maps that these layers are part of, as "
+    "where deep layers mix all places; solver='cascade' keeps them"
+)
 
 
 @dataclass
@@ -35,7 +39,6 @@ class Revisit:
     Attributes:
         images: to fit a cascade and to measure spreads on.
         held: to choose on, images that no trial head has seen; None where nothing is chosen.
-        local: what fits a cascade, once the images have been read; None without one.
     """
 
     forward: Forward
@@ -45,7 +48,6 @@ class Revisit:
     loss: str
     images: Sample = field(init=False)
     held: Sample | None = field(init=False)
-    local: Cascade | None = field(init=False, default=None)
     _taken: int = field(init=False, default=0)
     _autocast: bool = field(init=False)
 
@@ -66,14 +68,53 @@ class Revisit:
         """Forward passes of single images taken so far, by all ranks."""
         return group.count(self._taken)
 
-    def prepare(self, resolutions: dict[str, tuple[int, ...]]) -> None:
-        """Have ``local`` ready, where a solver asks for it; the images have been read."""
-        if "cascade" in self.solvers:
-            *inputs, y = self.images.rows()
-            is_a_choice = len(self.solvers) > 1
-            self.local = Cascade(self._read, tuple(inputs), y, resolutions, is_a_choice)
+    def settle(
+        self,
+        fit: Callable[[Cascade | None], dict[str, Fitted]],
+        resolutions: dict[str, tuple[int, ...]],
+    ) -> Fitted:
+        """The one head, or of several the one that the model's own outputs speak for.
 
-    def add_spreads(self, fits: Iterable[Fitted]) -> None:
+        Where they speak for none, the deeper half of the layers is left out and all begins anew, as
+        long as there are two; with all layers again where this does not help.
+
+        Args:
+            fit: gives the heads by their solvers' names, from what fits a cascade.
+            resolutions: layer name -> spatial size, shallow to deep; the images have been read.
+        """
+        layers, of_all = list(resolutions), None
+        while True:
+            fits = fit(self._local({name: resolutions[name] for name in layers}))
+            self._add_spreads(fits.values())
+            chosen = self._best(fits)
+            if not doubtful(chosen.figures["margin"]):
+                break
+            of_all = of_all or chosen
+            if len(layers) == 1:
+                return of_all
+            layers = layers[: (len(layers) + 1) // 2]
+        if of_all:
+            deeper = ", ".join(name for name in resolutions if name not in layers)
+            chosen.figures["choices"].insert(1, DEEPER.format(deeper))
+        return chosen
+
+    def _best(self, fits: dict[str, Fitted]) -> Fitted:
+        if len(fits) == 1:
+            return next(iter(fits.values()))
+        verdict = self._choose({name: fitted.trial for name, fitted in fits.items()})
+        chosen = fits[verdict.name]
+        chosen.figures["margin"] = verdict.margin
+        chosen.figures["choices"].insert(0, f"solver {verdict.why}")
+        return chosen
+
+    def _local(self, resolutions: dict[str, tuple[int, ...]]) -> Cascade | None:
+        """What fits a cascade of these layers, where a solver asks for it."""
+        if "cascade" not in self.solvers:
+            return None
+        *inputs, y = self.images.rows()
+        return Cascade(self._read, tuple(inputs), y, resolutions, len(self.solvers) > 1)
+
+    def _add_spreads(self, fits: Iterable[Fitted]) -> None:
         """How far the maps of each head vary, for its fusion and for its report."""
         fits = list(fits)
         *inputs, y = self.images.rows()
@@ -95,11 +136,13 @@ class Revisit:
         for fit, of_head in zip(fits, variances, strict=True):
             by_layer = {name: torch.cat(rows) for name, rows in of_head.items()}
             fit.head.spread = {name: spread.typical(v) for name, v in by_layer.items()}
-            deepest = list(by_layer.values())[-1]
+            deepest = [by_layer[n] for n, w in fit.head.weights.items() if w.any()][-1:]
             is_real = self.loss == "mse"
-            fit.figures["contrast"] = None if is_real else spread.contrast(deepest, y)
+            fit.figures["contrast"] = (
+                None if is_real or not deepest else spread.contrast(deepest[0], y)
+            )
 
-    def choose(self, trials: dict[str, Head]) -> Verdict:
+    def _choose(self, trials: dict[str, Head]) -> Verdict:
         """The head whose maps of held-out images mark what the model uses."""
 
         def outputs(inputs: tuple[Tensor, ...]) -> Tensor:

@@ -14,6 +14,7 @@ PACKAGE = Path(captum_hrcam.__file__).parent
 ORDER = [
     {"_captum", "activations", "checks", "files", "grain", "group"},
     {
+        "cells",
         "features",
         "fusion",
         "head",
@@ -26,8 +27,8 @@ ORDER = [
         "spread",
     },
     {"cache", "rows"},
-    {"agreement", "finding", "frozen_pass", "report", "solvers", "storage"},
-    {"attribution", "cascade", "choosing", "fitting"},
+    {"agreement", "choosing", "finding", "frozen_pass", "report", "solvers", "storage"},
+    {"attribution", "cascade", "fitting"},
     {"reading", "revisit"},
     {"cam", "hrcam"},
     {"compare", "visualize"},

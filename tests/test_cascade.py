@@ -158,12 +158,60 @@ class TestTexture:
         seen = []
         x, y, _ = stripes(200, 0)
         hrcam = HRCAM(Energy(), list(self.LAYERS))
-        keep = Revisit.choose
+        keep = Revisit._choose
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Revisit, "choose", lambda *a: seen.append(a[1]) or keep(*a))
+            patch.setattr(Revisit, "_choose", lambda *a: seen.append(a[1]) or keep(*a))
             fit_quietly(hrcam, [(x, y)])
         assert seen[0].keys() == {"cascade", "pattern"}
         assert not any(head.weights["fine"].any() for head in seen[0].values())
+
+
+class Mixing(nn.Module):
+    """What lights up; then, as attention may leave it, the image's sum anywhere but there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.AvgPool2d(2)
+        self.mixed = nn.ModuleList(nn.Identity() for _ in range(3))
+        self.fc = nn.Linear(2, 2)
+        with torch.no_grad():
+            self.fc.weight.copy_(6 * torch.eye(2))
+
+    def forward(self, x):
+        f = self.first(x[:, :2])
+        f = f.sum((2, 3), keepdim=True) / 16 - f
+        for layer in self.mixed:
+            f = layer(f)
+        return self.fc(f.mean((2, 3)))
+
+
+class TestLayersThatMixPlaces:
+    LAYERS = ("first", "mixed.0", "mixed.1", "mixed.2")
+
+    def test_auto_leaves_out_the_deeper_half(self):
+        x, y, _ = squares(200, 0)
+        x_new, y_new, masks = squares(40, 1)
+        ap = {}
+        for solver in ("cascade", "auto"):
+            hrcam = HRCAM(Mixing(), list(self.LAYERS))
+            report = fit_quietly(hrcam, [(x, y)], solver=solver).report
+            maps = hrcam.attribute(x_new, y_new)[:, 0]
+            ap[solver] = metrics.pixel_average_precision(maps, masks).mean()
+        assert ap["cascade"] < 0.1 < 0.9 < ap["auto"]
+        assert [name for name, w in hrcam.weights.items() if not w.any()] == ["mixed.1", "mixed.2"]
+        assert report.choices[1].startswith("without mixed.1, mixed.2: the model's outputs did not")
+        assert report.margin[0] > 2 * report.margin[1]
+        assert not any("do not speak" in warning for warning in report.warnings)
+        assert hrcam.attribute(x_new, y_new, fusion="agreement").isfinite().all()
+
+    def test_what_nothing_helps_keeps_all_layers_and_warns(self):
+        x, y, _ = squares(200, 0)
+        hrcam = HRCAM(Mixing(), list(self.LAYERS[1:]))
+        with pytest.warns(UserWarning, match="model's outputs do not speak for the maps"):
+            report = hrcam.fit([(x, y)])
+        assert all(weight.any() for weight in hrcam.weights.values())
+        assert not any("without" in choice for choice in report.choices)
+        assert report.margin[0] < 0
 
 
 class Levelled(nn.Module):
@@ -283,6 +331,8 @@ def test_layers_are_scaled_by_how_well_the_deeper_ones_confirm_them(name):
         z.append((centred / deviation[n].reshape(shape))[torch.arange(len(x)), y][:, None])
     mode = {3: "linear", 4: "bilinear"}[x.ndim]
     power = 0.5 if "by the root of their place" in hrcam.report.choices[0] else 1
+    sizes = [a.shape[2:] for a in z]
+    share = [len({s for s in sizes if s <= own}) / sizes.count(own) for own in sizes]
     expected = []
     for i, a in enumerate(z[:-1]):
         size = z[i + 1].shape[2:]
@@ -291,8 +341,8 @@ def test_layers_are_scaled_by_how_well_the_deeper_ones_confirm_them(name):
         )
         pooled = {3: F.adaptive_avg_pool1d, 4: F.adaptive_avg_pool2d}[x.ndim](a, size)
         r = np.corrcoef(pooled.flatten().numpy(), deeper.flatten().numpy())[0, 1]
-        expected.append(max(r, 0.01) * (len(z) - i) ** power)
-    expected = torch.tensor([*expected, 1.0]).double()
+        expected.append(max(r, 0.01) * share[i] ** power)
+    expected = torch.tensor([*expected, share[-1] ** power]).double()
     for c in range(3):
         ours = torch.stack([deviation[n][c] for n in maps])
         torch.testing.assert_close(ours / ours.sum(), expected / expected.sum(), rtol=0.01, atol=0)

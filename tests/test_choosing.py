@@ -92,6 +92,26 @@ def test_figures_are_those_of_slow_loops():
     assert f"margins {mean:.3f} ± {error:.3f}" in why
 
 
+def test_margin_is_what_the_opposite_map_leaves_more():
+    x = bright_corners(10)
+    x[:3] = 0  # the model does not see the class in these
+    opposite = {"corner": mark_corner, "again": mark_corner}
+    verdict = Trial(softmax_scores, (x,), labels(10), loss="cross_entropy").choose(opposite)
+    a = mark_corner((), torch.ones(1))[0]
+    margins = [slow_tests(image, -a)[1] - slow_tests(image, a)[1] for image in x[3:]]
+    mean, error = verdict.margin
+    assert mean == pytest.approx(sum(margins) / 7, rel=1e-4)
+    assert error == pytest.approx(torch.tensor(margins).std().item() / 7**0.5, rel=1e-3)
+    assert mean > 0.02
+
+
+def test_no_margin_where_the_model_sees_few_of_the_classes():
+    x = bright_corners(10)
+    x[:7] = 0
+    verdict = Trial(softmax_scores, (x,), labels(10), loss="cross_entropy").choose(CANDIDATES)
+    assert all(map(math.isnan, verdict.margin))
+
+
 def either_corner(inputs: tuple[Tensor, ...]) -> Tensor:
     """Class 1 where one of two opposite quarters is bright."""
     x = inputs[0]

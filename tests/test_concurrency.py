@@ -48,8 +48,9 @@ def side_by_side(calls: list[Callable[[], Any]]) -> list[Any]:
 
 
 def assert_all_equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
+    """But for the last digits: torch promises no order of its sums from thread to thread."""
     for one, other in zip(a, b, strict=True):
-        assert torch.equal(one, other)
+        torch.testing.assert_close(one, other)
 
 
 def test_eval_mode_stays_until_the_last_thread_is_done(model):

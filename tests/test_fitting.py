@@ -82,7 +82,7 @@ class TestAuto:
         assert sum(seen) == len(x) + report.extra_forwards
         n = int((~held_out(torch.arange(200))).sum())  # fewer than the 160 that a cascade takes
         expected = {"pattern": 64, "cascade": len(range(0, n, 3)) + n * 3}
-        expected["auto"] = expected["cascade"] + 1 + 24 * 22
+        expected["auto"] = expected["cascade"] + 1 + 24 * (2 * 11 + 6)
         assert report.extra_forwards == expected[solver]
 
     def test_judges_on_val_data_where_there_is_some(self):
