@@ -5,7 +5,7 @@ BIN := .venv/bin
 OLDEST := captum==0.8.0 torch==2.4.0 torchvision==0.19.0 matplotlib==3.10.0 scipy==1.15.0 safetensors==0.4.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench bench-scale bench-localization bench-classes bench-faithfulness dist hooks clean \
+.PHONY: help demo test lint docs bench bench-scale bench-localization bench-classes bench-transformers bench-faithfulness dist hooks clean \
   test-browser test-nightly test-oldest soak mutation audit
 
 help:  ## list the targets
@@ -76,6 +76,10 @@ bench-localization: .venv/installed  ## maps against masks, beside every peer (1
 bench-classes: .venv/installed  ## classes whose maps mark no place, by report and by masks (trains 48 networks: two hours)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/classes.py
+
+bench-transformers: .venv/installed  ## maps of vision transformers against masks (trains two: half an hour)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python benchmarks/transformers.py
 
 bench-faithfulness: .venv/installed  ## insertion, deletion, ROAD, randomised weights
 	$(BIN)/python benchmarks/faithfulness.py
