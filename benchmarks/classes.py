@@ -56,8 +56,7 @@ def classes(options: argparse.Namespace, kind: str, name: str, seed: int) -> Ite
             "contrast": fit.contrast[c].item(),
             "of the median class": (fit.contrast[c] / fit.contrast.nanmedian()).item(),
             "named": c in named,
-            "margin": fit.margin[0],
-            "margin error": fit.margin[1],
+            "support": fit.support,
             "pixel AP": float(ap[(tested.y == c).numpy()].mean()),
         }
 
@@ -73,7 +72,6 @@ def report(frame: pd.DataFrame, options: argparse.Namespace) -> str:
         for row in named[columns].itertuples(index=False)
     ]
     ratio = others["of the median class"]
-    errors = frame["margin"] / frame["margin error"]
     return "\n\n".join(
         [
             "## Classes without a place",
@@ -86,11 +84,9 @@ def report(frame: pd.DataFrame, options: argparse.Namespace) -> str:
             f"The other {len(others)} classes: pixel AP {others['pixel AP'].min():.2f} to "
             f"{others['pixel AP'].max():.2f}, mean {others['pixel AP'].mean():.2f}; contrast "
             f"{ratio.min():.2f} times that of the median class or more.",
-            "The model's outputs speak for the default's maps by a margin (what the maps mark "
-            "least, blurred away, leaves more of the class's probability than what they mark "
-            "most) of "
-            f"{frame['margin'].min():.2f} to {frame['margin'].max():.2f}, {errors.min():.1f} "
-            f"standard errors or more, on these {n} networks.",
+            "The model's outputs speak for the default's maps: the support of these networks is "
+            f"{frame['support'].min():.2f} to {frame['support'].max():.2f} (1 where what the maps "
+            "mark counts for more than what they mark least in every held-out image).",
         ]
     )
 

@@ -69,6 +69,21 @@ def grid(f: Tensor) -> Tensor:
     return f[:, 1:].transpose(1, 2).unflatten(2, (CELLS, CELLS)) if f.ndim == 3 else f
 
 
+def network(options: argparse.Namespace, kind: str, seed: int, data: Images) -> ViT:
+    """Trained, or read from ``--keep`` where an earlier run of the same size left it."""
+    size = f"{options.images}x{options.epochs}"
+    kept = options.keep and options.keep / f"{kind.replace(' ', '_')}-ViT-{seed}-{size}.pt"
+    if kept and kept.exists():
+        model = ViT(data.x.shape[1], int(data.y.max()) + 1)
+        model.load_state_dict(torch.load(kept, weights_only=True))
+        return model.eval()
+    model = trained(data, options.epochs, seed)
+    if kept:
+        options.keep.mkdir(parents=True, exist_ok=True)
+        torch.save(model.state_dict(), kept)
+    return model
+
+
 def trained(data: Images, epochs: int, seed: int) -> ViT:
     torch.manual_seed(seed)
     model = ViT(data.x.shape[1], int(data.y.max()) + 1)
@@ -116,7 +131,7 @@ def main() -> None:
     for kind in options.kinds:
         for seed in range(options.seeds):
             data, tested = KINDS[kind](options.images, seed, False), KINDS[kind](60, seed, True)
-            model = trained(data, options.epochs, seed)
+            model = network(options, kind, seed, data)
             with torch.no_grad():
                 accuracy = (model(tested.x).argmax(1) == tested.y).float().mean().item()
             about = {"kind": kind, "seed": seed, "accuracy": accuracy}
@@ -158,6 +173,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--images", type=int, default=6000)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--keep", type=Path, help="folder for the trained networks")
     parser.add_argument("--csv", type=Path, default=FOLDER / "transformers.csv")
     return parser.parse_args()
 

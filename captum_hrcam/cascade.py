@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_hrcam.activations import full_precision
 from captum_hrcam.cells import CellMoments, Covariances, pool, solve, unit
 from captum_hrcam.fusion import agree, contract, upsample
 from captum_hrcam.grain import without_grain
@@ -212,7 +213,12 @@ class Cascade:
     ) -> list[Tensor]:
         """z_l of each pair of image and class, (pairs, 1, *cells), shallow to deep."""
         image, c = present
-        return [contract(features[name][image], w[c][:, None]) for name, w in head.items()]
+        maps = []
+        for name, weight in head.items():
+            f = features[name]
+            with full_precision(f.device):  # these maps are made after the hooks
+                maps.append(contract(f[image], weight[c][:, None]))
+        return maps
 
     def _features(self, inputs: tuple[Tensor, ...], layers: Container[str]) -> dict[str, Tensor]:
         """The centred channels of these layers, all at once: one batch, so they fit in memory."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captum_hrcam import group
+from captum_hrcam.activations import full_precision
 
 SHRINKAGE = 1.0  # of the covariance towards its diagonal, which alone would give a pattern
 ROUNDING = 1e-6  # of a mean in float32
@@ -62,11 +63,12 @@ class CellMoments:
         """Channels (n, C, *cells) and targets (n, K, *cells)."""
         x, t = x.transpose(0, 1).flatten(1), t.transpose(0, 1).flatten(1)
         self.n += x.shape[1]
-        self.x += x.double().sum(1).cpu()
-        self.t += t.double().sum(1).cpu()
-        self.xx += (x**2).double().sum(1).cpu()
-        self.tt += (t**2).double().sum(1).cpu()
-        self.tx += (t @ x.T).double().cpu()
+        with full_precision(x.device):
+            self.x += x.double().sum(1).cpu()
+            self.t += t.double().sum(1).cpu()
+            self.xx += (x**2).double().sum(1).cpu()
+            self.tt += (t**2).double().sum(1).cpu()
+            self.tx += (t @ x.T).double().cpu()
 
     def over_ranks(self) -> None:
         """Add up what all ranks of a group have seen."""

@@ -8,7 +8,7 @@ places, as a transformer's deep ones, the evidence may lie anywhere but at the o
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -22,8 +22,9 @@ from captum_hrcam.perturbation import deletion_curve, insertion_curve
 
 IMAGES = 24
 BATCH = 8
-ERRORS = 2  # standard errors that are more than chance
-FEW = 4  # images: too few to speak of a map
+TRIFLE = 0.01  # of a probability: an image where so little changes says nothing of its map
+FEW = 4  # images that say something are needed
+ENOUGH = 0.5  # of the support; CNNs of the benchmark have .9 and more
 CURVES = (insertion_curve, deletion_curve)
 OPPOSITE = (deletion_curve, partial(deletion_curve, fractions=(0.0,)))
 GOOD = torch.tensor([1.0, -1.0])  # more of the one is better, of the other less
@@ -40,13 +41,13 @@ class Verdict:
     Attributes:
         name: of the candidate.
         why: one line for the report.
-        margin: of its maps over their opposite, in deletion, on images whose class the model sees;
-            a mean and its standard error. NaN where these are few.
+        support: of its maps against their opposite, from -1 to 1, see ``Trial.choose``; NaN where
+            too few images say anything.
     """
 
     name: str
     why: str
-    margin: tuple[float, float] = (math.nan, math.nan)
+    support: float = math.nan
 
 
 @dataclass
@@ -70,6 +71,10 @@ class Trial:
 
         Each test alone errs: a digit that lost one stroke is no digit, whatever the map.
 
+        The support of the chosen one: an image whose class the model sees speaks for a map by how
+        much more probability stays when what it marks least is blurred away than when what it marks
+        most is; the support is the sum of these differences over the sum of their sizes.
+
         Args:
             candidates: two or more, name -> f(inputs, classes (n,)) that gives maps
                 (n, 1, \\*spatial). The first is the one to doubt least.
@@ -88,13 +93,10 @@ class Trial:
             if all(GOOD * found[name].mean(0) > GOOD * found[best].mean(0)):
                 best = name
         opposite, whole = group.gather(self._tests(-maps[best], image, label, OPPOSITE)).T
-        seen = (opposite - found[best][:, 1])[whole >= PRESENT]
-        margin = _mean_and_error(seen) if len(seen) >= FEW else (math.nan, math.nan)
-        return Verdict(best, self._why(best, found, opposite, margin), margin)
+        support = _support((opposite - found[best][:, 1])[whole >= PRESENT])
+        return Verdict(best, self._why(best, found, opposite.mean().item(), support), support)
 
-    def _why(
-        self, best: str, found: dict[str, Tensor], opposite: Tensor, margin: tuple[float, float]
-    ) -> str:
+    def _why(self, best: str, found: dict[str, Tensor], opposite: float, support: float) -> str:
         """The figures of all candidates, and the margins of the best with standard errors."""
         told = []
         for name, tests in found.items():
@@ -102,11 +104,12 @@ class Trial:
             if name != best:
                 margins = map(_mean_and_error, (GOOD * (found[best] - tests)).T)
                 told[-1] += " (margins " + ", ".join(f"{m:.3f} ± {e:.3f}" for m, e in margins) + ")"
+        few = math.isnan(support)
+        supported = "too few images tell them apart" if few else f"support {support:.2f} of 1"
         return (
             f"{best}: the model's probability after insertion (more is better) and deletion (less) "
-            f"on {len(opposite)} held-out images: {'; '.join(told)}; after deletion of what {best} "
-            f"marks least {opposite.mean():.3f} (margin {margin[0]:.3f} ± {margin[1]:.3f}, where "
-            "the model sees the class)"
+            f"on {len(found[best])} held-out images: {'; '.join(told)}; after deletion of what "
+            f"{best} marks least {opposite:.3f} ({supported})"
         )
 
     def _present(self) -> tuple[Tensor, Tensor]:
@@ -118,7 +121,7 @@ class Trial:
     def _maps(self, attribute: Attribute, image: Tensor, label: Tensor) -> Tensor:
         """(n, 1, \\*spatial), on the CPU."""
         found = [torch.zeros(0, 1, *self.images[0].shape[2:])]
-        for rows in torch.arange(len(image)).split(BATCH):
+        for rows in _batches(len(image)):
             inputs = tuple(x[image[rows]] for x in self.images)
             found.append(attribute(inputs, label[rows]).cpu())
         return torch.cat(found)
@@ -128,7 +131,7 @@ class Trial:
     ) -> Tensor:
         """(n, curves), means over the fractions."""
         found = [torch.zeros(0, len(curves))]
-        for rows in torch.arange(len(image)).split(BATCH):
+        for rows in _batches(len(image)):
             first, *rest = (x[image[rows]] for x in self.images)
             score = partial(self._score, first.dtype, rest, label[rows])
             first = first if first.is_floating_point() else first.float()
@@ -141,18 +144,32 @@ class Trial:
         return model_targets(scores, self.loss)[torch.arange(len(label)), label]
 
 
+def _batches(n: int) -> Iterator[slice]:
+    """None of no image: a model may not take an empty batch."""
+    return (slice(start, start + BATCH) for start in range(0, n, BATCH))
+
+
 def _mean_and_error(values: Tensor) -> tuple[float, float]:
     """Over images, with the standard error."""
     error = values.std(0, correction=0) / max(len(values) - 1, 1) ** 0.5
     return values.mean().item(), error.item()
 
 
-def doubtful(margin: tuple[float, float] | None) -> bool:
-    """Whether a mean is not above 0 beyond its standard error; not where there is none.
+def _support(margins: Tensor) -> float:
+    """Of the differences that images make, the net share that speaks for the maps; images where
+    nothing changes, as those of healthy patients, do not count.
 
     Examples::
 
-        >>> doubtful((0.3, 0.1)), doubtful((0.1, 0.1)), doubtful((-0.3, 0.1))
-        (False, True, True)
+        >>> _support(torch.tensor([0.5, 0.3, 0.2, 0.2, -0.1, 0.0, 0.0]))
+        0.846...
     """
-    return margin is not None and margin[0] <= ERRORS * margin[1]
+    telling = margins[margins.abs() >= TRIFLE]
+    if len(telling) < FEW:
+        return math.nan
+    return (telling.sum() / telling.abs().sum()).item()
+
+
+def doubtful(support: float | None) -> bool:
+    """Whether the model's outputs do not speak for a head's maps; not where nothing was tested."""
+    return support is not None and support < ENOUGH

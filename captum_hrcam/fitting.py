@@ -103,7 +103,7 @@ def fit_head(
         "penalty": float(chosen.recipe.penalty) if recipe.solver == "ridge" else None,
         "penalty_path": path.rows() if path else [],
         "choices": chosen.why,
-        "margin": None,
+        "support": None,
         "class_counts": _class_counts(moments, recipe.loss),
         "figures_from": f"{len(y)} {'held-out' if val is None else 'validation'} images",
         "n_figures": len(y),

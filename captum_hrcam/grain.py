@@ -48,7 +48,7 @@ def without_grain(
     )
     kept = [n for n in names if octaves(resolutions[told], resolutions[n]) >= OCTAVES]
     if not grainy or len(kept) < 2:
-        return names, f"layers: all, {why}"
+        return names, f"layers: none sees grain alone, {why}"
     left_out = ", ".join(name for name in names if name not in kept)
     return kept, f"layers: {left_out} left out, as of a texture: {why}; solver='cascade' keeps them"
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from captum_hrcam.choosing import doubtful
+from captum_hrcam.choosing import ENOUGH, doubtful
 
 FEW_IMAGES = 10  # of a class
 FAR_LESS = 0.3  # of the median class's contrast; lost classes had up to .23, others from .32
@@ -147,9 +147,10 @@ class FitReport(HeadReport):
         penalty: ridge's chosen penalty, else None.
         penalty_path: (penalty, held-out loss, its standard error), from strong to weak.
         choices: what was chosen automatically, and why.
-        margin: of ``solver="auto"``, else None: how much more of the class's probability goes with
-            the pixels that the maps mark most than with those that they mark least, blurred away;
-            a mean over held-out images whose class the model sees, and its standard error.
+        support: of ``solver="auto"``, else None: what held-out images say for the summed maps, from
+            -1 to 1. An image speaks for its map by how much more of the class's probability stays
+            when what the map marks least is blurred away than when what it marks most is; the sum
+            of these differences over the sum of their sizes. NaN where too few images say anything.
         seconds_pass: seconds for the frozen pass.
         seconds_solve: seconds for the solve.
         extra_forwards: forward passes of single images beside the frozen pass: 64 for what is
@@ -181,7 +182,7 @@ class FitReport(HeadReport):
     penalty: float | None
     penalty_path: list[tuple[float, float, float]]
     choices: list[str]
-    margin: tuple[float, float] | None
+    support: float | None
     seconds_pass: float
     seconds_solve: float
     extra_forwards: int
@@ -201,13 +202,13 @@ class FitReport(HeadReport):
 
     def _of_maps(self) -> list[str]:
         """A warning of maps that the model's outputs do not speak for."""
-        if self.margin is None or not doubtful(self.margin):
+        if not doubtful(self.support):
             return []
         return [
-            "the model's outputs do not speak for the maps: blurring what they mark most takes no "
-            "more of the class's probability than blurring what they mark least (margin {:.3f} ± "
-            "{:.3f}). Is the class in any one place? In a transformer, try shallower "
-            "layers.".format(*self.margin)
+            "the model's outputs do not speak for the maps: on held-out images blurring what the "
+            "summed maps mark most does not clearly take more of the class's probability than "
+            f"blurring what they mark least (support {self.support:.2f}, {ENOUGH} is enough). Is "
+            "the class in any one place? In a transformer, try shallower layers."
         ]
 
     def _of_classes(self) -> list[str]:

@@ -1,5 +1,6 @@
 """A few training images once more through the frozen model: a cascade, the ordinary, a choice."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +24,7 @@ DEEPER = (
     "without {}: the model's outputs did not speak for maps that these layers are part of, as "
     "where deep layers mix all places; solver='cascade' keeps them"
 )
+IN_VAIN = "layers: leaving out the deeper ones made the model's outputs speak for no map"
 
 
 @dataclass
@@ -87,15 +89,17 @@ class Revisit:
             fits = fit(self._local({name: resolutions[name] for name in layers}))
             self._add_spreads(fits.values())
             chosen = self._best(fits)
-            if not doubtful(chosen.figures["margin"]):
+            if not doubtful(chosen.figures["support"]):
                 break
             of_all = of_all or chosen
             if len(layers) == 1:
+                of_all.figures["choices"].insert(1, IN_VAIN)
                 return of_all
             layers = layers[: (len(layers) + 1) // 2]
-        if of_all:
-            deeper = ", ".join(name for name in resolutions if name not in layers)
-            chosen.figures["choices"].insert(1, DEEPER.format(deeper))
+        if of_all is None or math.isnan(chosen.figures["support"] or 0.0):
+            return of_all or chosen
+        deeper = ", ".join(name for name in resolutions if name not in layers)
+        chosen.figures["choices"].insert(1, DEEPER.format(deeper))
         return chosen
 
     def _best(self, fits: dict[str, Fitted]) -> Fitted:
@@ -103,7 +107,7 @@ class Revisit:
             return next(iter(fits.values()))
         verdict = self._choose({name: fitted.trial for name, fitted in fits.items()})
         chosen = fits[verdict.name]
-        chosen.figures["margin"] = verdict.margin
+        chosen.figures["support"] = verdict.support
         chosen.figures["choices"].insert(0, f"solver {verdict.why}")
         return chosen
 
@@ -158,4 +162,5 @@ class Revisit:
         assert self.held is not None, "there is one solver"
         *images, y = self.held.rows()
         trial = Trial(outputs, tuple(images), y, self.loss)
-        return trial.choose({name: partial(attribute, head) for name, head in trials.items()})
+        verdict = trial.choose({n: partial(attribute, head) for n, head in trials.items()})
+        return group.from_first(verdict)  # on which further passes depend

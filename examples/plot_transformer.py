@@ -83,13 +83,12 @@ print(of_vit.fit([(images, labels)]))
 # %%
 # What the maps are worth
 # -----------------------
-# Both maps are agreements of the layers. Beside them a Gaussian in the middle of the image,
-# which knows no model.
+# Beside both a Gaussian in the middle of the image, which knows no model.
 
 x, y, masks = lesions(100, seed=1, contrast=2)
 x, masks = x[y == 1], masks[y == 1]
 maps = {
-    name: hrcam.attribute(windows(x), target=1, fusion="agreement")
+    name: hrcam.attribute(windows(x), target=1)
     for name, hrcam in (("Swin", of_swin), ("ViT", of_vit))
 }
 gaussian = torch.tensor(centred_gaussian((64, 64))).expand(len(x), 64, 64)

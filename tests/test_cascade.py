@@ -200,7 +200,7 @@ class TestLayersThatMixPlaces:
         assert ap["cascade"] < 0.1 < 0.9 < ap["auto"]
         assert [name for name, w in hrcam.weights.items() if not w.any()] == ["mixed.1", "mixed.2"]
         assert report.choices[1].startswith("without mixed.1, mixed.2: the model's outputs did not")
-        assert report.margin[0] > 2 * report.margin[1]
+        assert report.support > 0.9
         assert not any("do not speak" in warning for warning in report.warnings)
         assert hrcam.attribute(x_new, y_new, fusion="agreement").isfinite().all()
 
@@ -211,7 +211,29 @@ class TestLayersThatMixPlaces:
             report = hrcam.fit([(x, y)])
         assert all(weight.any() for weight in hrcam.weights.values())
         assert not any("without" in choice for choice in report.choices)
-        assert report.margin[0] < 0
+        assert report.support < -0.9
+
+
+class CoarseFirst(Squares):
+    """As a decoder: the coarse map runs before the finer ones."""
+
+    def forward(self, x):
+        coarse = self.coarse(F.avg_pool2d(x, 2))
+        self.middle(x)
+        self.fine(x)
+        return self.fc(coarse.mean((2, 3)))
+
+
+@pytest.mark.parametrize("solver", ["cascade", "auto"])
+def test_layers_count_in_the_order_named_not_run(solver):
+    x, y, _ = squares(200, 0)
+    layers = ["fine", "middle", "coarse"]
+    models = CoarseFirst(), Squares()
+    models[0].load_state_dict(models[1].state_dict())
+    ours, other = (fit_quietly(HRCAM(model, layers), [(x, y)], solver=solver) for model in models)
+    assert list(ours.report.resolutions) == layers
+    for name in layers:
+        torch.testing.assert_close(ours.weights[name], other.weights[name])
 
 
 class Levelled(nn.Module):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from captum_hrcam.choosing import Trial
+from captum_hrcam.choosing import Trial, doubtful
 from captum_hrcam.perturbation import FRACTIONS, blur
 
 SIZE = 8
@@ -92,24 +92,48 @@ def test_figures_are_those_of_slow_loops():
     assert f"margins {mean:.3f} ± {error:.3f}" in why
 
 
-def test_margin_is_what_the_opposite_map_leaves_more():
-    x = bright_corners(10)
+def mark_wrongly_where_told(inputs: tuple[Tensor, ...], classes: Tensor) -> Tensor:
+    """The corner, or the opposite one in images whose last pixel is negative."""
+    told = inputs[0][:, :, -1:, -1:] < 0
+    return torch.where(told, mark_opposite(inputs, classes), mark_corner(inputs, classes))
+
+
+def test_support_is_the_net_share_of_what_the_images_say():
+    x = bright_corners(12)
     x[:3] = 0  # the model does not see the class in these
-    opposite = {"corner": mark_corner, "again": mark_corner}
-    verdict = Trial(softmax_scores, (x,), labels(10), loss="cross_entropy").choose(opposite)
-    a = mark_corner((), torch.ones(1))[0]
-    margins = [slow_tests(image, -a)[1] - slow_tests(image, a)[1] for image in x[3:]]
-    mean, error = verdict.margin
-    assert mean == pytest.approx(sum(margins) / 7, rel=1e-4)
-    assert error == pytest.approx(torch.tensor(margins).std().item() / 7**0.5, rel=1e-3)
-    assert mean > 0.02
+    x[3:6, :, -1, -1] = -0.1
+    marks = {"some": mark_wrongly_where_told, "again": mark_wrongly_where_told}
+    verdict = Trial(softmax_scores, (x,), labels(12), loss="cross_entropy").choose(marks)
+    maps = mark_wrongly_where_told((x,), torch.ones(12))
+    said = [
+        slow_tests(image, -a)[1] - slow_tests(image, a)[1]
+        for image, a in zip(x[3:], maps[3:], strict=True)
+    ]
+    said = [value for value in said if abs(value) >= 0.01]
+    assert sum(value < 0 for value in said) == 2
+    assert len(said) == 8  # one changes too little
+    assert verdict.support == pytest.approx(sum(said) / sum(map(abs, said)), rel=1e-4)
+    assert f"support {verdict.support:.2f} of 1" in verdict.why
 
 
-def test_no_margin_where_the_model_sees_few_of_the_classes():
+def test_no_support_where_few_images_say_anything():
     x = bright_corners(10)
     x[:7] = 0
     verdict = Trial(softmax_scores, (x,), labels(10), loss="cross_entropy").choose(CANDIDATES)
-    assert all(map(math.isnan, verdict.margin))
+    assert math.isnan(verdict.support)
+    assert "too few images tell them apart" in verdict.why
+    assert not doubtful(verdict.support)
+
+
+def test_the_healthy_do_not_drown_the_ill():
+    """They are the more, and nothing that is blurred makes one ill."""
+    x = bright_corners(24)
+    x[5:, :, : SIZE // 2, : SIZE // 2] -= 2
+    y = torch.zeros(24, 2)
+    y[:5, 1] = y[5:, 0] = 1
+    marks = {"corner": mark_corner, "again": mark_corner}
+    verdict = Trial(softmax_scores, (x,), y, loss="cross_entropy").choose(marks)
+    assert verdict.support > 0.9
 
 
 def either_corner(inputs: tuple[Tensor, ...]) -> Tensor:
@@ -148,11 +172,12 @@ def test_the_first_stays_unless_both_tests_speak_against_it(order):
 
 
 def test_one_logit_is_judged_by_its_sigmoid_and_its_positive_images():
-    x = bright_corners(6)
-    y = torch.tensor([[1.0], [0.0]]).repeat(3, 1)
+    x = bright_corners(20)
+    y = torch.tensor([[1.0], [0.0]]).repeat(10, 1)
     verdict = Trial(sigmoid_scores, (x,), y, loss="binary_cross_entropy").choose(CANDIDATES)
-    half = Trial(softmax_scores, (x[::2],), labels(3), loss="cross_entropy").choose(CANDIDATES)
+    half = Trial(softmax_scores, (x[::2],), labels(10), loss="cross_entropy").choose(CANDIDATES)
     assert verdict == half
+    assert verdict.support > 0.9
 
 
 def test_other_inputs_go_along():

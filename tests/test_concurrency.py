@@ -47,7 +47,7 @@ def side_by_side(calls: list[Callable[[], Any]]) -> list[Any]:
         return [done.result() for done in [pool.submit(run, call) for call in calls]]
 
 
-def assert_all_equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
+def assert_all_close(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
     """But for the last digits: torch promises no order of its sums from thread to thread."""
     for one, other in zip(a, b, strict=True):
         torch.testing.assert_close(one, other)
@@ -84,7 +84,7 @@ def test_forward_passes_that_overlap_are_not_mixed(model):
     handle = model.stage2.register_forward_hook(wait)
     state = State(model)
     calls = [partial(hrcam.attribute, x, 1), partial(hrcam.attribute, y, 2)]
-    assert_all_equal(side_by_side(calls), expected)
+    assert_all_close(side_by_side(calls), expected)
     state.assert_unchanged()
     handle.remove()
 
@@ -97,7 +97,7 @@ def test_many_threads_on_one_model_and_two_heads(model):
     calls = [partial(h.class_maps, x) for x in IMAGES for h in (deep, inputs)]
     expected = [call() for call in calls]
     for _ in range(10):
-        assert_all_equal(side_by_side(calls), expected)
+        assert_all_close(side_by_side(calls), expected)
     state.assert_unchanged()
 
 
@@ -114,10 +114,10 @@ def test_fitting_and_finding_beside_attribution(model):
     state = State(model)
     for _ in range(3):
         weights_again, found_again, *maps_again = side_by_side(calls)
-        assert_all_equal(list(weights_again.values()), list(weights.values()))
+        assert_all_close(list(weights_again.values()), list(weights.values()))
         assert found_again == found
         for again, before in zip(maps_again, maps, strict=True):
-            assert_all_equal(again, before)
+            assert_all_close(again, before)
     state.assert_unchanged()
 
 
@@ -132,7 +132,7 @@ def test_an_error_in_one_thread_is_that_threads_own(model):
 
     for _ in range(10):
         results = side_by_side([fails, partial(hrcam.attribute, IMAGES[0], 1)] * 3)
-        assert_all_equal(results[1::2], [expected] * 3)
+        assert_all_close(results[1::2], [expected] * 3)
     state.assert_unchanged()
 
 
@@ -170,7 +170,7 @@ def test_call_inside_a_users_own_hook(model, where, same):
     handle = model.get_submodule(where).register_forward_hook(ask)
     state = State(model)
     maps.append(outer.attribute(x, 1))
-    assert_all_equal(maps, expected)
+    assert_all_close(maps, expected)
     state.assert_unchanged()
     handle.remove()
 
@@ -194,4 +194,4 @@ def test_training_goes_on_around_a_call(model, mode, half):
         model.load_state_dict(running, strict=False)
         return [p.grad.clone() for p in model.parameters()]
 
-    assert_all_equal(step(monitor=True), step(monitor=False))
+    assert_all_close(step(monitor=True), step(monitor=False))

@@ -52,8 +52,8 @@ def test_says_what_it_did_and_by_how_much():
     assert why.endswith("(0.45 is enough); solver='cascade' keeps them")
     _, why = without_grain(confirmed(0.8, 0.6, 0.7), SIZES)
     assert why == (
-        "layers: all, deeper layers confirm 2 0.75 times as well as the best confirmed layer "
-        "(0.45 is enough)"
+        "layers: none sees grain alone, deeper layers confirm 2 0.75 times as well as the best "
+        "confirmed layer (0.45 is enough)"
     )
 
 
