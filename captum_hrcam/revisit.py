@@ -24,7 +24,7 @@ DEEPER = (
     "without {}: the model's outputs did not speak for maps that these layers are part of, as "
     "where deep layers mix all places; solver='cascade' keeps them"
 )
-IN_VAIN = "layers: leaving out the deeper ones made the model's outputs speak for no map"
+IN_VAIN = "all layers stay: without the deeper ones the outputs do not speak for the maps either"
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Revisit:
                 break
             of_all = of_all or chosen
             if len(layers) == 1:
-                of_all.figures["choices"].insert(1, IN_VAIN)
+                of_all.figures["choices"][1:1] = [IN_VAIN] if len(resolutions) > 1 else []
                 return of_all
             layers = layers[: (len(layers) + 1) // 2]
         if of_all is None or math.isnan(chosen.figures["support"] or 0.0):
