@@ -43,11 +43,13 @@ class Verdict:
         why: one line for the report.
         support: of its maps against their opposite, from -1 to 1, see ``Trial.choose``; NaN where
             too few images say anything.
+        margin: the sum of the differences behind it, in probabilities.
     """
 
     name: str
     why: str
     support: float = math.nan
+    margin: float = 0.0
 
 
 @dataclass
@@ -73,7 +75,8 @@ class Trial:
 
         The support of the chosen one: an image whose class the model sees speaks for a map by how
         much more probability stays when what it marks least is blurred away than when what it marks
-        most is; the support is the sum of these differences over the sum of their sizes.
+        most is; the support is the sum of these differences over the sum of their sizes, for the
+        class where it is largest (of two classes one may be what the other is not).
 
         Args:
             candidates: two or more, name -> f(inputs, classes (n,)) that gives maps
@@ -93,8 +96,11 @@ class Trial:
             if all(GOOD * found[name].mean(0) > GOOD * found[best].mean(0)):
                 best = name
         opposite, whole = group.gather(self._tests(-maps[best], image, label, OPPOSITE)).T
-        support = _support((opposite - found[best][:, 1])[whole >= PRESENT])
-        return Verdict(best, self._why(best, found, opposite.mean().item(), support), support)
+        sees = whole >= PRESENT
+        margins = (opposite - found[best][:, 1])[sees]
+        support = _support(margins, group.gather(label)[sees])
+        why = self._why(best, found, opposite.mean().item(), support)
+        return Verdict(best, why, support, margins.sum().item())
 
     def _why(self, best: str, found: dict[str, Tensor], opposite: float, support: float) -> str:
         """The figures of all candidates, and the margins of the best with standard errors."""
@@ -155,19 +161,30 @@ def _mean_and_error(values: Tensor) -> tuple[float, float]:
     return values.mean().item(), error.item()
 
 
-def _support(margins: Tensor) -> float:
-    """Of the differences that images make, the net share that speaks for the maps; images where
-    nothing changes, as those of healthy patients, do not count.
+def _support(margins: Tensor, label: Tensor) -> float:
+    """Of the differences that images make, the net share that speaks for the maps.
+
+    Of the class that is most spoken for, since others may have no place; of all together where no
+    class has images enough.
 
     Examples::
 
-        >>> _support(torch.tensor([0.5, 0.3, 0.2, 0.2, -0.1, 0.0, 0.0]))
+        >>> margins = torch.tensor([0.5, 0.3, 0.2, 0.2, -0.1, 0.0, 0.0])
+        >>> _support(margins, torch.zeros(7))
+        0.846...
+        >>> _support(torch.cat([margins, -margins]), torch.arange(14) // 7)
         0.846...
     """
-    telling = margins[margins.abs() >= TRIFLE]
-    if len(telling) < FEW:
-        return math.nan
-    return (telling.sum() / telling.abs().sum()).item()
+    telling = margins.abs() >= TRIFLE
+    classes = [margins[telling & (label == c)] for c in label.unique()]
+    found = [_net_share(of_class) for of_class in classes if len(of_class) >= FEW]
+    if found:
+        return max(found)
+    return _net_share(margins[telling]) if telling.sum() >= FEW else math.nan
+
+
+def _net_share(margins: Tensor) -> float:
+    return (margins.sum() / margins.abs().sum()).item()
 
 
 def doubtful(support: float | None) -> bool:

@@ -150,7 +150,8 @@ class FitReport(HeadReport):
         support: of ``solver="auto"``, else None: what held-out images say for the summed maps, from
             -1 to 1. An image speaks for its map by how much more of the class's probability stays
             when what the map marks least is blurred away than when what it marks most is; the sum
-            of these differences over the sum of their sizes. NaN where too few images say anything.
+            of these differences over the sum of their sizes, for the class where it is largest. NaN
+            where too few images say anything.
         seconds_pass: seconds for the frozen pass.
         seconds_solve: seconds for the solve.
         extra_forwards: forward passes of single images beside the frozen pass: 64 for what is

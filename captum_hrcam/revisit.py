@@ -1,6 +1,5 @@
 """A few training images once more through the frozen model: a cascade, the ordinary, a choice."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from captum_hrcam import cascade, choosing, group, spread
 from captum_hrcam.cascade import Cascade, in_batches
-from captum_hrcam.choosing import Trial, Verdict, doubtful
+from captum_hrcam.choosing import ENOUGH, Trial, Verdict, doubtful
 from captum_hrcam.features import Sample
 from captum_hrcam.fitting import Fitted
 from captum_hrcam.frozen_pass import Forward, Read, score_rows, to_device
@@ -77,39 +76,40 @@ class Revisit:
     ) -> Fitted:
         """The one head, or of several the one that the model's own outputs speak for.
 
-        Where they speak for none, the deeper half of the layers is left out and all begins anew, as
-        long as there are two; with all layers again where this does not help.
+        Where they speak for none, the deeper half of the layers is left out and all begins anew,
+        and so on to a single layer; of these that with the largest margin is kept, or all layers
+        where the outputs speak for nothing.
 
         Args:
             fit: gives the heads by their solvers' names, from what fits a cascade.
             resolutions: layer name -> spatial size, shallow to deep; the images have been read.
         """
-        layers, of_all = list(resolutions), None
-        while True:
-            fits = fit(self._local({name: resolutions[name] for name in layers}))
-            self._add_spreads(fits.values())
-            chosen = self._best(fits)
-            if not doubtful(chosen.figures["support"]):
-                break
-            of_all = of_all or chosen
-            if len(layers) == 1:
-                of_all.figures["choices"][1:1] = [IN_VAIN] if len(resolutions) > 1 else []
-                return of_all
+        layers = list(resolutions)
+        of_all, verdict = self._best(fit(self._local(resolutions)))
+        if verdict is None or not doubtful(verdict.support) or len(layers) == 1:
+            return of_all
+        kept, why, largest = of_all, IN_VAIN, 0.0
+        while len(layers) > 1:
             layers = layers[: (len(layers) + 1) // 2]
-        if of_all is None or math.isnan(chosen.figures["support"] or 0.0):
-            return of_all or chosen
-        deeper = ", ".join(name for name in resolutions if name not in layers)
-        chosen.figures["choices"].insert(1, DEEPER.format(deeper))
-        return chosen
+            part = {name: resolutions[name] for name in layers}
+            chosen, verdict = self._best(fit(self._local(part)))
+            assert verdict is not None, "there were several heads before"
+            if verdict.support >= ENOUGH and verdict.margin > largest:
+                deeper = [name for name in resolutions if name not in part]
+                kept, why, largest = chosen, DEEPER.format(", ".join(deeper)), verdict.margin
+        kept.figures["choices"].insert(1, why)
+        return kept
 
-    def _best(self, fits: dict[str, Fitted]) -> Fitted:
+    def _best(self, fits: dict[str, Fitted]) -> tuple[Fitted, Verdict | None]:
+        """The head to keep, and why; None where there is one."""
+        self._add_spreads(fits.values())
         if len(fits) == 1:
-            return next(iter(fits.values()))
+            return next(iter(fits.values())), None
         verdict = self._choose({name: fitted.trial for name, fitted in fits.items()})
         chosen = fits[verdict.name]
         chosen.figures["support"] = verdict.support
         chosen.figures["choices"].insert(0, f"solver {verdict.why}")
-        return chosen
+        return chosen, verdict
 
     def _local(self, resolutions: dict[str, tuple[int, ...]]) -> Cascade | None:
         """What fits a cascade of these layers, where a solver asks for it."""

@@ -116,6 +116,27 @@ def test_support_is_the_net_share_of_what_the_images_say():
     assert f"support {verdict.support:.2f} of 1" in verdict.why
 
 
+def mark_healthy_wrongly(inputs: tuple[Tensor, ...], classes: Tensor) -> Tensor:
+    """The corner for class 1, the opposite one for class 0, which is told by what is absent."""
+    ill = classes[:, None, None, None] == 1
+    return torch.where(ill, mark_corner(inputs, classes), mark_opposite(inputs, classes))
+
+
+def test_one_class_that_is_spoken_for_is_enough():
+    """Blurred at the corner, those of class 0 look like class 1 and speak against their maps."""
+    x = bright_corners(16)
+    x[8:] += 4
+    x[8:, :, : SIZE // 2, : SIZE // 2] -= 4.5
+    y = torch.zeros(16, 2)
+    y[:8, 1] = y[8:, 0] = 1
+    support = {}
+    for name, rows in {"both": slice(None), "ill": slice(8), "healthy": slice(8, None)}.items():
+        trial = Trial(softmax_scores, (x[rows],), y[rows], loss="cross_entropy")
+        marks = {"map": mark_healthy_wrongly, "again": mark_healthy_wrongly}
+        support[name] = trial.choose(marks).support
+    assert support == {"both": pytest.approx(1), "ill": pytest.approx(1), "healthy": -1}
+
+
 def test_no_support_where_few_images_say_anything():
     x = bright_corners(10)
     x[:7] = 0
