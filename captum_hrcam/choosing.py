@@ -24,7 +24,7 @@ IMAGES = 24
 BATCH = 8
 TRIFLE = 0.01  # of a probability: an image where so little changes says nothing of its map
 FEW = 4  # images that say something are needed
-ENOUGH = 0.5  # of the support; CNNs of the benchmark have .9 and more
+ENOUGH = 0.5  # of the support, which is 1.00 for the CNNs of the benchmark
 CURVES = (insertion_curve, deletion_curve)
 OPPOSITE = (deletion_curve, partial(deletion_curve, fractions=(0.0,)))
 GOOD = torch.tensor([1.0, -1.0])  # more of the one is better, of the other less
