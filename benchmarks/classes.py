@@ -84,9 +84,9 @@ def report(frame: pd.DataFrame, options: argparse.Namespace) -> str:
             f"The other {len(others)} classes: pixel AP {others['pixel AP'].min():.2f} to "
             f"{others['pixel AP'].max():.2f}, mean {others['pixel AP'].mean():.2f}; contrast "
             f"{ratio.min():.2f} times that of the median class or more.",
-            "The models' outputs speak for the default's maps: the least support of these networks "
-            f"is {frame['support'].min():.2f} (1: what the maps mark counts for more than what they "
-            "mark least in every held-out image of a class).",
+            "The models' outputs speak for the default's maps: the least support of these "
+            f"networks is {frame['support'].min():.2f} (1: what the maps mark counts for more than "
+            "what they mark least in every held-out image of a class).",
         ]
     )
 
