@@ -83,12 +83,13 @@ print(of_vit.fit([(images, labels)]))
 # %%
 # What the maps are worth
 # -----------------------
-# Beside both a Gaussian in the middle of the image, which knows no model.
+# Both kept the cascade, so their layers' agreement draws the sharper picture. Beside both a
+# Gaussian in the middle of the image, which knows no model.
 
 x, y, masks = lesions(100, seed=1, contrast=2)
 x, masks = x[y == 1], masks[y == 1]
 maps = {
-    name: hrcam.attribute(windows(x), target=1)
+    name: hrcam.attribute(windows(x), target=1, fusion="agreement")
     for name, hrcam in (("Swin", of_swin), ("ViT", of_vit))
 }
 gaussian = torch.tensor(centred_gaussian((64, 64))).expand(len(x), 64, 64)
