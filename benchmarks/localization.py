@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from images import KINDS, Images
-from networks import NETWORKS, train
+from networks import NETWORKS, kept, train
 from oracle import mask_fitted
 from peers import SLOW, Attribute, gaussian, peers
 from results import table, write_section
@@ -90,21 +90,17 @@ def cell(
 def network(
     options: argparse.Namespace, kind: str, name: str, seed: int, data: Images
 ) -> nn.Module:
-    """Trained, or read from ``--keep`` where an earlier run of the same size left it."""
-    kept = None
-    if options.keep:
-        options.keep.mkdir(parents=True, exist_ok=True)
-        size = f"{options.images}x{options.epochs}"
-        kept = options.keep / f"{kind.replace(' ', '_')}-{name}-{seed}-{size}.pt"
-    if kept and kept.exists():
+    """Trained, or kept from an earlier run."""
+
+    def build() -> nn.Module:
         model = NETWORKS[name](data.x.shape[1], int(data.y.max()) + 1)
-        model.load_state_dict(torch.load(kept, weights_only=True))
-        return model.to(memory_format=torch.channels_last).eval()
-    turn = kind == "lesions"
-    model = train(name, data.x, data.y, epochs=options.epochs, seed=seed, turn=turn)
-    if kept:
-        torch.save(model.state_dict(), kept)
-    return model
+        return model.to(memory_format=torch.channels_last)
+
+    def trained() -> nn.Module:
+        turn = kind == "lesions"
+        return train(name, data.x, data.y, epochs=options.epochs, seed=seed, turn=turn)
+
+    return kept(options, f"{kind}-{name}-{seed}", build, trained)
 
 
 # Of each fit the maps that are scored. The first is the default.

@@ -1,5 +1,8 @@
 """Four small CNNs of the usual families, trained here."""
 
+import argparse
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -134,3 +137,29 @@ def shifted(x: Tensor) -> Tensor:
     """The whole batch moved by up to 4 pixels, edges mirrored."""
     dy, dx = torch.randint(9, (2,)).tolist()
     return F.pad(x, (4, 4, 4, 4), mode="reflect")[..., dy : dy + x.shape[2], dx : dx + x.shape[3]]
+
+
+def kept(
+    options: argparse.Namespace,
+    name: str,
+    build: Callable[[], nn.Module],
+    train: Callable[[], nn.Module],
+) -> nn.Module:
+    """Trained, or read from ``--keep`` where an earlier run of the same size left it.
+
+    Args:
+        name: of the file, to which the size is added.
+        build: gives the network untrained, to be filled.
+        train: gives it trained.
+    """
+    if not options.keep:
+        return train()
+    options.keep.mkdir(parents=True, exist_ok=True)
+    path = options.keep / f"{name.replace(' ', '_')}-{options.images}x{options.epochs}.pt"
+    if path.exists():
+        model = build()
+        model.load_state_dict(torch.load(path, weights_only=True))
+        return model.eval()
+    model = train()
+    torch.save(model.state_dict(), path)
+    return model

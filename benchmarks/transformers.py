@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from images import KINDS, Images
 from localization import COLUMNS, FOLDER, score
-from networks import shifted
+from networks import kept, shifted
 from peers import FAMILIES, Attribute, gaussian, of_grad_cam
 from results import table, write_section
 from torch import Tensor, nn
@@ -69,24 +69,13 @@ def grid(f: Tensor) -> Tensor:
     return f[:, 1:].transpose(1, 2).unflatten(2, (CELLS, CELLS)) if f.ndim == 3 else f
 
 
-def network(options: argparse.Namespace, kind: str, seed: int, data: Images) -> ViT:
-    """Trained, or read from ``--keep`` where an earlier run of the same size left it."""
-    size = f"{options.images}x{options.epochs}"
-    kept = options.keep and options.keep / f"{kind.replace(' ', '_')}-ViT-{seed}-{size}.pt"
-    if kept and kept.exists():
-        model = ViT(data.x.shape[1], int(data.y.max()) + 1)
-        model.load_state_dict(torch.load(kept, weights_only=True))
-        return model.eval()
-    model = trained(data, options.epochs, seed)
-    if kept:
-        options.keep.mkdir(parents=True, exist_ok=True)
-        torch.save(model.state_dict(), kept)
-    return model
+def untrained(data: Images) -> ViT:
+    return ViT(data.x.shape[1], int(data.y.max()) + 1)
 
 
 def trained(data: Images, epochs: int, seed: int) -> ViT:
     torch.manual_seed(seed)
-    model = ViT(data.x.shape[1], int(data.y.max()) + 1)
+    model = untrained(data)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
     steps = len(data.x) // 50
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=epochs * steps)
@@ -101,7 +90,7 @@ def trained(data: Images, epochs: int, seed: int) -> ViT:
     return model.eval()
 
 
-def methods(model: ViT, data: Images) -> Iterator[tuple[str, str, Attribute]]:
+def methods(model: nn.Module, data: Images) -> Iterator[tuple[str, str, Attribute]]:
     """(method, configuration, f(images, targets)); the default's report is printed."""
     loader = DataLoader(TensorDataset(data.x[:FITTED], data.y[:FITTED]), batch_size=50)
     for name, options in OURS.items():
@@ -131,7 +120,12 @@ def main() -> None:
     for kind in options.kinds:
         for seed in range(options.seeds):
             data, tested = KINDS[kind](options.images, seed, False), KINDS[kind](60, seed, True)
-            model = network(options, kind, seed, data)
+            model = kept(
+                options,
+                f"{kind}-ViT-{seed}",
+                functools.partial(untrained, data),
+                functools.partial(trained, data, options.epochs, seed),
+            )
             with torch.no_grad():
                 accuracy = (model(tested.x).argmax(1) == tested.y).float().mean().item()
             about = {"kind": kind, "seed": seed, "accuracy": accuracy}

@@ -169,11 +169,11 @@ class Cascade:
     ) -> dict[str, Tensor]:
         """Every layer once more, towards the fused map of the classes that each image has."""
         moments = {name: CellMoments(w.shape[1], len(w)) for name, w in head.items()}
+        weights = [place**0.5 for place in self.places(head)]
         for rows, inputs in in_batches(self.images):
             features = self._features(inputs, head)
             present = self._present(rows)
             maps = self._maps(features, present, head)
-            weights = [place**0.5 for place in self.places(head)]
             fused = agree(maps, weights, inputs[0].shape[2:])
             for name, x in features.items():
                 # 0 where a class is not in the image.

@@ -33,7 +33,7 @@ class FrozenPass:
 
     Attributes:
         channels: layer name -> C_l, once a batch was read.
-        resolutions: layer name -> native spatial size.
+        resolutions: layer name -> native spatial size, of the first batch.
     """
 
     forward: Forward
@@ -124,16 +124,19 @@ class FrozenPass:
         n = len(inputs[0])
         pooled: dict[str, Tensor] = {}
         varied: dict[str, Tensor] = {}
+        sizes: dict[str, tuple[int, ...]] = {}
 
         def read(name: str, f: Tensor) -> None:
             one_row_per_image(name, f, n)
             same_shape("the channels of layer", argument, {name: f.shape[1]}, self._first)
-            self.resolutions.setdefault(name, tuple(f.shape[2:]))
+            sizes[name] = tuple(f.shape[2:])
             pooled[name] = gap(f)
             varied[name] = spatial_variance(f, pooled[name])
 
         outputs = score_rows(self.forward(to_device(inputs, self.device), (), read), n)
+        # In the order of the layers as named: they may run in another, as coarse to fine.
         self.channels = {name: pooled[name].shape[1] for name in self.layers}
+        self.resolutions = self.resolutions or {name: sizes[name] for name in self.layers}
         z, within = (
             torch.cat([d[name].cpu() for name in self.layers], 1) for d in (pooled, varied)
         )

@@ -196,13 +196,11 @@ class HRCAM(HeadAttribution):
         def fit(local: Cascade | None) -> dict[str, Fitted]:
             return {r.solver: fit_head(train, val, frozen.channels, r, local) for r in recipes}
 
-        # In the order of the layers as named: they may run in another, as coarse to fine.
-        resolutions = {name: frozen.resolutions[name] for name in names}
-        chosen = few.settle(fit, resolutions)
+        chosen = few.settle(fit, frozen.resolutions)
         chosen.figures["choices"] += reading.notes
         report = FitReport(
             **chosen.figures,
-            resolutions=resolutions,
+            resolutions=frozen.resolutions,
             seconds_pass=seconds,
             extra_forwards=few.forwards,
             seconds_beside=time.perf_counter() - begin - seconds - chosen.figures["seconds_solve"],
