@@ -26,6 +26,7 @@ from captum_hrcam.checks import on_device, one_row_per_image, same_channels
 from captum_hrcam.fusion import Fusion, contract
 from captum_hrcam.head import Head, for_classes
 from captum_hrcam.layers import module_behind, resolve_layers, unwrap
+from captum_hrcam.placing import place
 
 LayerLike = nn.Module | str | Sequence[nn.Module | str]
 
@@ -298,7 +299,8 @@ class HeadAttribution(LayerAttribution):
         classes: Tensor | None,
         fuse: Fusion,
     ) -> dict[str, Tensor]:
-        """{layer: sum_i W[c, i] f_i} at the layers' own resolution, contracted inside the hooks."""
+        """{layer: sum_i W[c, i] f_i} at the layers' own resolution, where the layer's cells look;
+        contracted inside the hooks."""
         weights = {name: for_classes(head.weights[name], classes) for name in self.layers}
         ordinary: dict[str, tuple[Tensor, Tensor]] = {}
         if fuse.name != "sum":
@@ -314,12 +316,15 @@ class HeadAttribution(LayerAttribution):
                 )
                 for name in self.layers
             }
+        moves = {name: cells.tolist() for name, cells in head.displacement.items() if cells.any()}
         maps: dict[str, Tensor] = {}
 
         def read(name: str, f: Tensor) -> None:
             one_row_per_image(name, f, len(inputs[0]))
             same_channels(name, f, weights[name], self._remedy)
             a = contract(f, weights[name])
+            if name in moves:
+                a = place(a, moves[name])
             maps[name] = fuse.layer(a, *ordinary[name]) if ordinary else a
 
         self._forward(inputs, args, read)

@@ -19,6 +19,8 @@ class Head:
         mean_score: layer name -> (K,), what the layer gives each class on average over the
             training data, w_l . mean(z_l).
         spread: layer name -> (K,), typical standard deviation of the layer's map over space.
+        displacement: layer name -> (axes,), cells by which the layer's map lies beside what it
+            sees; empty where it was not measured.
         centred: whether weights are centred over classes.
     """
 
@@ -26,6 +28,7 @@ class Head:
     bias: Tensor
     mean_score: dict[str, Tensor] = field(default_factory=dict)
     spread: dict[str, Tensor] = field(default_factory=dict)
+    displacement: dict[str, Tensor] = field(default_factory=dict)
     centred: bool = False
 
     @property
@@ -47,13 +50,14 @@ class Head:
         old = list(self.weights)
 
         def rename(values: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {new: values[name] for new, name in zip(layers, old, strict=True)}
+            return {new: values[name] for new, name in zip(layers, old, strict=True) if values}
 
         return Head(
             rename(self.weights),
             self.bias,
             rename(self.mean_score),
             rename(self.spread),
+            rename(self.displacement),
             self.centred,
         )
 

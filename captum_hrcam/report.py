@@ -155,13 +155,15 @@ class FitReport(HeadReport):
         seconds_pass: seconds for the frozen pass.
         seconds_solve: seconds for the solve.
         extra_forwards: forward passes of single images beside the frozen pass: 64 for what is
-            ordinary in the maps, more for a cascade and for a choice.
+            ordinary in the maps, more for a cascade, for a choice and for the places of layers.
         contrast: (K,), how much more a class's map of the deepest layer varies over space in
             images of the class than in others, a ratio of deviations over up to 64 images; NaN
             where fewer than four are of either kind, None for real values. A class told by what is
             absent, as the healthy one, is near 1 or below: its maps mark no place.
+        displacement: layer name -> (axes,), by how many of its cells the layer's map lies beside
+            what it sees, and is moved back; empty where it was not measured (``place_layers``).
         seconds_beside: seconds for all else: the heads that were not chosen, what is ordinary in
-            the maps, the choice.
+            the maps, the choice, the places of layers.
 
     Examples::
 
@@ -188,6 +190,7 @@ class FitReport(HeadReport):
     seconds_solve: float
     extra_forwards: int
     contrast: Tensor | None
+    displacement: dict[str, Tensor]
     seconds_beside: float
 
     def _warnings(self) -> list[str]:
@@ -225,7 +228,7 @@ class FitReport(HeadReport):
 
     def __str__(self) -> str:
         lines = [f"HR-CAM head, solver {self.solver}, fitted on {self.n} images"]
-        lines += [f"  {choice}" for choice in self.choices]
+        lines += [f"  {choice}" for choice in self.choices + self._places()]
         lines += self._layer_table() + self._contrasts() + self._figures()
         lines.append(
             f"pass {self.seconds_pass:.1f} s, solve {self.seconds_solve:.1f} s, all else "
@@ -233,6 +236,16 @@ class FitReport(HeadReport):
             f"{self.extra_forwards}"
         )
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
+
+    def _places(self) -> list[str]:
+        """One line, where the places of layers were measured."""
+        if not self.displacement:
+            return []
+        moves = (
+            f"{name} ({', '.join(f'{-cells:+.2f}' for cells in of_layer.tolist())})"
+            for name, of_layer in self.displacement.items()
+        )
+        return [f"maps moved to where their layers look, in cells: {', '.join(moves)}"]
 
     def _contrasts(self) -> list[str]:
         if self.contrast is None or self.contrast.isnan().all():

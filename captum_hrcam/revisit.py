@@ -1,4 +1,5 @@
-"""A few training images once more through the frozen model: a cascade, the ordinary, a choice."""
+"""A few training images once more through the frozen model: a cascade, what is ordinary, a choice,
+where the layers look."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_hrcam import cascade, choosing, group, spread
+from captum_hrcam import cascade, choosing, group, placing, spread
 from captum_hrcam.cascade import Cascade, in_batches
 from captum_hrcam.choosing import ENOUGH, Trial, Verdict, doubtful
 from captum_hrcam.features import Sample
@@ -36,6 +37,7 @@ class Revisit:
         device: where inputs go; None leaves them.
         solvers: those to be tried; a cascade takes more images, several ask for a choice.
         loss: see ``labels.LOSSES``.
+        places: whether the head's maps are to be placed where its layers look.
 
     Attributes:
         images: to fit a cascade and to measure spreads on.
@@ -47,6 +49,7 @@ class Revisit:
     device: torch.device | None
     solvers: list[str]
     loss: str
+    places: bool = False
     images: Sample = field(init=False)
     held: Sample | None = field(init=False)
     _taken: int = field(init=False, default=0)
@@ -74,7 +77,7 @@ class Revisit:
         fit: Callable[[Cascade | None], dict[str, Fitted]],
         resolutions: dict[str, tuple[int, ...]],
     ) -> Fitted:
-        """The one head, or of several the one that the model's own outputs speak for.
+        """The one head, or of several the one that the model's own outputs speak for; placed.
 
         Where they speak for none, the deeper half of the layers is left out and all begins anew,
         and so on to a single layer; of these that with the largest margin is kept, or all layers
@@ -84,6 +87,16 @@ class Revisit:
             fit: gives the heads by their solvers' names, from what fits a cascade.
             resolutions: layer name -> spatial size, shallow to deep; the images have been read.
         """
+        kept = self._settled(fit, resolutions)
+        if self.places:
+            self._place(kept)
+        return kept
+
+    def _settled(
+        self,
+        fit: Callable[[Cascade | None], dict[str, Fitted]],
+        resolutions: dict[str, tuple[int, ...]],
+    ) -> Fitted:
         layers = list(resolutions)
         of_all, verdict = self._best(fit(self._local(resolutions)))
         if verdict is None or not doubtful(verdict.support) or len(layers) == 1:
@@ -164,3 +177,21 @@ class Revisit:
         trial = Trial(outputs, tuple(images), y, self.loss)
         verdict = trial.choose({n: partial(attribute, head) for n, head in trials.items()})
         return group.from_first(verdict)  # on which further passes depend
+
+    def _place(self, fitted: Fitted) -> None:
+        """Where the layers of this head look, for its maps and for its report."""
+        head = fitted.head
+        *inputs, y = self.images.rows()
+        step = -(-len(y) // group.part(placing.IMAGES))
+        inputs = [x[::step] for x in inputs]
+        classes = y[::step].argmax(1) if y.shape[1] else torch.zeros(len(inputs[0])).long()
+
+        def native_maps(inputs: tuple[Tensor, ...], rows: slice) -> dict[str, Tensor]:
+            self._taken += len(inputs[0])
+            on_device = to_device(inputs, self.device)
+            return self.native_maps(head, on_device, (), classes[rows], Fusion())
+
+        displacements = placing.Displacements(native_maps)
+        for rows, batch in in_batches(inputs):
+            displacements.add(batch, rows)
+        head.displacement = displacements.found()

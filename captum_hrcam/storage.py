@@ -16,14 +16,14 @@ from captum_hrcam.files import in_a_folder, written_whole
 from captum_hrcam.head import Head
 
 FORMAT = "captum-hrcam head"  # of the metadata; one entry, as several come in any order
-VERSION = 1
-LAYER_FIELDS = ("weights", "mean_score", "spread")
+VERSION = 2  # 1 had no displacements
+LAYER_FIELDS = ("weights", "mean_score", "spread")  # one row or value for each class
 
 
 def save(path: str | os.PathLike[str], head: Head, attribute_to_layer_input: bool) -> None:
     """Write the head; an earlier file stays until the new one is whole."""
     tensors = {"bias": head.bias}
-    for field in LAYER_FIELDS:
+    for field in (*LAYER_FIELDS, "displacement"):
         tensors |= {f"{field}/{name}": value for name, value in getattr(head, field).items()}
     state = {
         "version": VERSION,
@@ -48,10 +48,10 @@ def load(path: str | os.PathLike[str]) -> tuple[Head, bool]:
         version = state["version"]
         # Copies: a view of the file would change with it.
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    if version != VERSION:
+    if version not in range(1, VERSION + 1):
         raise ValueError(
             f"path: {os.fspath(path)!r} has format version {version}, this captum-hrcam reads "
-            f"{VERSION}. Update captum-hrcam or fit again."
+            f"1 to {VERSION}. Update captum-hrcam or fit again."
         )
     with _named(path):
         return _head(state, tensors), bool(state["attribute_to_layer_input"])
@@ -83,8 +83,15 @@ def _head(state: dict[str, Any], tensors: dict[str, Tensor]) -> Head:
         field: {name: tensors.pop(f"{field}/{name}") for name in state["layers"]}
         for field in LAYER_FIELDS
     }
+    moved = [name for name in state["layers"] if f"displacement/{name}" in tensors]
+    displacement = {name: tensors.pop(f"displacement/{name}") for name in moved}
     if tensors:
         raise ValueError(f"{next(iter(tensors))!r} is of no layer")
+    if moved and moved != state["layers"]:
+        raise ValueError("some layers have a displacement, others none")
+    for name, value in displacement.items():
+        if value.dtype != torch.float64 or value.ndim != 1 or not value.isfinite().all():
+            raise ValueError(f"displacement {name} is no row of finite float64")
     of_layers = [(field, *item) for field in LAYER_FIELDS for item in fields[field].items()]
     for field, name, value in [("bias", "", bias), *of_layers]:
         is_whole = value.ndim == (2 if field == "weights" else 1) and 0 not in value.shape
@@ -92,4 +99,4 @@ def _head(state: dict[str, Any], tensors: dict[str, Tensor]) -> Head:
             raise ValueError(f"{field} {name} of shape {tuple(value.shape)}, {len(bias)} classes")
         if value.dtype != torch.float64 or not value.isfinite().all():
             raise ValueError(f"{field} {name} not finite float64")
-    return Head(**fields, bias=bias, centred=bool(state["centred"]))
+    return Head(**fields, bias=bias, displacement=displacement, centred=bool(state["centred"]))

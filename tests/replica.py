@@ -1,6 +1,8 @@
 """The paper in slow, obviously right loops, float64: no contraction trick, no hook trick."""
 
+import itertools
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,26 @@ def class_map(maps: dict[str, Tensor], weights: dict[str, Tensor], c: int, size)
             up = F.interpolate(f[:, i : i + 1], size=tuple(size), mode=mode, align_corners=False)
             total += weights[name][c, i].double() * up
     return total
+
+
+def placed_maps(hrcam: Any, x: Tensor) -> dict[str, Tensor]:
+    """Feature maps, each read where its layer's displacement says, its mean as before."""
+    maps = feature_maps(hrcam.forward_func, hrcam.layers, x)
+    found = hrcam.head.displacement
+    return {name: moved(f, found[name].tolist()) if found else f for name, f in maps.items()}
+
+
+def moved(f: Tensor, cells: list[float]) -> Tensor:
+    """f(q + cells), between the corners around that place; beyond an edge, its outermost cell."""
+    result = torch.zeros_like(f)
+    for q in itertools.product(*map(range, f.shape[2:])):
+        at = [i + d for i, d in zip(q, cells, strict=True)]
+        for corner in itertools.product(*[(math.floor(a), math.floor(a) + 1) for a in at]):
+            share = math.prod(1 - abs(a - i) for a, i in zip(at, corner, strict=True))
+            inside = [min(max(i, 0), n - 1) for i, n in zip(corner, f.shape[2:], strict=True)]
+            result[(..., *q)] += share * f[(..., *inside)]
+    space = tuple(range(2, f.ndim))
+    return result + f.mean(space, keepdim=True) - result.mean(space, keepdim=True)
 
 
 def scores(maps: dict[str, Tensor], weights: dict[str, Tensor], bias: Tensor) -> Tensor:

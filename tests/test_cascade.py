@@ -339,7 +339,8 @@ def test_class_that_nothing_lights_up_for_keeps_its_pattern():
 def test_layers_are_scaled_by_how_well_the_deeper_ones_confirm_them(name):
     case = BY_NAME[name]
     batches = training_batches(case)
-    hrcam = fit_quietly(HRCAM(case.model(), case.layers), batches, solver="cascade")
+    hrcam = HRCAM(case.model(), case.layers)
+    fit_quietly(hrcam, batches, solver="cascade", place_layers=False)
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
     fit = ~held_out(torch.arange(30))
     x, y = x[fit], y[fit]

@@ -24,7 +24,7 @@ def assert_close(a, b):
 
 def test_attribute_equals_replica(case):
     hrcam, x = fitted(case), case.images()
-    maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, x)
+    maps = replica.placed_maps(hrcam, x)
     for c in range(3):
         expected = replica.class_map(maps, hrcam.weights, c, case.size)
         assert_close(hrcam.attribute(x, target=c).double(), expected)
@@ -36,7 +36,7 @@ def test_evidence_equals_replica(case):
     images = torch.cat([images for images, _ in train])
     training_maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, images)
     kept = (~held_out(torch.arange(30))).nonzero()[:, 0].tolist()
-    maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, x)
+    maps = replica.placed_maps(hrcam, x)
     for t in (0.0, 0.5):
         expected = replica.evidence_map(maps, training_maps, kept, hrcam.weights, 1, case.size, t)
         got = hrcam.attribute(x, target=1, fusion="evidence", evidence_threshold=t)
@@ -56,7 +56,7 @@ def test_agreement_equals_replica(case):
     images = torch.cat([images for images, _ in training_batches(case)])
     training_maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, images)
     kept = (~held_out(torch.arange(30))).nonzero()[:, 0].tolist()
-    maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, x)
+    maps = replica.placed_maps(hrcam, x)
     expected = replica.agreement_map(maps, training_maps, kept, hrcam.weights, 1, case.size)
     got = hrcam.attribute(x, target=1, fusion="agreement")
     torch.testing.assert_close(got.double(), expected, rtol=2e-3, atol=1e-4)
@@ -152,7 +152,7 @@ def test_in_place_relu_does_not_change_the_hooked_value(layer):
     case = BY_NAME["residual2d"]  # conv's sum and down's output are overwritten in place
     hrcam = fit_quietly(HRCAM(case.model(), layer), training_batches(case))
     x = case.images()
-    maps = replica.feature_maps(hrcam.forward_func, hrcam.layers, x)
+    maps = replica.placed_maps(hrcam, x)
     assert_close(
         hrcam.attribute(x, 1).double(), replica.class_map(maps, hrcam.weights, 1, case.size)
     )

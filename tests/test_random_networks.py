@@ -1,5 +1,6 @@
 """What holds for every CNN, on networks drawn at random: 25, in ``make test-nightly`` 200."""
 
+import dataclasses
 import os
 from dataclasses import dataclass, field
 
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 
 from captum_hrcam import HRCAM
 from captum_hrcam.fusion import FUSIONS, Fusion
-from captum_hrcam.head import Head
 
 NETWORKS = int(os.environ.get("NETWORKS", "25"))
 ACTIVATIONS = {
@@ -108,7 +108,7 @@ class Network:
     def with_head(self, weights: dict[str, Tensor], **options) -> HRCAM:
         """The same model and layers with other weights."""
         other, head = HRCAM(self.hrcam.forward_func, self.layers, **options), self.hrcam.head
-        other._head = Head(weights, head.bias, head.mean_score, head.spread, head.centred)
+        other._head = dataclasses.replace(head, weights=weights)
         return other
 
 
@@ -146,7 +146,7 @@ def equals_the_paper_in_loops(net: Network) -> None:
     hrcam, mode = net.hrcam, State(net.hrcam.forward_func)
     maps, score = hrcam.class_maps(net.x), hrcam.predict(net.x)
     mode.assert_unchanged()
-    f = replica.feature_maps(hrcam.forward_func, hrcam.layers, net.x)
+    f = replica.placed_maps(hrcam, net.x)
     hrcam.forward_func.train()
     for c in range(3):
         same(maps[:, c : c + 1], replica.class_map(f, hrcam.weights, c, net.size))

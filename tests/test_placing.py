@@ -1,0 +1,231 @@
+"""Where layers look, and their maps moved there."""
+
+import math
+
+import pytest
+import replica
+import torch
+import torch.nn.functional as F
+from conftest import BY_NAME, fit_quietly, fitted, training_batches
+from torch import Tensor, nn
+
+from captum_hrcam import HRCAM
+from captum_hrcam.placing import (
+    Displacements,
+    _Stripes,
+    centroid,
+    correlate,
+    displacement,
+    place,
+)
+
+# ---- moving a map
+
+
+@pytest.mark.parametrize("cells", [[0.3], [-1.7], [0.25, -0.5], [2.0, 0.0], [0.1, -0.9, 1.4]])
+def test_place_equals_loops(cells):
+    maps = torch.randn(2, 3, *[5, 4, 6][: len(cells)]).double()
+    torch.testing.assert_close(place(maps, cells), replica.moved(maps, cells))
+
+
+def test_place_keeps_the_mean_and_constants():
+    maps = torch.randn(2, 3, 5, 7)
+    means = place(maps, [0.4, -0.6]).mean((2, 3))
+    torch.testing.assert_close(means, maps.mean((2, 3)))
+    flat = torch.full((1, 1, 3, 3), 2.5)
+    assert torch.equal(place(flat, [0.4, -0.6]), flat)
+    assert torch.equal(place(maps, [0.0, 0.0]), maps)
+
+
+# ---- measuring how far it lies beside what it sees
+
+
+def found(f, axes: int = 2, n: int = 32, size: int = 32) -> list[float]:
+    """Cells found for a function of images (n, 2, *size)."""
+    x = torch.randn(n, 2, *[size] * axes, generator=torch.Generator().manual_seed(0))
+    measure = Displacements(lambda inputs, rows: {"layer": f(inputs[0])})
+    for start in range(0, n, 16):
+        rows = slice(start, start + 16)
+        measure.add((x[rows],), rows)
+    return measure.found()["layer"].tolist()
+
+
+CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_kernels_that_look_aside(axes):
+    kernel = torch.zeros(1, 2, *[5] * axes)
+    kernel[(0, 1, 3, *[2] * (axes - 1))] = 1  # what lies a pixel further along the first axis
+    size = {1: 64, 2: 32, 3: 16}[axes]
+    cells = found(lambda x: CONV[axes](x, kernel, padding=2), axes, size=size)
+    assert cells[0] == pytest.approx(-1, abs=0.2)
+    assert cells[1:] == pytest.approx([0] * (axes - 1), abs=0.2)
+
+
+def test_strided_layers_look_at_their_first_pixel():
+    # A cell's middle is 1.5 pixels from its first pixel: .375 of it.
+    cells = found(lambda x: x[:, :1, ::4, ::4], n=128)
+    assert cells == pytest.approx([0.375, 0.375], abs=0.08)
+
+
+def test_pooled_layers_look_at_their_middle():
+    cells = found(lambda x: F.avg_pool2d(x[:, :1], 4))
+    assert cells == pytest.approx([0, 0], abs=0.05)
+
+
+def test_layers_that_mix_all_places_stay():
+    cells = found(lambda x: x.mean((2, 3), keepdim=True)[:, :1].expand(-1, -1, 8, 8))
+    assert cells == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: torch.zeros(len(x), 1, 8, 8),
+        lambda x: torch.full((len(x), 1, 8, 8), math.nan),
+        lambda x: x[:, :1, :1, :1],  # one cell
+    ],
+    ids=["nothing", "NaN", "one cell"],
+)
+def test_maps_that_tell_nothing_stay(f):
+    assert found(f) == [0, 0]
+
+
+def test_one_image_is_too_few():
+    assert found(lambda x: x[:, :1, ::4, ::4], n=1) == [0, 0]
+
+
+def test_no_layer_moves_by_more_than_three_quarters_of_a_cell_or_a_pixel_and_a_half():
+    assert found(lambda x: x[:, :1].roll(9, 2))[0] in (0, 1.5)
+    assert found(lambda x: F.avg_pool2d(x[:, :1].roll(6, 2), 4))[0] in (0, 0.75)
+
+
+def test_noise_keeps_to_the_image_and_to_its_stripes():
+    x = torch.rand(4, 2, 16, 16)
+    generator = torch.Generator().manual_seed(0)
+    stripes = [_Stripes(4, 16, generator) for _ in range(2)]
+    measure = Displacements(lambda inputs, rows: {})
+    noisy = measure._with_noise(x, stripes)
+    for before, after in zip(x, noisy, strict=True):
+        assert before.min() <= after.min()
+        assert after.max() <= before.max()
+    free = (stripes[0].at(16)[:, :, None] + stripes[1].at(16)[:, None]) == 0
+    changed = (noisy != x).any(1)
+    assert not changed[free].any()
+    assert changed[~free].float().mean() > 0.9
+    assert torch.equal(stripes[0].at(16) + stripes[0].between().at(16), torch.ones(4, 16))
+    whole = measure._with_noise((255 * x).to(torch.uint8), stripes)
+    assert whole.dtype == torch.uint8
+    assert (whole != (255 * x).to(torch.uint8)).any()
+
+
+def test_inputs_without_these_places_are_left_alone():
+    x, ages = torch.rand(16, 1, 16, 16), torch.rand(16, 3)
+    seen = []
+
+    def native_maps(inputs, rows):
+        seen.append(inputs)
+        return {"layer": inputs[0]}
+
+    Displacements(native_maps).add((x, ages), slice(0, 16))
+    assert len(seen) == 3
+    assert all(torch.equal(inputs[1], ages) for inputs in seen)
+    assert not torch.equal(seen[1][0], x)
+    assert not torch.equal(seen[1][0], seen[2][0])
+
+
+def test_correlate_equals_loops():
+    d, s = torch.randn(3, 5).double(), torch.randint(2, (3, 20)).double()
+    raised = F.interpolate(d[:, None], size=20, mode="linear", align_corners=False)[:, 0]
+    got = correlate(d, s, 4)
+    for i in range(3):
+        r, t = raised[i] - raised[i].mean(), s[i] - s[i].mean()
+        for lag in range(-4, 5):
+            expected = sum(r[q] * t[q - lag] for q in range(20) if 0 <= q - lag < 20)
+            torch.testing.assert_close(got[i, lag + 4], expected)
+
+
+def test_centroid_of_a_peak():
+    triangle = torch.tensor([0.0, 9, 0, 1, 2, 1, 0])
+    assert centroid(triangle) == -2  # the highest peak alone
+    assert centroid(torch.tensor([0.0, 0, 0, 2, 2])) == 1.5
+    assert math.isnan(centroid(torch.tensor([-1.0, -2, -1])))
+
+
+def test_images_that_disagree_draw_it_to_zero():
+    peaks = torch.eye(21)
+    agreed = displacement(peaks[[15] * 16])
+    assert agreed == 5
+    mixed = displacement(peaks[[14, 15, 16, 15] * 4] + 0.5 * peaks[[15] * 16])
+    assert 4 < mixed <= 5
+    assert abs(displacement(torch.randn(16, 21, generator=torch.Generator().manual_seed(0)))) < 5
+
+
+# ---- in a fit
+
+
+class Aside(nn.Sequential):
+    """Lights up where the image does, but drawn a pixel further up."""
+
+    def __init__(self) -> None:
+        conv = nn.Conv2d(1, 4, (3, 1), padding=(1, 0), bias=False)
+        conv.weight.data = torch.zeros(4, 1, 3, 1)
+        conv.weight.data[:, 0, 2, 0] = torch.tensor([1.0, 2, 3, 4])
+        super().__init__(
+            conv, nn.ReLU(), nn.MaxPool2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+        )
+
+
+def spots(n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, labels and places; class 1 has a spot."""
+    generator = torch.Generator().manual_seed(0)
+    x = 0.3 * torch.rand(n, 1, 32, 32, generator=generator)
+    at = torch.randint(8, 24, (n, 2), generator=generator)
+    for image, (i, j) in zip(x[1::2], at[1::2].tolist(), strict=True):
+        image[0, i : i + 4, j : j + 4] += 2
+    return x, torch.arange(n) % 2, at
+
+
+@pytest.mark.parametrize("solver", ["auto", "cascade", "pattern"])
+def test_the_map_lies_where_the_model_looks(solver):
+    x, y, at = spots(120)
+    middles = {}
+    for place_layers in (True, False):
+        hrcam = HRCAM(Aside(), ["1", "2"])
+        fit_quietly(hrcam, [(x, y)], solver=solver, place_layers=place_layers)
+        a = hrcam.attribute(x[1::2], 1).clamp(min=0).double()
+        a = (a - a.amax((2, 3), keepdim=True) / 2).clamp(min=0)[:, 0]
+        rows = (a.sum(2) * torch.arange(32)).sum(1) / a.sum((1, 2))
+        middles[place_layers] = (rows - at[1::2, 0] - 1.5).mean().item()
+    assert middles[False] == pytest.approx(-1, abs=0.3)
+    assert abs(middles[True]) < 0.3
+
+
+def test_the_report_says_by_how_much():
+    x, y, _ = spots(120)
+    hrcam = HRCAM(Aside(), ["1", "2"])
+    report = fit_quietly(hrcam, [(x, y)]).report
+    assert report.displacement.keys() == {"1", "2"}
+    assert report.displacement["2"][0] == pytest.approx(-0.25, abs=0.1)
+    assert "maps moved to where their layers look, in cells: 1 (" in str(report)
+    fit_quietly(hrcam, [(x, y)], solver="pattern")
+    assert hrcam.report.displacement == {}
+    assert "moved" not in str(hrcam.report)
+
+
+def test_complete_and_saved(tmp_path):
+    case = BY_NAME["residual2d"]
+    hrcam, x = fitted(case), case.images()
+    assert any(cells.any() for cells in hrcam.head.displacement.values())
+    means = sum(a.mean((2, 3)) for a in hrcam.native_maps(x).values()) + hrcam.bias
+    torch.testing.assert_close(means.float(), hrcam.predict(x))
+    hrcam.save(tmp_path / "head")
+    loaded = HRCAM.load(tmp_path / "head", hrcam.forward_func)
+    assert torch.equal(loaded.attribute(x, 1), hrcam.attribute(x, 1))
+
+
+def test_unknown_choice_is_refused():
+    hrcam = HRCAM(BY_NAME["vgg2d"].model(), "stage2")
+    with pytest.raises(ValueError, match="place_layers: got 'yes', expected one of 'auto', True"):
+        hrcam.fit(training_batches(BY_NAME["vgg2d"]), place_layers="yes")
