@@ -107,6 +107,7 @@ def network(
 SUM, AGREEMENT, EVIDENCE = ({"fusion": name} for name in ("sum", "agreement", "evidence"))
 OURS: list[tuple[dict, dict[str, dict]]] = [
     ({}, {"default, sum": SUM, "default, agreement": AGREEMENT}),
+    ({"place_layers": False}, {"unplaced, sum": SUM, "unplaced, agreement": AGREEMENT}),
     ({"solver": "cascade"}, {"cascade of all layers, sum": SUM}),
     ({"solver": "pattern"}, {"pattern, sum": SUM, "pattern, evidence": EVIDENCE}),
     ({"solver": "ridge"}, {"ridge, sum": SUM}),
@@ -189,6 +190,9 @@ def report(frame: pd.DataFrame, options: argparse.Namespace) -> str:
         "### The same with fusion='agreement'",
         "The default head; its maps fused by agreement, which gives up completeness.",
         ratio_table(ratios(frame, "default, agreement")),
+        "### With and without placing",
+        "Mean pixel AP of the default's maps, moved to where the layers look and not moved.",
+        placing_table(frame),
         "### Every method",
         "Means over all networks and kinds; for peers, the configuration that is best there. Cost "
         "is time over a bare forward pass of the same images; the fit, once for "
@@ -211,6 +215,21 @@ def ratio_table(found: pd.DataFrame) -> str:
     ]
     rows.append(["all", "", "", *cells(found)])
     return table(["images", "network", "accuracy", *COLUMNS], rows)
+
+
+def placing_table(frame: pd.DataFrame) -> str:
+    """A row for each network and kind of images, and one for all."""
+    shown = ["unplaced, sum", "default, sum", "unplaced, agreement", "default, agreement"]
+    mine = frame[is_ours(frame)].pivot_table("pixel AP", NET, "configuration", sort=False)
+    rows = [
+        [*names, *(f"{value:.3f}" for value in values)]
+        for names, values in zip(mine.index, mine[shown].to_numpy(), strict=True)
+    ]
+    means = frame[is_ours(frame)].groupby("configuration")["pixel AP"].mean()
+    rows.append(["all", "", *(f"{means[name]:.3f}" for name in shown)])
+    return table(
+        ["images", "network", "sum, unplaced", "sum", "agreement, unplaced", "agreement"], rows
+    )
 
 
 def method_table(frame: pd.DataFrame) -> str:

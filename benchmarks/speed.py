@@ -48,7 +48,8 @@ def fitted(model: nn.Module, layers: list, x: Tensor, classes: int) -> HRCAM:
     """With a head of two images a class: what it says does not change what it costs."""
     small = torch.randn(2 * classes, *x.shape[1:2], *[min(64, s) for s in x.shape[2:]])
     hrcam = HRCAM(model, layers)
-    hrcam.fit([(small, torch.arange(2 * classes) % classes)], solver="pattern")
+    data = [(small, torch.arange(2 * classes) % classes)]
+    hrcam.fit(data, solver="pattern", place_layers=True)  # the default's maps are placed
     return hrcam
 
 
@@ -162,7 +163,8 @@ def tiny(dims: int) -> dict[str, Callable[[], Any]]:
     bare(model, x)
     hrcam = HRCAM(model, ["0.1", "1.1", "2.1"])
     images = torch.randn(16, 1, *[32] * dims)
-    hrcam.fit([(images, torch.arange(16) % CLASSES)], solver="pattern")
+    data = [(images, torch.arange(16) % CLASSES)]
+    hrcam.fit(data, solver="pattern", place_layers=True)
     return {
         "bare forward, tiny network": lambda: [bare(model, x) for _ in range(CALLS)],
         "attribute, tiny network": lambda: [hrcam.attribute(x, 1) for _ in range(CALLS)],

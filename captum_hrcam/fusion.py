@@ -44,16 +44,21 @@ def contract(f: Tensor, weight: Tensor) -> Tensor:
 def upsample(maps: Tensor, size: Sequence[int], mode: str | None = None) -> Tensor:
     """Maps (N, K, *spatial) at another size; by default (bi, tri)linear, align_corners=False."""
     size = tuple(size)
-    if len(size) != maps.ndim - 2:
-        raise ValueError(
-            f"inputs: got one with {len(size)} spatial dimensions, but the layers' feature maps "
-            f"have {maps.ndim - 2}. Pass a reshape_transform that gives (N, C, *spatial)."
-        )
+    same_axes(maps, size)
     if tuple(maps.shape[2:]) == size:
         return maps
     mode = mode or LINEAR_MODES[len(size)]
     align_corners = False if mode.endswith(("linear", "cubic")) else None
     return F.interpolate(maps, size=size, mode=mode, align_corners=align_corners)
+
+
+def same_axes(maps: Tensor, size: Sequence[int]) -> None:
+    """Refuse maps that have other spatial dimensions than an input of this size."""
+    if len(size) != maps.ndim - 2:
+        raise ValueError(
+            f"inputs: got one with {len(size)} spatial dimensions, but the layers' feature maps "
+            f"have {maps.ndim - 2}. Pass a reshape_transform that gives (N, C, *spatial)."
+        )
 
 
 def add_upsampled(maps: Iterable[Tensor], size: Sequence[int], mode: str | None = None) -> Tensor:

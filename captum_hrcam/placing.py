@@ -14,17 +14,18 @@ and the map's displacement is the centroid of C around its peak, along each axis
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from captum_hrcam import group
+from captum_hrcam.fusion import same_axes
 
 IMAGES = 32
 STRIPES = 16  # across an image
-NOISE = 0.3  # its deviation where both axes' stripes meet, over sqrt(axes), of the image's own
+NOISE = 0.3  # its deviation on one axis's stripe, of the image's own
 FOLDS = 8  # of the images, for the error of what was found
 CORE = 0.25  # of the peak: what exceeds it belongs to the peak
 
@@ -74,16 +75,16 @@ class Displacements:
     def add(self, inputs: tuple[Tensor, ...], rows: slice) -> None:
         """Some images; the first input says where their places are."""
         size = inputs[0].shape[2:]
-        stripes = [_Stripes(len(inputs[0]), n, self._generator) for n in size]
-        between = [s.between() for s in stripes]
+        stripes = [_Stripes.drawn(len(inputs[0]), n, self._generator) for n in size]
         plain = self.native_maps(inputs, rows)
-        seen, others = (self.native_maps(self._noisy(inputs, s), rows) for s in (stripes, between))
+        seen = self.native_maps(self._noisy(inputs, stripes), rows)
+        others = self.native_maps(self._noisy(inputs, [s.between() for s in stripes]), rows)
         for name, a in plain.items():
+            same_axes(a, size)
             change, other = ((b[name] - a)[:, 0].double() ** 2 for b in (seen, others))
             for axis, n in enumerate(size):
-                over = [1 + i for i in range(len(size)) if i != axis]
-                e, f = (x.mean(over) if over else x for x in (change, other))
-                d = ((e - f) / (e + f).clamp(min=1e-300)).nan_to_num().cpu()
+                e, f = _profile(change, axis), _profile(other, axis)
+                d = ((e - f) / (e + f).clamp(min=1e-300)).nan_to_num()
                 stride = n / d.shape[1]
                 radius = min(math.ceil(1.5 * max(2, stride) + n / STRIPES), n - 1)
                 c = correlate(d, stripes[axis].at(n).double(), radius)
@@ -103,45 +104,54 @@ class Displacements:
     def _noisy(self, inputs: tuple[Tensor, ...], stripes: list["_Stripes"]) -> tuple[Tensor, ...]:
         """Inputs of as many axes as the first, with noise where the stripes are."""
         axes = inputs[0].ndim
-        return tuple(self._with_noise(x, stripes) if x.ndim == axes else x for x in inputs)
-
-    def _with_noise(self, x: Tensor, stripes: list["_Stripes"]) -> Tensor:
-        """Within the image's own range, and in its own type."""
-        n, axes = len(x), len(stripes)
-        variance: Tensor | float = 0.0
-        for axis, s in enumerate(stripes):
-            shape = [n, 1, *[1] * axes]
-            shape[2 + axis] = x.shape[2 + axis]
-            variance = variance + s.at(x.shape[2 + axis]).reshape(shape)
-        assert isinstance(variance, Tensor), "there is an axis"
-        pixels = x.flatten(1).float()
-        each = [v.reshape(n, *[1] * (x.ndim - 1)) for v in (
-            pixels.std(1, correction=0), pixels.amin(1), pixels.amax(1))]  # fmt: skip
-        deviation, low, high = each
-        noise = torch.randn(x.shape, generator=self._generator) * variance.sqrt()
-        noisy = x + NOISE * deviation * noise.to(x.device)
-        noisy = noisy.maximum(low).minimum(high)
-        return (noisy if x.is_floating_point() else noisy.round()).to(x.dtype)
+        return tuple(
+            add_noise(x, stripes, self._generator) if x.ndim == axes else x for x in inputs
+        )
 
 
+def _profile(change: Tensor, axis: int) -> Tensor:
+    """Mean over all axes but one, (n, *cells) -> (n, cells)."""
+    return change.movedim(1 + axis, 1).flatten(2).mean(2).cpu() if change.ndim > 2 else change.cpu()
+
+
+def add_noise(x: Tensor, stripes: list["_Stripes"], generator: torch.Generator) -> Tensor:
+    r"""Images (n, C, \*pixels) with noise where the stripes of the axes are, twice its variance
+    where they cross; within each image's own range, and in its own type."""
+    n, axes = len(x), len(stripes)
+    variance = torch.zeros(n, 1, *[1] * axes)
+    for axis, along in enumerate(stripes, start=2):
+        shape = [n if i == 0 else x.shape[i] if i == axis else 1 for i in range(x.ndim)]
+        variance = variance + along.at(x.shape[axis]).reshape(shape)
+    noise = (NOISE * variance.sqrt() * torch.randn(x.shape, generator=generator)).to(x.device)
+    pixels = x.reshape(n, 1, *[1] * axes, -1).float()
+    noisy = x + noise * pixels.std(-1, correction=0)
+    noisy = noisy.maximum(pixels.amin(-1)).minimum(pixels.amax(-1))
+    return (noisy if x.is_floating_point() else noisy.round()).to(x.dtype)
+
+
+@dataclass(frozen=True)
 class _Stripes:
     """Random stripes of each image along one axis, at any resolution."""
 
-    def __init__(self, n: int, pixels: int, generator: torch.Generator) -> None:
-        self.count = max(1, min(STRIPES, pixels // 2))
-        self.bits = (torch.rand(n, self.count + 1, generator=generator) < 0.5).float()
-        self.offset = torch.rand(n, 1, generator=generator)
+    bits: Tensor  # (n, count + 1), 1 on a stripe
+    offset: Tensor  # (n, 1), of a stripe's width
+
+    @classmethod
+    def drawn(cls, n: int, pixels: int, generator: torch.Generator) -> "_Stripes":
+        """Some for each of n images."""
+        count = max(1, min(STRIPES, pixels // 2))
+        bits = (torch.rand(n, count + 1, generator=generator) < 0.5).float()
+        return cls(bits, torch.rand(n, 1, generator=generator))
 
     def between(self) -> "_Stripes":
         """What these leave free."""
-        others = object.__new__(_Stripes)
-        others.count, others.bits, others.offset = self.count, 1 - self.bits, self.offset
-        return others
+        return replace(self, bits=1 - self.bits)
 
     def at(self, pixels: int) -> Tensor:
         """(n, pixels), 1 on a stripe."""
         middles = (torch.arange(pixels) + 0.5) / pixels
-        return self.bits.gather(1, (middles * self.count + self.offset).floor().long())
+        count = self.bits.shape[1] - 1
+        return self.bits.gather(1, (middles * count + self.offset).floor().long())
 
 
 def correlate(profile: Tensor, stripes: Tensor, radius: int) -> Tensor:

@@ -23,6 +23,7 @@ ORDER = [
         "moments",
         "optimise",
         "perturbation",
+        "placing",
         "recipe",
         "spread",
     },

@@ -13,6 +13,7 @@ from captum_hrcam import HRCAM
 from captum_hrcam.placing import (
     Displacements,
     _Stripes,
+    add_noise,
     centroid,
     correlate,
     displacement,
@@ -104,9 +105,8 @@ def test_no_layer_moves_by_more_than_three_quarters_of_a_cell_or_a_pixel_and_a_h
 def test_noise_keeps_to_the_image_and_to_its_stripes():
     x = torch.rand(4, 2, 16, 16)
     generator = torch.Generator().manual_seed(0)
-    stripes = [_Stripes(4, 16, generator) for _ in range(2)]
-    measure = Displacements(lambda inputs, rows: {})
-    noisy = measure._with_noise(x, stripes)
+    stripes = [_Stripes.drawn(4, 16, generator) for _ in range(2)]
+    noisy = add_noise(x, stripes, generator)
     for before, after in zip(x, noisy, strict=True):
         assert before.min() <= after.min()
         assert after.max() <= before.max()
@@ -115,7 +115,7 @@ def test_noise_keeps_to_the_image_and_to_its_stripes():
     assert not changed[free].any()
     assert changed[~free].float().mean() > 0.9
     assert torch.equal(stripes[0].at(16) + stripes[0].between().at(16), torch.ones(4, 16))
-    whole = measure._with_noise((255 * x).to(torch.uint8), stripes)
+    whole = add_noise((255 * x).to(torch.uint8), stripes, generator)
     assert whole.dtype == torch.uint8
     assert (whole != (255 * x).to(torch.uint8)).any()
 
@@ -133,6 +133,12 @@ def test_inputs_without_these_places_are_left_alone():
     assert all(torch.equal(inputs[1], ages) for inputs in seen)
     assert not torch.equal(seen[1][0], x)
     assert not torch.equal(seen[1][0], seen[2][0])
+
+
+def test_maps_with_other_axes_are_refused():
+    measure = Displacements(lambda inputs, rows: {"layer": inputs[0].flatten(2)})
+    with pytest.raises(ValueError, match="got one with 2 spatial dimensions, but the layers'"):
+        measure.add((torch.rand(4, 1, 8, 8),), slice(0, 4))
 
 
 def test_correlate_equals_loops():
