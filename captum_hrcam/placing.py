@@ -43,20 +43,14 @@ def place(maps: Tensor, displacement: Sequence[float]) -> Tensor:
         >>> place(torch.tensor([[[0.0, 0.0, 4.0, 0.0]]]), [0.5])
         tensor([[[0., 2., 2., 0.]]])
     """
-    placed = maps
+    reach = 1 + max(math.floor(abs(cells)) for cells in displacement)
+    placed = F.pad(maps, [reach] * 2 * len(displacement), mode="replicate")
     for axis, cells in enumerate(displacement, start=2):
-        placed = _moved(placed, cells, axis)
+        start, n = reach + math.floor(cells), maps.shape[axis]
+        first, second = placed.narrow(axis, start, n), placed.narrow(axis, start + 1, n)
+        placed = torch.lerp(first, second, cells % 1)
     space = tuple(range(2, maps.ndim))
     return placed + (maps.mean(space, keepdim=True) - placed.mean(space, keepdim=True))
-
-
-def _moved(maps: Tensor, cells: float, axis: int) -> Tensor:
-    """maps(q + cells), edges replicated."""
-    whole = math.floor(cells)
-    at = torch.arange(maps.shape[axis], device=maps.device) + whole
-    last = maps.shape[axis] - 1
-    first, second = (maps.index_select(axis, (at + i).clamp_(0, last)) for i in (0, 1))
-    return torch.lerp(first, second, cells - whole)
 
 
 @dataclass
