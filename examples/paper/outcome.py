@@ -65,11 +65,12 @@ def explain(network: Network, split: Split, load: Load) -> Outcome:
     probability, y = predictions(fitted, load(split.test))
     metrics = scores.scores(probability, y, split.classes)
     for name, hrcam in (("head", fitted.hrcam), ("paper_head", fitted.paper)):
-        shares = {layer: share.tolist() for layer, share in hrcam.report.shares.items()}
+        report = hrcam.report
         metrics[name] |= {
-            "solver": hrcam.report.solver,
-            "choices": hrcam.report.choices,
-            "shares": shares,
+            "solver": report.solver,
+            "choices": report.choices,
+            "shares": {layer: share.tolist() for layer, share in report.shares.items()},
+            "displacement": {layer: by.tolist() for layer, by in report.displacement.items()},
         }
     metrics |= {
         "initialised": network.initialised,
