@@ -18,7 +18,8 @@ class Head:
         bias: (K,).
         mean_score: layer name -> (K,), what the layer gives each class on average over the
             training data, w_l . mean(z_l).
-        spread: layer name -> (K,), typical standard deviation of the layer's map over space.
+        spread: layer name -> (K,), typical standard deviation of the layer's map over space,
+            before it is moved.
         displacement: layer name -> (axes,), cells by which the layer's map lies beside what it
             sees; empty where it was not measured.
         centred: whether weights are centred over classes.

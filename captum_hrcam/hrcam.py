@@ -209,7 +209,7 @@ class HRCAM(HeadAttribution):
         chosen.figures["choices"] += reading.notes
         report = FitReport(
             **chosen.figures,
-            displacement=chosen.head.displacement,
+            displacement={n: d.clone() for n, d in chosen.head.displacement.items()},
             resolutions=frozen.resolutions,
             seconds_pass=seconds,
             extra_forwards=few.forwards,

@@ -7,7 +7,7 @@ measured on a few images, without masks: noise is added to random stripes of an 
 stripes between. Where the first changes the map more than the second, the stripes are seen::
 
     D(q) = (E(q) - E'(q)) / (E(q) + E'(q)),    E = mean over a cell's row of (A(x + noise) - A(x))^2
-    C(d) = sum over q of D(q) stripes(q - d)
+    C(d) = mean over q of D(q) stripes(q - d)
 
 and the map's displacement is the centroid of C around its peak, along each axis.
 """
@@ -23,10 +23,12 @@ from torch import Tensor
 from captum_hrcam import group
 from captum_hrcam.fusion import same_axes
 
-IMAGES = 32
+IMAGES = 32  # or as many stripes of fewer images
 STRIPES = 16  # across an image
 NOISE = 0.3  # its deviation on one axis's stripe, of the image's own
+FURTHEST = 1.5  # pixels that a map is moved by, or half as many of its cells; in cells never more
 FOLDS = 8  # of the images, for the error of what was found
+STANDS_OUT = 3  # standard errors that a peak is to have
 CORE = 0.25  # of the peak: what exceeds it belongs to the peak
 
 Maps = dict[str, Tensor]
@@ -43,6 +45,11 @@ def place(maps: Tensor, displacement: Sequence[float]) -> Tensor:
         >>> place(torch.tensor([[[0.0, 0.0, 4.0, 0.0]]]), [0.5])
         tensor([[[0., 2., 2., 0.]]])
     """
+    if len(displacement) != maps.ndim - 2:
+        raise ValueError(
+            f"head: got a displacement along {len(displacement)} axes, but the layer's maps have "
+            f"{maps.ndim - 2}. Fit it on this model."
+        )
     reach = 1 + max(math.floor(abs(cells)) for cells in displacement)
     placed = F.pad(maps, [reach] * 2 * len(displacement), mode="replicate")
     for axis, cells in enumerate(displacement, start=2):
@@ -55,7 +62,7 @@ def place(maps: Tensor, displacement: Sequence[float]) -> Tensor:
 
 @dataclass
 class Displacements:
-    """Measures how far each layer's map lies from what it sees.
+    """Measures how far each layer's map lies from what it sees in the first input.
 
     Args:
         native_maps: (inputs, rows) -> {layer: (n, 1, *cells)}, one map for each image.
@@ -64,15 +71,21 @@ class Displacements:
     native_maps: Callable[[tuple[Tensor, ...], slice], Maps]
     _correlations: dict[tuple[str, int], list[Tensor]] = field(default_factory=dict)
     _strides: dict[tuple[str, int], float] = field(default_factory=dict)
-    _generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+    _generator: torch.Generator = field(default_factory=torch.Generator)
+
+    def __post_init__(self) -> None:
+        self._generator.manual_seed(group.rank())  # ranks see other images in other stripes
 
     def add(self, inputs: tuple[Tensor, ...], rows: slice) -> None:
-        """Some images; the first input says where their places are."""
+        """Some images, or some more stripes of the same."""
         size = inputs[0].shape[2:]
         stripes = [_Stripes.drawn(len(inputs[0]), n, self._generator) for n in size]
+        x, *rest = inputs
         plain = self.native_maps(inputs, rows)
-        seen = self.native_maps(self._noisy(inputs, stripes), rows)
-        others = self.native_maps(self._noisy(inputs, [s.between() for s in stripes]), rows)
+        seen, others = (
+            self.native_maps((add_noise(x, s, self._generator), *rest), rows)
+            for s in (stripes, [s.between() for s in stripes])
+        )
         for name, a in plain.items():
             same_axes(a, size)
             change, other = ((b[name] - a)[:, 0].double() ** 2 for b in (seen, others))
@@ -90,17 +103,10 @@ class Displacements:
         cells: dict[str, list[float]] = {}
         for (name, axis), rows in self._correlations.items():
             stride = self._strides[name, axis]
-            pixels = displacement(group.gather(torch.cat(rows)))
-            furthest = max(1.5, 0.75 * stride)
-            cells.setdefault(name, []).append(min(max(pixels, -furthest), furthest) / stride)
+            found = displacement(group.gather(torch.cat(rows))) / stride
+            furthest = max(FURTHEST / 2, FURTHEST / max(1.0, stride))
+            cells.setdefault(name, []).append(min(max(found, -furthest), furthest))
         return {name: torch.tensor(values).double() for name, values in cells.items()}
-
-    def _noisy(self, inputs: tuple[Tensor, ...], stripes: list["_Stripes"]) -> tuple[Tensor, ...]:
-        """Inputs of as many axes as the first, with noise where the stripes are."""
-        axes = inputs[0].ndim
-        return tuple(
-            add_noise(x, stripes, self._generator) if x.ndim == axes else x for x in inputs
-        )
 
 
 def _profile(change: Tensor, axis: int) -> Tensor:
@@ -158,27 +164,32 @@ def correlate(profile: Tensor, stripes: Tensor, radius: int) -> Tensor:
     Returns:
         (n, 2 radius + 1).
     """
-    pixels = stripes.shape[1]
-    d = F.interpolate(profile[:, None], size=pixels, mode="linear", align_corners=False)[:, 0]
-    s = F.pad(stripes - stripes.mean(1, keepdim=True), (radius, radius))
-    moved = s.unfold(1, pixels, 1).flip(1)  # (n, 2 radius + 1, pixels): stripes(q - d)
-    return torch.einsum("nq,ndq->nd", d - d.mean(1, keepdim=True), moved)
+    n = stripes.shape[1]
+    d = F.interpolate(profile[:, None], size=n, mode="linear", align_corners=False)[:, 0]
+    d, s = (x - x.mean(1, keepdim=True) for x in (d, stripes))
+    spectrum = torch.fft.rfft(d, 2 * n) * torch.fft.rfft(s, 2 * n).conj()  # padded with zeros
+    c = torch.fft.irfft(spectrum, 2 * n).roll(radius, 1)[:, : 2 * radius + 1]
+    return c * n / (n - torch.arange(-radius, radius + 1).abs())  # which overlap by less
 
 
 def displacement(correlations: Tensor) -> float:
-    """Pixels, from the images' C(d) (n, lags): drawn to 0 by as much as images disagree.
+    """Pixels, from C(d) (n, lags) of n times stripes: drawn to 0 by as much as they disagree.
 
-    A layer that mixes all places changes everywhere alike, and has no peak: it is left where it is.
+    A layer that mixes all places has no peak that stands out from chance: it stays where it is.
     """
     n = len(correlations)
     folds = min(FOLDS, n)
     total = correlations.sum(0)
-    found = centroid(total)
-    if folds < 2 or not math.isfinite(found) or found == 0:
+    peak = total.argmax()
+    by_chance = correlations[:, peak].std(correction=0) * n**0.5
+    if folds < 2 or not total[peak] > STANDS_OUT * by_chance:
         return 0.0
+    found = centroid(total)
     without = torch.tensor([centroid(total - correlations[i::folds].sum(0)) for i in range(folds)])
     variance = (folds - 1) * without.var(correction=0).item()  # of a jackknife
-    return found * max(0.0, 1 - variance / found**2) if math.isfinite(variance) else 0.0
+    if found == 0 or not math.isfinite(variance):
+        return 0.0
+    return found * max(0.0, 1 - variance / found**2)
 
 
 def centroid(correlation: Tensor) -> float:

@@ -241,11 +241,17 @@ class FitReport(HeadReport):
         """One line, where the places of layers were measured."""
         if not self.displacement:
             return []
-        moves = (
-            f"{name} ({', '.join(f'{-cells:+.2f}' for cells in of_layer.tolist())})"
-            for name, of_layer in self.displacement.items()
-        )
-        return [f"maps moved to where their layers look, in cells: {', '.join(moves)}"]
+        moves = {
+            name: (-cells).round(decimals=2) + 0.0 for name, cells in self.displacement.items()
+        }
+        told = [
+            f"{name} ({', '.join(f'{cells:+.2f}' for cells in by.tolist())})"
+            for name, by in moves.items()
+            if by.any()
+        ]
+        if not told:
+            return ["no layer's map is moved: they lie where the layers look"]
+        return [f"maps moved to where their layers look, in cells: {', '.join(told)}"]
 
     def _contrasts(self) -> list[str]:
         if self.contrast is None or self.contrast.isnan().all():

@@ -53,6 +53,7 @@ class Revisit:
     images: Sample = field(init=False)
     held: Sample | None = field(init=False)
     _taken: int = field(init=False, default=0)
+    _few: tuple[Tensor, ...] = field(init=False)  # inputs and targets of the spreads
     _autocast: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -150,6 +151,7 @@ class Revisit:
         ]
         if y.shape[1] == 0:  # the model's own, and it has not run: the features came from a cache
             y = model_targets(torch.cat(outputs), self.loss)
+        self._few = (*inputs, y)
         for fit, of_head in zip(fits, variances, strict=True):
             by_layer = {name: torch.cat(rows) for name, rows in of_head.items()}
             fit.head.spread = {name: spread.typical(v) for name, v in by_layer.items()}
@@ -181,10 +183,14 @@ class Revisit:
     def _place(self, fitted: Fitted) -> None:
         """Where the layers of this head look, for its maps and for its report."""
         head = fitted.head
-        *inputs, y = self.images.rows()
-        step = -(-len(y) // group.part(placing.IMAGES))
-        inputs = [x[::step] for x in inputs]
-        classes = y[::step].argmax(1) if y.shape[1] else torch.zeros(len(inputs[0])).long()
+        *inputs, y = self._few
+        if inputs[0].ndim < 3 or inputs[0].is_complex():
+            return
+        n = group.part(placing.IMAGES)
+        rows = torch.arange(n) % len(y)  # of few images, several times
+        if len(y) > n:
+            rows = torch.linspace(0, len(y) - 1, n).long()
+        inputs, classes = [x[rows] for x in inputs], y[rows].argmax(1)
 
         def native_maps(inputs: tuple[Tensor, ...], rows: slice) -> dict[str, Tensor]:
             self._taken += len(inputs[0])
@@ -192,6 +198,6 @@ class Revisit:
             return self.native_maps(head, on_device, (), classes[rows], Fusion())
 
         displacements = placing.Displacements(native_maps)
-        for rows, batch in in_batches(inputs):
-            displacements.add(batch, rows)
+        for rows_of, batch in in_batches(inputs):
+            displacements.add(batch, rows_of)
         head.displacement = displacements.found()

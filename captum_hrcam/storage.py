@@ -14,6 +14,7 @@ from torch import Tensor
 
 from captum_hrcam.files import in_a_folder, written_whole
 from captum_hrcam.head import Head
+from captum_hrcam.placing import FURTHEST
 
 FORMAT = "captum-hrcam head"  # of the metadata; one entry, as several come in any order
 VERSION = 2  # 1 had no displacements
@@ -48,7 +49,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Head, bool]:
         version = state["version"]
         # Copies: a view of the file would change with it.
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    if version not in range(1, VERSION + 1):
+    if type(version) is not int or version not in range(1, VERSION + 1):
         raise ValueError(
             f"path: {os.fspath(path)!r} has format version {version}, this captum-hrcam reads "
             f"1 to {VERSION}. Update captum-hrcam or fit again."
@@ -90,8 +91,9 @@ def _head(state: dict[str, Any], tensors: dict[str, Tensor]) -> Head:
     if moved and moved != state["layers"]:
         raise ValueError("some layers have a displacement, others none")
     for name, value in displacement.items():
-        if value.dtype != torch.float64 or value.ndim != 1 or not value.isfinite().all():
-            raise ValueError(f"displacement {name} is no row of finite float64")
+        is_row = value.dtype == torch.float64 and value.shape in [(1,), (2,), (3,)]
+        if not is_row or not (value.abs() <= FURTHEST).all():
+            raise ValueError(f"displacement {name} is no row of float64 up to {FURTHEST} cells")
     of_layers = [(field, *item) for field in LAYER_FIELDS for item in fields[field].items()]
     for field, name, value in [("bias", "", bias), *of_layers]:
         is_whole = value.ndim == (2 if field == "weights" else 1) and 0 not in value.shape

@@ -208,6 +208,27 @@ def without_docstrings(tree: ast.AST) -> ast.AST:
     return tree
 
 
+@pytest.mark.parametrize(
+    "value",
+    [torch.tensor([0.1, float("nan")]), torch.tensor([1e10, 0]), torch.zeros(4), torch.zeros(1, 2)],
+    ids=["NaN", "far", "four axes", "table"],
+)
+def test_displacement_that_is_none_is_refused(tmp_path, value):
+    hrcam = fitted(CASE)
+    hrcam.head.displacement["stage2"] = value
+    hrcam.save(tmp_path / "head")
+    with pytest.raises(ValueError, match="displacement stage2 is no row of float64"):
+        HRCAM.load(tmp_path / "head", CASE.model())
+
+
+def test_displacement_of_some_layers_alone_is_refused(tmp_path):
+    hrcam = fitted(CASE)
+    del hrcam.head.displacement["stage2"]
+    hrcam.save(tmp_path / "head")
+    with pytest.raises(ValueError, match="some layers have a displacement, others none"):
+        HRCAM.load(tmp_path / "head", CASE.model())
+
+
 # ---- versions
 
 
