@@ -40,6 +40,7 @@ TESTS = {  # of each file the quick tests that are its own, those that fail soon
     "metrics/ranking": METRICS,
     "metrics/statistics": ["test_metrics_statistics.py"],
     "metrics/thresholds": METRICS,
+    "placing": ["test_placing.py"],
     "spread": ["test_spread.py"],
 }
 # One neighbour of each operator: nine replacements of one + are killed by the same test.
