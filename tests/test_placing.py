@@ -161,6 +161,12 @@ def test_centroid_of_a_peak():
     triangle = torch.tensor([0.0, 9, 0, 1, 2, 1, 0])
     assert centroid(triangle) == -2  # the highest peak alone
     assert centroid(torch.tensor([0.0, 0, 0, 2, 2])) == 1.5
+    assert centroid(torch.tensor([2.0, 2, 0, 0, 0])) == -1.5
+    wide = torch.tensor([0.0, 1, 2, 3, 4, 3, 2, 1, 5e-1, 0, 0])
+    core = (wide - 1).clamp(min=0)
+    expected = ((core * torch.arange(-5, 6)).sum() / core.sum()).item()
+    assert centroid(wide) == pytest.approx(expected) == -1
+    assert centroid(wide / 100) == pytest.approx(-1)
     assert math.isnan(centroid(torch.tensor([-1.0, -2, -1])))
 
 
@@ -177,6 +183,18 @@ def test_images_that_disagree_draw_it_to_zero():
     assert 4 < mixed <= 5
     chance = torch.randn(200, 16, 21, generator=torch.Generator().manual_seed(0))
     assert sum(displacement(c) != 0 for c in chance) < 20
+
+
+def test_the_error_is_a_jackknife():
+    lags = torch.arange(-10, 11)
+    middles = torch.tensor([3.0, 5, 4, 6, 5, 4, 2, 7, 5, 3, 4, 6, 5, 5, 4, 4])
+    c = (4 - (lags - middles[:, None]).abs()).clamp(min=0).double()
+    left_out = [centroid(c.sum(0) - c[i::8].sum(0)) for i in range(8)]
+    mean = sum(left_out) / 8
+    variance = 7 / 8 * sum((v - mean) ** 2 for v in left_out)
+    found = centroid(c.sum(0))
+    assert displacement(c) == pytest.approx(found - variance / found)
+    assert variance / found > 0.01
 
 
 # ---- in a fit
