@@ -169,10 +169,7 @@ class Revisit:
             return score_rows(given, len(inputs[0]))
 
         def attribute(head: Head, inputs: tuple[Tensor, ...], classes: Tensor) -> Tensor:
-            fuse = Fusion()
-            self._taken += len(inputs[0])
-            maps = self.native_maps(head, to_device(inputs, self.device), (), classes, fuse)
-            return fuse(maps.values(), inputs[0].shape[2:])
+            return Fusion()(self._maps(head, inputs, classes).values(), inputs[0].shape[2:])
 
         assert self.held is not None, "there is one solver"
         *images, y = self.held.rows()
@@ -192,12 +189,12 @@ class Revisit:
             rows = torch.linspace(0, len(y) - 1, n).long()
         inputs, classes = [x[rows] for x in inputs], y[rows].argmax(1)
 
-        def native_maps(inputs: tuple[Tensor, ...], rows: slice) -> dict[str, Tensor]:
-            self._taken += len(inputs[0])
-            on_device = to_device(inputs, self.device)
-            return self.native_maps(head, on_device, (), classes[rows], Fusion())
-
-        displacements = placing.Displacements(native_maps)
-        for rows_of, batch in in_batches(inputs):
-            displacements.add(batch, rows_of)
+        displacements = placing.Displacements(lambda x, some: self._maps(head, x, classes[some]))
+        for some, batch in in_batches(inputs):
+            displacements.add(batch, some)
         head.displacement = displacements.found()
+
+    def _maps(self, head: Head, inputs: tuple[Tensor, ...], classes: Tensor) -> dict[str, Tensor]:
+        """Each layer's map of each image's class."""
+        self._taken += len(inputs[0])
+        return self.native_maps(head, to_device(inputs, self.device), (), classes, Fusion())
