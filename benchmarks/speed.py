@@ -161,10 +161,7 @@ def tiny(dims: int) -> dict[str, Callable[[], Any]]:
     model = nn.Sequential(*blocks, nn.Flatten(), nn.LazyLinear(CLASSES)).eval().to(DEVICE)
     x = torch.randn(1, 1, *[32] * dims, device=DEVICE)
     bare(model, x)
-    hrcam = HRCAM(model, ["0.1", "1.1", "2.1"])
-    images = torch.randn(16, 1, *[32] * dims)
-    data = [(images, torch.arange(16) % CLASSES)]
-    hrcam.fit(data, solver="pattern", place_layers=True)
+    hrcam = fitted(model, ["0.1", "1.1", "2.1"], x, CLASSES)
     return {
         "bare forward, tiny network": lambda: [bare(model, x) for _ in range(CALLS)],
         "attribute, tiny network": lambda: [hrcam.attribute(x, 1) for _ in range(CALLS)],

@@ -316,14 +316,14 @@ class HeadAttribution(LayerAttribution):
                 )
                 for name in self.layers
             }
-        moves = {name: cells.tolist() for name, cells in head.displacement.items() if cells.any()}
+        moves = {name: cells.tolist() for name, cells in head.displacement.items()}
         maps: dict[str, Tensor] = {}
 
         def read(name: str, f: Tensor) -> None:
             one_row_per_image(name, f, len(inputs[0]))
             same_channels(name, f, weights[name], self._remedy)
             a = contract(f, weights[name])
-            if name in moves:
+            if any(moves.get(name, ())):
                 a = place(a, moves[name])
             maps[name] = fuse.layer(a, *ordinary[name]) if ordinary else a
 

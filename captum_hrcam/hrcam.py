@@ -41,9 +41,8 @@ class HRCAM(HeadAttribution):
     Layers' maps that :meth:`fit` found to lie beside what they see are moved back before ``up``,
     each map's mean kept (``place_layers``). Upsampling is linear, so channels are contracted
     first, inside the forward hook, and one map per layer is upsampled: a map costs about one
-    forward pass, without gradients. The mean of
-    A^c over its pixels, plus b_c, is the head's score s_c when every upscale factor is a whole
-    number (always, at native resolution).
+    forward pass, without gradients. The mean of A^c over its pixels, plus b_c, is the head's
+    score s_c when every upscale factor is a whole number (always, at native resolution).
 
     Source: Shinde et al. 2021, PeerJ Computer Science 7:e622,
     https://doi.org/10.7717/peerj-cs.622.

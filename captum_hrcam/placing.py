@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captum_hrcam import group
-from captum_hrcam.fusion import same_axes
+from captum_hrcam.fusion import same_axes, upsample
 
 IMAGES = 32  # or as many stripes of fewer images
 STRIPES = 16  # across an image
@@ -111,7 +111,8 @@ class Displacements:
 
 def _profile(change: Tensor, axis: int) -> Tensor:
     """Mean over all axes but one, (n, *cells) -> (n, cells)."""
-    return change.movedim(1 + axis, 1).flatten(2).mean(2).cpu() if change.ndim > 2 else change.cpu()
+    rows = change.movedim(1 + axis, 1)
+    return rows.reshape(*rows.shape[:2], -1).mean(2).cpu()
 
 
 def add_noise(x: Tensor, stripes: list["_Stripes"], generator: torch.Generator) -> Tensor:
@@ -165,8 +166,8 @@ def correlate(profile: Tensor, stripes: Tensor, radius: int) -> Tensor:
         (n, 2 radius + 1).
     """
     n = stripes.shape[1]
-    d = F.interpolate(profile[:, None], size=n, mode="linear", align_corners=False)[:, 0]
-    d, s = (x - x.mean(1, keepdim=True) for x in (d, stripes))
+    raised = upsample(profile[:, None], (n,))[:, 0]
+    d, s = (x - x.mean(1, keepdim=True) for x in (raised, stripes))
     spectrum = torch.fft.rfft(d, 2 * n) * torch.fft.rfft(s, 2 * n).conj()  # padded with zeros
     c = torch.fft.irfft(spectrum, 2 * n).roll(radius, 1)[:, : 2 * radius + 1]
     return c * n / (n - torch.arange(-radius, radius + 1).abs())  # which overlap by less
