@@ -38,12 +38,12 @@ mutation: .venv/installed  ## small changes to the code that the tests must noti
 	$(BIN)/python -m pip install --quiet cosmic-ray
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation.py $(MODULES)
 
-audit: .venv/installed  ## licences of all that is installed; known vulnerabilities (fails where the index does not tell them)
+audit: .venv/installed  ## licences of all that is installed; known vulnerabilities, as PyPI tells them (FROM="-s osv": as osv.dev does)
 	$(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/python -m pip install --quiet pip-audit pip-licenses
 	.venv/audit/bin/pip-licenses --python $(BIN)/python --order=license
 	$(BIN)/python -m pip freeze --exclude-editable > .venv/audit/installed.txt
-	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r .venv/audit/installed.txt
+	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r .venv/audit/installed.txt $(FROM)
 
 test-browser: .venv/installed  ## the case browser in a real Chromium (Debian: apt-get install chromium)
 	@command -v chromium || command -v chromium-browser || { echo "no Chromium to test in"; exit 1; }

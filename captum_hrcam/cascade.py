@@ -11,12 +11,12 @@ l+1::
 
 Then every layer is solved once more towards the fused map of each image's own class, the harmonic
 mean of what the layers say, now with the covariance of its channels:
-W_l = (S + diag S)^-1 Cov(f_l, map). Last, each layer's map is scaled by its correlation with what
-all deeper layers say; in the sum it counts by this times its place from the deepest, or the root of
-it (see ``fitting``), in the harmonic mean by the root. A fine layer that the deeper ones do not
-confirm is heard less; with ``leaves_out`` one that they hardly confirm, as in textures, not at all
-(see ``grain``). Neither masks nor gradients are involved. What was tried on the way is in the
-documentation, "Choosing the head".
+W_l = (S + diag S)^-1 Cov(f_l, map). Last, in the sum each layer's map counts by its correlation
+with what all deeper layers say times its place from the deepest, or by the root or the square of
+this (see ``fitting``); in the harmonic mean by the root of its place. A fine layer that the deeper
+ones do not confirm is heard less; with ``leaves_out`` one that they hardly confirm, as in textures,
+not at all (see ``grain``). Neither masks nor gradients are involved. What was tried on the way is
+in the documentation, "Choosing the head".
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from captum_hrcam.activations import full_precision
-from captum_hrcam.cells import CellMoments, Covariances, pool, solve, unit
+from captum_hrcam.cells import CellMoments, Covariances, MapMoments, pool, solve, unit
 from captum_hrcam.fusion import agree, contract, upsample
 from captum_hrcam.grain import without_grain
 from captum_hrcam.labels import PRESENT
@@ -53,7 +53,8 @@ class Cascade:
         leaves_out: whether layers that only see a texture's grain are left out, with zero weights.
 
     Attributes:
-        kept: the layers that are not, shallow to deep.
+        counts: how each layer that is not counts in the sum, shallow to deep: how well the deeper
+            ones confirm it, from 0 to 1, times its place.
         why: of these or of all, a line for the report; where it was to be looked at.
     """
 
@@ -63,8 +64,9 @@ class Cascade:
     resolutions: dict[str, tuple[int, ...]]
     leaves_out: bool = False
     means: dict[str, Tensor] = field(init=False)
-    kept: list[str] = field(init=False)
+    counts: dict[str, float] = field(init=False)
     why: list[str] = field(init=False, default_factory=list)
+    _moments: MapMoments = field(init=False)  # of the layers' maps and the fused one
 
     def fit(self, start: Tensor, means: dict[str, Tensor]) -> dict[str, Tensor]:
         """From the last layer's pattern to the weights of all layers.
@@ -74,8 +76,8 @@ class Cascade:
             means: layer name -> (C_l,) averages over the training data; deep layers last.
 
         Returns:
-            layer name -> (K, C_l), of maps whose deviations over images and cells are how well the
-            deeper layers confirm them: 1 for the last, 0 for layers left out.
+            layer name -> (K, C_l), of maps with unit deviation over images and cells; 0 for layers
+            left out.
         """
         self.means = means
         names = list(means)
@@ -94,26 +96,31 @@ class Cascade:
         for name in names[-3::-1]:
             weight = self._towards_evidence([name], taught)[name]
             taught[name] = unit(weight, covariance[name])
-        self.kept = names
-        head, confirmed = self._together(taught, covariance)
+        head, confirmed = self._together(names, taught, covariance)
         if self.leaves_out:
-            by_name = dict(zip(names[:-1], confirmed, strict=False))
-            self.kept, why = without_grain(by_name, {n: self.resolutions[n] for n in names})
+            sizes = {name: self.resolutions[name] for name in names}
+            kept, why = without_grain(dict(list(confirmed.items())[:-1]), sizes)
             self.why = [why]
-            if len(self.kept) < len(names):
-                head, confirmed = self._together(taught, covariance)
-        weights = {name: r * w for r, (name, w) in zip(confirmed, head.items(), strict=True)}
-        return {name: weights.get(name, torch.zeros_like(taught[name])) for name in names}
+            if len(kept) < len(names):
+                head, confirmed = self._together(kept, taught, covariance)
+        places = zip(confirmed, self._places(confirmed), strict=True)
+        self.counts = {name: confirmed[name] * place for name, place in places}
+        return {name: head.get(name, torch.zeros_like(taught[name])) for name in names}
 
-    def places(self, layers: Iterable[str]) -> list[float]:
-        """How each of these layers counts, shallow to deep."""
+    def likeness(self, power: float) -> float:
+        """The correlation of the fused map with the sum where layers count by this power."""
+        counts = torch.tensor([r**power for r in self.counts.values()]).double()
+        return self._moments.correlation(counts)
+
+    def _places(self, layers: Iterable[str]) -> list[float]:
+        """How each of these layers counts by its place, shallow to deep."""
         return places(self.resolutions[name] for name in layers)
 
     def _together(
-        self, taught: dict[str, Tensor], covariance: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], list[float]]:
+        self, kept: list[str], taught: dict[str, Tensor], covariance: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The kept layers' weights towards their fused map; how well each is then confirmed."""
-        head = self._towards_fused_map({name: taught[name] for name in self.kept}, covariance)
+        head = self._towards_fused_map({name: taught[name] for name in kept}, covariance)
         return head, self._confirmed(head)
 
     def _towards_evidence(
@@ -169,12 +176,11 @@ class Cascade:
     ) -> dict[str, Tensor]:
         """Every layer once more, towards the fused map of the classes that each image has."""
         moments = {name: CellMoments(w.shape[1], len(w)) for name, w in head.items()}
-        weights = [place**0.5 for place in self.places(head)]
         for rows, inputs in in_batches(self.images):
             features = self._features(inputs, head)
             present = self._present(rows)
             maps = self._maps(features, present, head)
-            fused = agree(maps, weights, inputs[0].shape[2:])
+            fused = self._fused(maps, head, inputs[0].shape[2:])
             for name, x in features.items():
                 # 0 where a class is not in the image.
                 target = fused.new_zeros(len(x), self.y.shape[1], *x.shape[2:])
@@ -189,20 +195,29 @@ class Cascade:
             fused_head[name] = torch.where(moments[name].tt[:, None] > 0, weight, taught)
         return fused_head
 
-    def _confirmed(self, head: dict[str, Tensor]) -> list[float]:
+    def _confirmed(self, head: dict[str, Tensor]) -> dict[str, float]:
         """The correlation of each layer's map with what the deeper ones say; 1 for the last."""
         moments = [CellMoments(1, 1) for _ in range(len(head) - 1)]
+        self._moments = MapMoments(len(head))
         if not moments:
-            return [1.0]
+            return dict.fromkeys(head, 1.0)
         for rows, inputs in in_batches(self.images):
             maps = self._maps(self._features(inputs, head), self._present(rows), head)
             for i, shallow in enumerate(moments):
                 size = tuple(maps[i + 1].shape[2:])
                 deeper = torch.stack([upsample(z, size) for z in maps[i + 1 :]]).sum(0)
                 shallow.add(pool(maps[i], size), deeper)
+            size = tuple(maps[0].shape[2:])
+            self._moments.add([upsample(z, size) for z in maps], self._fused(maps, head, size))
         for shallow in moments:
             shallow.over_ranks()
-        return [max(m.correlation, LEAST) for m in moments] + [1.0]
+        self._moments.over_ranks()
+        confirmed = [max(shallow.correlation, LEAST) for shallow in moments]
+        return dict(zip(head, [*confirmed, 1.0], strict=True))
+
+    def _fused(self, maps: list[Tensor], layers: Iterable[str], size: tuple[int, ...]) -> Tensor:
+        """The harmonic mean of what these layers say."""
+        return agree(maps, [place**0.5 for place in self._places(layers)], size)
 
     def _present(self, rows: slice) -> Pairs:
         """The pairs of image and class that these rows show, (image, class)."""

@@ -98,6 +98,38 @@ class CellMoments:
         return self.covariance / floored(self.variance)
 
 
+class MapMoments:
+    """Covariance of a few maps with each other, and with one that all are compared with, over
+    images and cells."""
+
+    def __init__(self, maps: int) -> None:
+        self.n = 0
+        self.sums, self.products = (
+            torch.zeros(maps + 1).double(),
+            torch.zeros(maps + 1, maps + 1).double(),
+        )
+
+    def add(self, maps: list[Tensor], other: Tensor) -> None:
+        """Of one size, (n, 1, *cells) each."""
+        x = torch.stack([*maps, other]).flatten(1).double().cpu()
+        self.n += x.shape[1]
+        self.sums, self.products = self.sums + x.sum(1), self.products + x @ x.T
+
+    def over_ranks(self) -> None:
+        """Add up what all ranks of a group have seen."""
+        self.n = group.count(self.n)
+        self.sums, self.products = group.total(self.sums), group.total(self.products)
+
+    def correlation(self, factors: Tensor) -> float:
+        """Of the sum of the maps, each times its factor, with the other; 0 where either does not
+        vary."""
+        mean = self.sums / self.n
+        covariance = self.products / self.n - mean.outer(mean)
+        of_sum = (factors @ covariance[:-1, :-1] @ factors).clamp(min=0)
+        product = of_sum * covariance[-1, -1].clamp(min=0)
+        return (factors @ covariance[:-1, -1] / product.sqrt()).item() if product > 0 else 0.0
+
+
 def solve(covariance: Tensor, with_target: Tensor) -> Tensor:
     """(S + shrinkage diag S)^-1 Cov(f, t), (K, C)."""
     ridge = SHRINKAGE * torch.diag(floored(covariance.diagonal()))

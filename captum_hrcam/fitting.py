@@ -17,7 +17,8 @@ from captum_hrcam.labels import check_classes, loss_per_sample
 from captum_hrcam.moments import Moments
 from captum_hrcam.recipe import Recipe
 
-TOLERANCE = 0.01  # of the accuracy that a sharper map may cost
+TOLERANCE = 0.02  # of the accuracy that each step to a sharper map may cost
+POWERS = {"by its root": 0.5, "as it is": 1.0, "squared": 2.0}  # of how a cascade's layers count
 
 
 @dataclass
@@ -77,7 +78,7 @@ def fit_head(
         if recipe.solver == "cascade":
             chosen.weight, why = _cascade(local, part, part_moments, held, channels, recipe.loss)
             chosen.why.insert(0, why)
-        chosen.left_out = [name for name in channels if name not in local.kept]
+        chosen.left_out = [name for name in channels if name not in local.counts]
         chosen.why = local.why + chosen.why
     weight, bias = _solve(chosen, rows, sample, moments, channels)
     if not (weight.isfinite().all() and bias.isfinite().all()):
@@ -245,30 +246,45 @@ def _cascade(
     channels: dict[str, int],
     loss: str,
 ) -> tuple[Tensor, str]:
-    """(K, N) of all layers, from the pattern of the last, and how finer layers count.
-
-    By their place from the deepest, which draws the sharper map; by its root, nearer to the model,
-    where the held-out images ask for it: what fine layers say of all tissue blurs the score.
-    """
+    """(K, N) of all layers, from the pattern of the last, and how they count: see ``_steepest``."""
     pattern = split_layers(solvers.pattern(moments) / moments.scale, channels)
     means = {name: m[0] for name, m in split_layers(moments.mean_z[None], channels).items()}
     names = list(local.resolutions)
     weights = local.fit(pattern[names[-1]], {name: means[name] for name in names})
-    place = dict(zip(local.kept, local.places(local.kept), strict=True))
     none = {name: torch.zeros_like(rows) for name, rows in pattern.items()}
-    found, right = [], []
-    for power in (1.0, 0.5):
-        counted = {name: weights[name] * place[name] ** power for name in local.kept}
-        found.append(torch.cat(list((none | counted).values()), 1))
-        bias = -found[-1] @ moments.mean_z
-        calibrated = _calibrated(found[-1], bias, part, loss, per_class=True)
+    is_texture = len(local.counts) < len(names)
+    tried: dict[str, tuple[Tensor, float, float]] = {}
+    for name, power in list(POWERS.items())[: 2 if is_texture else 3]:
+        counted = {layer: weights[layer] * count**power for layer, count in local.counts.items()}
+        weight = torch.cat(list((none | counted).values()), 1)
+        calibrated = _calibrated(weight, -weight @ moments.mean_z, part, loss, per_class=True)
         scores, y = group.gather(held.scores(*calibrated)), group.gather(held.y)
-        right.append(accuracy(scores, y, loss))
-    root = right[0] < right[1] - TOLERANCE
-    return found[root], (
-        f"finer layers count by {'the root of ' if root else ''}their place: held-out accuracy "
-        f"{right[0]:.3f}, by its root {right[1]:.3f} ({TOLERANCE} less is let pass)"
+        tried[name] = weight, accuracy(scores, y, loss), local.likeness(power)
+    best = _steepest(
+        [right for _, right, _ in tried.values()], [like for *_, like in tried.values()]
     )
+    told = ", ".join(f"{name} {right:.3f}, {like:.3f}" for name, (_, right, like) in tried.items())
+    name, (weight, *_) = list(tried.items())[best]
+    return weight, (
+        f"layers count by confirmation times place, {name}; held-out accuracy ({TOLERANCE} less is "
+        f"let pass) and likeness to the fused map: {told}"
+    )
+
+
+def _steepest(right: list[float], like: list[float]) -> int:
+    """Which of ``POWERS`` layers count by, the last of the first ones that the data let pass.
+
+    The root is nearer to the model, as what fine layers say of all tissue blurs the score; each
+    step draws the sharper map, and is taken where held-out accuracy does not fall by more than the
+    tolerance. The last is for objects that the finest layers see whole: where the sum gets more
+    like the fused map, which is high only where all layers are.
+    """
+    best = 0
+    for step in range(1, len(right)):
+        if right[step] < right[best] - TOLERANCE or (step == 2 and like[2] <= like[1]):
+            break
+        best = step
+    return best
 
 
 def _head(

@@ -9,8 +9,9 @@ from torch import nn
 
 from captum_hrcam import HRCAM, metrics
 from captum_hrcam.cascade import what_lights_up
-from captum_hrcam.cells import CellMoments, solve, unit
+from captum_hrcam.cells import CellMoments, MapMoments, solve, unit
 from captum_hrcam.features import held_out
+from captum_hrcam.fitting import POWERS, _steepest
 from captum_hrcam.fusion import Fusion
 from captum_hrcam.revisit import Revisit
 
@@ -27,6 +28,25 @@ def test_cell_moments_are_numpys():
     np.testing.assert_allclose(moments.covariance, expected[4:, :4], rtol=1e-4, atol=1e-6)
     pattern = expected[4:, :4] / expected.diagonal()[:4]
     np.testing.assert_allclose(moments.pattern(), pattern, rtol=1e-4, atol=1e-5)
+
+
+def test_map_moments_are_numpys():
+    rng = np.random.default_rng(0)
+    maps = (
+        torch.from_numpy(rng.normal(2, 1, (3, 6, 1, 4, 5)))
+        * torch.tensor([1.0, 2, 3])[:, None, None, None, None]
+    )
+    other = maps.sum(0) ** 2
+    moments = MapMoments(3)
+    moments.add([a[:2] for a in maps], other[:2])
+    moments.add([a[2:] for a in maps], other[2:])
+    moments.over_ranks()
+    factors = torch.tensor([2.0, 0.5, 0.0]).double()
+    total = sum(f * a for f, a in zip(factors, maps, strict=True))
+    expected = np.corrcoef(total.flatten(), other.flatten())[0, 1]
+    assert moments.correlation(factors) == pytest.approx(expected)
+    assert moments.correlation(0 * factors) == 0
+    assert MapMoments(3).correlation(factors) == 0
 
 
 def test_constant_channels_get_no_weight():
@@ -249,15 +269,38 @@ class Levelled(nn.Module):
         return self.fc(self.coarse(f - f.mean((2, 3), keepdim=True)).mean((2, 3)))
 
 
-@pytest.mark.parametrize(("level", "by"), [(0.0, "their place"), (0.2, "the root of their place")])
+@pytest.mark.parametrize(("level", "by"), [(0.0, "as it is"), (0.2, "by its root")])
 def test_a_fine_layer_counts_less_where_it_blurs_the_score(level, by):
     """As by a level of each image, which it alone sees."""
     x, y, _ = squares(200, 0)
     x = x + level * torch.randn(200, 3, 1, 1, generator=torch.Generator().manual_seed(0))
     hrcam = fit_quietly(HRCAM(Levelled(), ["fine", "coarse"]), [(x, y)], solver="cascade")
-    assert hrcam.report.choices[0].startswith(f"finer layers count by {by}: held-out accuracy ")
+    assert hrcam.report.choices[0].startswith(f"layers count by confirmation times place, {by}; ")
     spread = {name: s.mean() for name, s in hrcam.head.spread.items()}
     assert (spread["fine"] > spread["coarse"]) == (level == 0)
+
+
+class TestSteepest:
+    """Which power layers count by, of held-out accuracies and likenesses to the fused map."""
+
+    @pytest.mark.parametrize(
+        ("right", "like", "best"),
+        [
+            ((0.9, 0.9, 0.9), (0.7, 0.8, 0.9), 2),
+            ((0.9, 0.9, 0.9), (0.7, 0.8, 0.8), 1),  # no more like it
+            ((0.9, 0.9, 0.9), (0.9, 0.8, 0.85), 2),  # the first step does not ask for likeness
+            ((0.9, 0.885, 0.87), (0.7, 0.8, 0.9), 2),  # each step loses less than .02
+            ((0.9, 0.89, 0.86), (0.7, 0.8, 0.9), 1),
+            ((0.9, 0.87, 0.9), (0.7, 0.8, 0.9), 0),  # no step is passed over
+            ((0.9, 0.9), (0.7, 0.8), 1),  # of a texture
+        ],
+    )
+    def test_climbs_while_the_data_let_it(self, right, like, best):
+        assert _steepest(list(right), list(like)) == best
+
+    def test_the_square_is_not_for_textures(self):
+        told = TestTexture().fit("auto").report.choices
+        assert any(line.startswith("layers count by") and "squared" not in line for line in told)
 
 
 def test_weights_follow_the_definition_in_loops():
@@ -353,7 +396,8 @@ def test_layers_are_scaled_by_how_well_the_deeper_ones_confirm_them(name):
         shape = (1, 3, *[1] * (x.ndim - 2))
         z.append((centred / deviation[n].reshape(shape))[torch.arange(len(x)), y][:, None])
     mode = {3: "linear", 4: "bilinear"}[x.ndim]
-    power = 0.5 if "by the root of their place" in hrcam.report.choices[0] else 1
+    told = hrcam.report.choices[0]
+    (power,) = (p for name, p in POWERS.items() if f"times place, {name};" in told)
     sizes = [a.shape[2:] for a in z]
     share = [len({s for s in sizes if s <= own}) / sizes.count(own) for own in sizes]
     expected = []
@@ -364,8 +408,20 @@ def test_layers_are_scaled_by_how_well_the_deeper_ones_confirm_them(name):
         )
         pooled = {3: F.adaptive_avg_pool1d, 4: F.adaptive_avg_pool2d}[x.ndim](a, size)
         r = np.corrcoef(pooled.flatten().numpy(), deeper.flatten().numpy())[0, 1]
-        expected.append(max(r, 0.01) * share[i] ** power)
+        expected.append((max(r, 0.01) * share[i]) ** power)
     expected = torch.tensor([*expected, share[-1] ** power]).double()
+    doubt = [
+        w**0.5 / F.softplus(b if b.shape[2:] == sizes[0] else F.interpolate(b, sizes[0], mode=mode))
+        for w, b in zip(share, z, strict=True)
+    ]
+    fused = sum(w**0.5 for w in share) / sum(doubt)
+    total = sum(
+        e * (b if b.shape[2:] == sizes[0] else F.interpolate(b, sizes[0], mode=mode))
+        for e, b in zip(expected, z, strict=True)
+    )
+    likeness = np.corrcoef(total.flatten().numpy(), fused.flatten().numpy())[0, 1]
+    (name,) = (name for name, p in POWERS.items() if p == power)
+    assert float(told.split(f"{name} ")[-1].split(", ")[1]) == pytest.approx(likeness, abs=0.002)
     for c in range(3):
         ours = torch.stack([deviation[n][c] for n in maps])
         torch.testing.assert_close(ours / ours.sum(), expected / expected.sum(), rtol=0.01, atol=0)
