@@ -267,7 +267,7 @@ def _cascade(
     name, (weight, *_) = list(tried.items())[best]
     return weight, (
         f"layers count by confirmation times place, {name}; held-out accuracy ({TOLERANCE} less is "
-        f"let pass) and likeness to the fused map: {told}"
+        f"let pass) and correlation with what layers agree on: {told}"
     )
 
 
