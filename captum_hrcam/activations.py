@@ -15,6 +15,7 @@ Hook = Callable[..., None]
 
 _LOCK = threading.RLock()  # over _LENT, and over torch's hook numbers, which it counts without one
 _LENT: Counter[nn.Module] = Counter()  # modules in a lent eval mode -> how many contexts want it
+SQUARES = 2**21  # values squared at a time: 8 MB, which an allocator keeps at hand
 _INNERMOST = threading.local()  # .context: the one whose hooks answer in this thread
 
 
@@ -219,7 +220,14 @@ def spatial_variance(f: Tensor, mean: Tensor) -> Tensor:
         f: feature maps (N, C, *spatial).
         mean: their averages, ``gap(f)``.
     """
-    cells = f.flatten(2)
-    # The norm reads the maps once and writes nothing of their size: as cheap as the average.
-    norm = torch.linalg.vector_norm(cells, dim=2, dtype=accumulator_dtype(f))
-    return (norm**2 / cells.shape[2] - mean**2).clamp(min=0)
+    return (_mean_square(f.flatten(2), accumulator_dtype(f)) - mean**2).clamp(min=0)
+
+
+def _mean_square(cells: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, C) of (N, C, cells)."""
+    if cells.is_cuda or cells.stride(2) == 1:
+        # The norm reads the maps once and writes nothing of their size: as cheap as the average.
+        return torch.linalg.vector_norm(cells, dim=2, dtype=dtype) ** 2 / cells.shape[2]
+    # Of channels_last it steps over all channels from cell to cell, and squares are faster.
+    images = max(1, SQUARES // (cells.shape[1] * cells.shape[2]))
+    return torch.cat([some.to(dtype).square().mean(2) for some in cells.split(images)])

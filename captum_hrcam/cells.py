@@ -111,7 +111,7 @@ class MapMoments:
 
     def add(self, maps: list[Tensor], other: Tensor) -> None:
         """Of one size, (n, 1, *cells) each."""
-        x = torch.stack([*maps, other]).flatten(1).double().cpu()
+        x = torch.stack([*maps, other]).flatten(1).cpu().double()
         self.n += x.shape[1]
         self.sums, self.products = self.sums + x.sum(1), self.products + x @ x.T
 

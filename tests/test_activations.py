@@ -168,6 +168,17 @@ def test_spatial_variance_is_that_of_the_cells(size, dtype):
     torch.testing.assert_close(variance.double(), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("squares", [1, 48, 2**21])  # values at a time: one image, two, all
+def test_spatial_variance_of_channels_last(dtype, squares, monkeypatch):
+    monkeypatch.setattr("captum_hrcam.activations.SQUARES", squares)
+    f = (torch.randn(5, 4, 3, 2).to(dtype) + 2).to(memory_format=torch.channels_last)
+    variance = spatial_variance(f, gap(f))
+    expected = f.double().flatten(2).var(2, correction=0)
+    torch.testing.assert_close(variance.double(), expected, rtol=1e-4, atol=1e-5)
+    assert spatial_variance(f[:0], gap(f[:0])).shape == (0, 4)
+
+
 def test_spatial_variance_of_a_constant_is_not_negative():
     f = (torch.arange(1.0, 201).view(1, 200, 1, 1) * 12.34567).expand(1, 200, 33, 33)
     relative = spatial_variance(f, gap(f)) / gap(f) ** 2
