@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8000)
     parser.add_argument("--timed", type=int, default=32, help="images that are read for the pass")
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=25)
     options = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)  # random networks agree with nothing
     fits = fit_over_inference(options)
