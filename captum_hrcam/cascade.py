@@ -109,7 +109,7 @@ class Cascade:
 
     def likeness(self, power: float) -> float:
         """The correlation of the fused map with the sum where layers count by this power."""
-        counts = torch.tensor([r**power for r in self.counts.values()]).double()
+        counts = torch.tensor([r**power for r in self.counts.values()], dtype=torch.float64)
         return self._moments.correlation(counts)
 
     def _places(self, layers: Iterable[str]) -> list[float]:

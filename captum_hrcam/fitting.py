@@ -1,7 +1,7 @@
 """From pooled features to a head: choose, solve, balance layers, calibrate, fold, report."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -260,18 +260,16 @@ def _cascade(
         calibrated = _calibrated(weight, -weight @ moments.mean_z, part, loss, per_class=True)
         scores, y = group.gather(held.scores(*calibrated)), group.gather(held.y)
         tried[name] = weight, accuracy(scores, y, loss), local.likeness(power)
-    best = _steepest(
-        [right for _, right, _ in tried.values()], [like for *_, like in tried.values()]
-    )
-    told = ", ".join(f"{name} {right:.3f}, {like:.3f}" for name, (_, right, like) in tried.items())
-    name, (weight, *_) = list(tried.items())[best]
-    return weight, (
-        f"layers count by confirmation times place, {name}; held-out accuracy ({TOLERANCE} less is "
-        f"let pass) and correlation with what layers agree on: {told}"
+    found, right, like = zip(*tried.values(), strict=True)
+    best = _steepest(right, like)
+    told = ", ".join(f"{name} {r:.3f}, {c:.3f}" for name, (_, r, c) in tried.items())
+    return found[best], (
+        f"layers count by confirmation times place, {list(tried)[best]}; held-out accuracy "
+        f"({TOLERANCE} less is let pass) and correlation with what layers agree on: {told}"
     )
 
 
-def _steepest(right: list[float], like: list[float]) -> int:
+def _steepest(right: Sequence[float], like: Sequence[float]) -> int:
     """Which of ``POWERS`` layers count by, the last of the first ones that the data let pass.
 
     The root is nearer to the model, as what fine layers say of all tissue blurs the score; each
