@@ -15,8 +15,8 @@ Hook = Callable[..., None]
 
 _LOCK = threading.RLock()  # over _LENT, and over torch's hook numbers, which it counts without one
 _LENT: Counter[nn.Module] = Counter()  # modules in a lent eval mode -> how many contexts want it
-SQUARES = 2**21  # values squared at a time: 8 MB, which an allocator keeps at hand
 _INNERMOST = threading.local()  # .context: the one whose hooks answer in this thread
+SQUARES = 2**21  # values squared at a time: 8 MB, which an allocator keeps at hand
 
 
 @contextmanager

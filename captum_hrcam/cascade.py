@@ -208,7 +208,8 @@ class Cascade:
                 deeper = torch.stack([upsample(z, size) for z in maps[i + 1 :]]).sum(0)
                 shallow.add(pool(maps[i], size), deeper)
             size = tuple(maps[0].shape[2:])
-            self._moments.add([upsample(z, size) for z in maps], self._fused(maps, head, size))
+            raised = [upsample(z, size) for z in maps]
+            self._moments.add(raised, self._fused(raised, head, size))
         for shallow in moments:
             shallow.over_ranks()
         self._moments.over_ranks()

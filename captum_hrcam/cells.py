@@ -104,16 +104,15 @@ class MapMoments:
 
     def __init__(self, maps: int) -> None:
         self.n = 0
-        self.sums, self.products = (
-            torch.zeros(maps + 1).double(),
-            torch.zeros(maps + 1, maps + 1).double(),
-        )
+        self.sums = torch.zeros(maps + 1).double()
+        self.products = torch.zeros(maps + 1, maps + 1).double()
 
     def add(self, maps: list[Tensor], other: Tensor) -> None:
         """Of one size, (n, 1, *cells) each."""
         x = torch.stack([*maps, other]).flatten(1).cpu().double()
         self.n += x.shape[1]
-        self.sums, self.products = self.sums + x.sum(1), self.products + x @ x.T
+        self.sums += x.sum(1)
+        self.products += x @ x.T
 
     def over_ranks(self) -> None:
         """Add up what all ranks of a group have seen."""

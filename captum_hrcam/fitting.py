@@ -270,7 +270,7 @@ def _cascade(
 
 
 def _steepest(right: Sequence[float], like: Sequence[float]) -> int:
-    """Which of ``POWERS`` layers count by, the last of the first ones that the data let pass.
+    """Which of ``POWERS`` layers count by: steps are taken from the first while the data let them.
 
     The root is nearer to the model, as what fine layers say of all tissue blurs the score; each
     step draws the sharper map, and is taken where held-out accuracy does not fall by more than the

@@ -396,6 +396,10 @@ def test_layers_are_scaled_by_how_well_the_deeper_ones_confirm_them(name):
         shape = (1, 3, *[1] * (x.ndim - 2))
         z.append((centred / deviation[n].reshape(shape))[torch.arange(len(x)), y][:, None])
     mode = {3: "linear", 4: "bilinear"}[x.ndim]
+
+    def up(a, size):
+        return a if a.shape[2:] == size else F.interpolate(a, size=size, mode=mode)
+
     told = hrcam.report.choices[0]
     (power,) = (p for name, p in POWERS.items() if f"times place, {name};" in told)
     sizes = [a.shape[2:] for a in z]
@@ -403,22 +407,15 @@ def test_layers_are_scaled_by_how_well_the_deeper_ones_confirm_them(name):
     expected = []
     for i, a in enumerate(z[:-1]):
         size = z[i + 1].shape[2:]
-        deeper = sum(
-            F.interpolate(b, size=size, mode=mode) if b.shape[2:] != size else b for b in z[i + 1 :]
-        )
+        deeper = sum(up(b, size) for b in z[i + 1 :])
         pooled = {3: F.adaptive_avg_pool1d, 4: F.adaptive_avg_pool2d}[x.ndim](a, size)
         r = np.corrcoef(pooled.flatten().numpy(), deeper.flatten().numpy())[0, 1]
         expected.append((max(r, 0.01) * share[i]) ** power)
     expected = torch.tensor([*expected, share[-1] ** power]).double()
-    doubt = [
-        w**0.5 / F.softplus(b if b.shape[2:] == sizes[0] else F.interpolate(b, sizes[0], mode=mode))
-        for w, b in zip(share, z, strict=True)
-    ]
-    fused = sum(w**0.5 for w in share) / sum(doubt)
-    total = sum(
-        e * (b if b.shape[2:] == sizes[0] else F.interpolate(b, sizes[0], mode=mode))
-        for e, b in zip(expected, z, strict=True)
-    )
+    raised = [up(b, sizes[0]) for b in z]
+    doubt = sum(w**0.5 / F.softplus(b) for w, b in zip(share, raised, strict=True))
+    fused = sum(w**0.5 for w in share) / doubt
+    total = sum(e * b for e, b in zip(expected, raised, strict=True))
     likeness = np.corrcoef(total.flatten().numpy(), fused.flatten().numpy())[0, 1]
     (name,) = (name for name, p in POWERS.items() if p == power)
     assert float(told.split(f"{name} ")[-1].split(", ")[1]) == pytest.approx(likeness, abs=0.002)
