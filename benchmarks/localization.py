@@ -105,8 +105,17 @@ def network(
 
 # Of each fit the maps that are scored. The first is the default.
 SUM, AGREEMENT, EVIDENCE = ({"fusion": name} for name in ("sum", "agreement", "evidence"))
+POSITIVE = {"relu_attributions": True}  # as peers' maps are by definition
 OURS: list[tuple[dict, dict[str, dict]]] = [
-    ({}, {"default, sum": SUM, "default, agreement": AGREEMENT}),
+    (
+        {},
+        {
+            "default, sum": SUM,
+            "default, sum, positive part": SUM | POSITIVE,
+            "default, agreement": AGREEMENT,
+            "default, agreement, positive part": AGREEMENT | POSITIVE,
+        },
+    ),
     ({"place_layers": False}, {"unplaced, sum": SUM, "unplaced, agreement": AGREEMENT}),
     ({"solver": "cascade"}, {"cascade of all layers, sum": SUM}),
     ({"solver": "pattern"}, {"pattern, sum": SUM, "pattern, evidence": EVIDENCE}),

@@ -148,7 +148,7 @@ class HRCAM(HeadAttribution):
             standardize (bool): scale each channel by its standard deviation over images and cells
                 for the fit; folded into the weights.
             place_layers (bool or "auto"): measure by how much each layer's map lies beside what it
-                sees, with noise in stripes of 32 training images, three forward passes each, and
+                sees, on up to 48 training images and the same mirrored through their middle, and
                 draw it there; ``report.displacement`` says by how much. "auto" does so for "auto"
                 and "cascade".
             n_classes (int): the head's outputs; by default those of the model.

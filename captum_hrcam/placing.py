@@ -2,34 +2,36 @@ r"""Where a layer's cells look: its map is drawn there.
 
 A cell is taken to lie in the middle of the pixels that it covers. It need not look there: kernels
 of strided convolutions are centred on the first of these pixels, so that a deep layer's map may lie
-half a cell, many pixels, beside what it marks, and learned kernels are skewed as well. How far is
-measured on a few images, without masks: noise is added to random stripes of an image, then to the
-stripes between. Where the first changes the map more than the second, the stripes are seen::
+half a cell, many pixels, beside what it marks; and learned kernels are skewed: one layer marks the
+left edge of what it knows, another the right. How far is measured on a few images, without masks.
+In an image mirrored through its middle the layer looks to the same side as before. Its map, drawn
+back, lies on the other side of the objects, and what is between the two is twice the displacement::
 
-    D(q) = (E(q) - E'(q)) / (E(q) + E'(q)),    E = mean over a cell's row of (A(x + noise) - A(x))^2
-    C(d) = mean over q of D(q) stripes(q - d)
+    C(d) = sum over q of a(q + d) a'(-q),    a = ((A - mean A)+)^2, less its mean, of norm 1
 
-and the map's displacement is the centroid of C around its peak, along each axis.
+with A of the image, A' of the mirrored one. The displacement is half the centroid of C around its
+peak, along each axis.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from captum_hrcam import group
-from captum_hrcam.fusion import same_axes, upsample
+from captum_hrcam.fusion import same_axes
 
-IMAGES = 32  # or as many stripes of fewer images
-STRIPES = 16  # across an image
-NOISE = 0.3  # its deviation on one axis's stripe, of the image's own
+IMAGES = 48
 FURTHEST = 1.5  # pixels that a map is moved by, or half as many of its cells; in cells never more
+REACH = 4  # cells between the two maps, at most; twice the displacement
+PEAKS = 2  # power of what exceeds a map's mean: the objects count, not the ground
 FOLDS = 8  # of the images, for the error of what was found
 STANDS_OUT = 3  # standard errors that a peak is to have
-CORE = 0.25  # of the peak: what exceeds it belongs to the peak
+CORE = 0.5  # of the peak: what exceeds it belongs to the peak
+TYPICAL = 0.5  # cells by which layers lie beside what they see: what errors are held against
 
 Maps = dict[str, Tensor]
 
@@ -62,119 +64,72 @@ def place(maps: Tensor, displacement: Sequence[float]) -> Tensor:
 
 @dataclass
 class Displacements:
-    """Measures how far each layer's map lies from what it sees in the first input.
+    """Measures how far each layer's map lies from what it sees in the inputs.
 
     Args:
         native_maps: (inputs, rows) -> {layer: (n, 1, *cells)}, one map for each image.
     """
 
     native_maps: Callable[[tuple[Tensor, ...], slice], Maps]
-    _correlations: dict[tuple[str, int], list[Tensor]] = field(default_factory=dict)
-    _strides: dict[tuple[str, int], float] = field(default_factory=dict)
-    _generator: torch.Generator = field(default_factory=torch.Generator)
-
-    def __post_init__(self) -> None:
-        self._generator.manual_seed(group.rank())  # ranks see other images in other stripes
+    _correlations: dict[str, list[list[Tensor]]] = field(default_factory=dict)
+    _furthest: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, inputs: tuple[Tensor, ...], rows: slice) -> None:
-        """Some images, or some more stripes of the same."""
+        """Some images, and mirrored, whatever lies over them with them."""
         size = inputs[0].shape[2:]
-        stripes = [_Stripes.drawn(len(inputs[0]), n, self._generator) for n in size]
-        x, *rest = inputs
-        plain = self.native_maps(inputs, rows)
-        seen, others = (
-            self.native_maps((add_noise(x, s, self._generator), *rest), rows)
-            for s in (stripes, [s.between() for s in stripes])
-        )
-        for name, a in plain.items():
+        space = tuple(range(2, inputs[0].ndim))
+        mirrored = tuple(x.flip(space) if x.shape[2:] == size else x for x in inputs)
+        others = self.native_maps(mirrored, rows)
+        for name, a in self.native_maps(inputs, rows).items():
             same_axes(a, size)
-            change, other = ((b[name] - a)[:, 0].double() ** 2 for b in (seen, others))
-            for axis, n in enumerate(size):
-                e, f = _profile(change, axis), _profile(other, axis)
-                d = ((e - f) / (e + f).clamp(min=1e-300)).nan_to_num()
-                stride = n / d.shape[1]
-                radius = min(math.ceil(1.5 * max(2, stride) + n / STRIPES), n - 1)
-                c = correlate(d, stripes[axis].at(n).double(), radius)
-                self._correlations.setdefault((name, axis), []).append(c)
-                self._strides[name, axis] = stride
+            self._correlations.setdefault(name, []).append(correlate(a, others[name].flip(space)))
+            strides = [n / cells for n, cells in zip(size, a.shape[2:], strict=True)]
+            self._furthest[name] = [max(FURTHEST / 2, FURTHEST / max(1.0, s)) for s in strides]
 
     def found(self) -> dict[str, Tensor]:
         """{layer: (axes,)}, in cells; of all ranks."""
-        cells: dict[str, list[float]] = {}
-        for (name, axis), rows in self._correlations.items():
-            stride = self._strides[name, axis]
-            found = displacement(group.gather(torch.cat(rows))) / stride
-            furthest = max(FURTHEST / 2, FURTHEST / max(1.0, stride))
-            cells.setdefault(name, []).append(min(max(found, -furthest), furthest))
-        return {name: torch.tensor(values).double() for name, values in cells.items()}
+        cells: dict[str, Tensor] = {}
+        for name, batches in self._correlations.items():
+            along = [displacement(group.gather(torch.cat(c))) for c in zip(*batches, strict=True)]
+            furthest = torch.tensor(self._furthest[name]).double()
+            cells[name] = torch.tensor(along).double().clamp(-furthest, furthest)
+        return cells
 
 
-def _profile(change: Tensor, axis: int) -> Tensor:
-    """Mean over all axes but one, (n, *cells) -> (n, cells)."""
-    rows = change.movedim(1 + axis, 1)
-    return rows.reshape(*rows.shape[:2], -1).mean(2).cpu()
-
-
-def add_noise(x: Tensor, stripes: list["_Stripes"], generator: torch.Generator) -> Tensor:
-    r"""Images (n, C, \*pixels) with noise where the stripes of the axes are, twice its variance
-    where they cross; within each image's own range, and in its own type."""
-    n, axes = len(x), len(stripes)
-    variance = torch.zeros(n, 1, *[1] * axes)
-    for axis, along in enumerate(stripes, start=2):
-        shape = [n if i == 0 else x.shape[i] if i == axis else 1 for i in range(x.ndim)]
-        variance = variance + along.at(x.shape[axis]).reshape(shape)
-    noise = (NOISE * variance.sqrt() * torch.randn(x.shape, generator=generator)).to(x.device)
-    pixels = x.reshape(n, 1, *[1] * axes, -1).float()
-    noisy = x + noise * pixels.std(-1, correction=0)
-    noisy = noisy.maximum(pixels.amin(-1)).minimum(pixels.amax(-1))
-    return (noisy if x.is_floating_point() else noisy.round()).to(x.dtype)
-
-
-@dataclass(frozen=True)
-class _Stripes:
-    """Random stripes of each image along one axis, at any resolution."""
-
-    bits: Tensor  # (n, count + 1), 1 on a stripe
-    offset: Tensor  # (n, 1), of a stripe's width
-
-    @classmethod
-    def drawn(cls, n: int, pixels: int, generator: torch.Generator) -> "_Stripes":
-        """Some for each of n images."""
-        count = max(1, min(STRIPES, pixels // 2))
-        bits = (torch.rand(n, count + 1, generator=generator) < 0.5).float()
-        return cls(bits, torch.rand(n, 1, generator=generator))
-
-    def between(self) -> "_Stripes":
-        """What these leave free."""
-        return replace(self, bits=1 - self.bits)
-
-    def at(self, pixels: int) -> Tensor:
-        """(n, pixels), 1 on a stripe."""
-        middles = (torch.arange(pixels) + 0.5) / pixels
-        count = self.bits.shape[1] - 1
-        return self.bits.gather(1, (middles * count + self.offset).floor().long())
-
-
-def correlate(profile: Tensor, stripes: Tensor, radius: int) -> Tensor:
-    """C(d) of each image, d from -radius to radius pixels.
+def correlate(maps: Tensor, drawn_back: Tensor) -> list[Tensor]:
+    r"""C(d) of each image along each axis, summed over those of the other axes.
 
     Args:
-        profile: D (n, cells).
-        stripes: (n, pixels).
+        maps: (n, 1, \*cells).
+        drawn_back: the same of the mirrored images, mirrored again.
 
     Returns:
-        (n, 2 radius + 1).
+        (n, 2 reach + 1) for each axis, d from -reach to reach cells.
     """
-    n = stripes.shape[1]
-    raised = upsample(profile[:, None], (n,))[:, 0]
-    d, s = (x - x.mean(1, keepdim=True) for x in (raised, stripes))
-    spectrum = torch.fft.rfft(d, 2 * n) * torch.fft.rfft(s, 2 * n).conj()  # padded with zeros
-    c = torch.fft.irfft(spectrum, 2 * n).roll(radius, 1)[:, : 2 * radius + 1]
-    return c * n / (n - torch.arange(-radius, radius + 1).abs())  # which overlap by less
+    a, b = (_peaks(m) for m in (maps, drawn_back))
+    axes = list(range(1, a.ndim))
+    sides = [2 * n for n in a.shape[1:]]  # padded: what leaves at one edge is not seen at the other
+    c = torch.fft.irfftn(
+        torch.fft.rfftn(a, sides, axes) * torch.fft.rfftn(b, sides, axes).conj(), sides, axes
+    )
+    for axis, n in zip(axes, a.shape[1:], strict=True):
+        reach = min(REACH, n - 1)
+        c = c.roll(reach, axis).narrow(axis, 0, 2 * reach + 1)
+    return [c.movedim(axis, 1).reshape(len(c), c.shape[axis], -1).sum(2) for axis in axes]
+
+
+def _peaks(maps: Tensor) -> Tensor:
+    r"""((A - mean A)+)^2 of maps (n, 1, \*cells), less its mean, of norm 1. (n, \*cells)"""
+    a = maps[:, 0].double().cpu()
+    space = list(range(1, a.ndim))
+    above = (a - a.mean(space, keepdim=True)).clamp(min=0)
+    peaks = (above / above.amax(space, keepdim=True)) ** PEAKS
+    peaks = peaks - peaks.mean(space, keepdim=True)
+    return (peaks / torch.linalg.vector_norm(peaks, dim=space, keepdim=True)).nan_to_num()
 
 
 def displacement(correlations: Tensor) -> float:
-    """Pixels, from C(d) (n, lags) of n times stripes: drawn to 0 by as much as they disagree.
+    """Cells, from C(d) (n, lags) of n images: drawn to 0 by as much as these disagree.
 
     A layer that mixes all places has no peak that stands out from chance: it stays where it is.
     """
@@ -185,25 +140,29 @@ def displacement(correlations: Tensor) -> float:
     by_chance = correlations[:, peak].std(correction=0) * n**0.5
     if folds < 2 or not total[peak] > STANDS_OUT * by_chance:
         return 0.0
-    found = centroid(total)
     without = torch.tensor([centroid(total - correlations[i::folds].sum(0)) for i in range(folds)])
-    variance = (folds - 1) * without.var(correction=0).item()  # of a jackknife
-    if found == 0 or not math.isfinite(variance):
+    variance = (folds - 1) * without.var(correction=0).item() / 4  # of a jackknife
+    if not math.isfinite(variance):
         return 0.0
-    return found * max(0.0, 1 - variance / found**2)
+    return centroid(total) / 2 * TYPICAL**2 / (TYPICAL**2 + variance)
 
 
 def centroid(correlation: Tensor) -> float:
-    """Of the peak, in steps from the middle; NaN where there is none."""
-    peak = int(correlation.argmax())
+    """Of the peak, in steps from the middle; NaN where there is none. Where the edge cuts the peak
+    on one side, it is cut as far from its summit on the other."""
+    peak, end = int(correlation.argmax()), len(correlation) - 1
     core = (correlation - CORE * correlation[peak]).clamp(min=0)
     if correlation[peak] <= 0:
         return math.nan
     first = last = peak
     while first > 0 and core[first - 1] > 0:
         first -= 1
-    while last < len(core) - 1 and core[last + 1] > 0:
+    while last < end and core[last + 1] > 0:
         last += 1
-    steps = torch.arange(first, last + 1) - len(core) // 2
+    if first == 0:
+        last = min(last, 2 * peak)
+    if last == end:
+        first = max(first, 2 * peak - end)
+    steps = torch.arange(first, last + 1) - end // 2
     core = core[first : last + 1]
     return ((core * steps).sum() / core.sum()).item()

@@ -20,6 +20,7 @@ from captum_hrcam.head import Head
 from captum_hrcam.labels import model_targets
 
 SPREAD_IMAGES = 64
+SHOWS = 2  # times as much a class's map varies in its own images as in others, where it has a place
 DEEPER = (
     "without {}: the model's outputs did not speak for maps that these layers are part of, as "
     "where deep layers mix all places; solver='cascade' keeps them"
@@ -180,19 +181,27 @@ class Revisit:
     def _place(self, fitted: Fitted) -> None:
         """Where the layers of this head look, for its maps and for its report."""
         head = fitted.head
-        *inputs, y = self._few
-        if inputs[0].ndim < 3 or inputs[0].is_complex():
+        inputs, classes = self._with_places(fitted.figures["contrast"])
+        if inputs[0].ndim < 3:
             return
-        n = group.part(placing.IMAGES)
-        rows = torch.arange(n) % len(y)  # of few images, several times
-        if len(y) > n:
-            rows = torch.linspace(0, len(y) - 1, n).long()
-        inputs, classes = [x[rows] for x in inputs], y[rows].argmax(1)
-
-        displacements = placing.Displacements(lambda x, some: self._maps(head, x, classes[some]))
-        for some, batch in in_batches(inputs):
-            displacements.add(batch, some)
+        displacements = placing.Displacements(lambda x, rows: self._maps(head, x, classes[rows]))
+        for rows, batch in in_batches(inputs):
+            displacements.add(batch, rows)
         head.displacement = displacements.found()
+
+    def _with_places(self, contrast: Tensor | None) -> tuple[list[Tensor], Tensor]:
+        """Images whose class shows in some place of them, as far as is known; and these classes."""
+        *inputs, y = self.images.rows()
+        if y.shape[1] == 0:  # as in _add_spreads
+            *inputs, y = self._few
+        classes = y.argmax(1)
+        rows = torch.arange(len(y))
+        if contrast is not None:
+            shows = ~(contrast < SHOWS)[classes] & (y.amax(1) > 0.5)
+            rows = rows[shows] if shows.any() else rows
+        n = min(len(rows), group.part(placing.IMAGES))
+        rows = rows[torch.linspace(0, len(rows) - 1, n).long()]
+        return [x[rows] for x in inputs], classes[rows]
 
     def _maps(self, head: Head, inputs: tuple[Tensor, ...], classes: Tensor) -> dict[str, Tensor]:
         """Each layer's map of each image's class."""

@@ -38,6 +38,15 @@ def class_map(maps: dict[str, Tensor], weights: dict[str, Tensor], c: int, size)
     return total
 
 
+def peaks(a: Tensor) -> Tensor:
+    """((A - mean A)+)^2, without its mean and of norm 1."""
+    above = torch.zeros_like(a)
+    for place in itertools.product(*map(range, a.shape)):
+        above[place] = max(0.0, (a[place] - a.mean()).item()) ** 2
+    above -= above.mean()
+    return above / (above**2).sum().sqrt()
+
+
 def placed_maps(hrcam: Any, x: Tensor) -> dict[str, Tensor]:
     """Feature maps, each read where its layer's displacement says, its mean as before."""
     maps = feature_maps(hrcam.forward_func, hrcam.layers, x)
