@@ -108,13 +108,13 @@ def correlate(maps: Tensor, drawn_back: Tensor) -> list[Tensor]:
     """
     a, b = (_peaks(m) for m in (maps, drawn_back))
     axes = list(range(1, a.ndim))
-    sides = [2 * n for n in a.shape[1:]]  # padded: what leaves at one edge is not seen at the other
-    c = torch.fft.irfftn(
-        torch.fft.rfftn(a, sides, axes) * torch.fft.rfftn(b, sides, axes).conj(), sides, axes
-    )
-    for axis, n in zip(axes, a.shape[1:], strict=True):
-        reach = min(REACH, n - 1)
-        c = c.roll(reach, axis).narrow(axis, 0, 2 * reach + 1)
+    reach = [min(REACH, n - 1) for n in a.shape[1:]]
+    # Padded, so that what is shifted out at one edge does not come in at the other.
+    sides = [n + r for n, r in zip(a.shape[1:], reach, strict=True)]
+    spectrum = torch.fft.rfftn(a, sides, axes) * torch.fft.rfftn(b, sides, axes).conj()
+    c = torch.fft.irfftn(spectrum, sides, axes)
+    for axis, r in zip(axes, reach, strict=True):
+        c = c.roll(r, axis).narrow(axis, 0, 2 * r + 1)
     return [c.movedim(axis, 1).reshape(len(c), c.shape[axis], -1).sum(2) for axis in axes]
 
 
