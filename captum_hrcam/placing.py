@@ -9,8 +9,9 @@ back, lies on the other side of the objects, and what is between the two is twic
 
     C(d) = sum over q of a(q + d) a'(-q),    a = ((A - mean A)+)^2, less its mean, of norm 1
 
-with A of the image, A' of the mirrored one. The displacement is half the centroid of C around its
-peak, along each axis.
+with A of the image, A' of the mirrored one, and a less its mean over images: what lights up in one
+place of every image, as an edge may, is no object. The displacement is half the centroid of C
+around its peak, along each axis.
 """
 
 import math
@@ -28,7 +29,7 @@ IMAGES = 48
 FURTHEST = 1.5  # pixels that a map is moved by, or half as many of its cells; in cells never more
 REACH = 4  # cells between the two maps, at most; twice the displacement
 PEAKS = 2  # power of what exceeds a map's mean: the objects count, not the ground
-FOLDS = 8  # of the images, for the error of what was found
+FOLDS = 8  # of the images, for the error of what was found; no fewer images tell anything
 STANDS_OUT = 3  # standard errors that a peak is to have
 CORE = 0.5  # of the peak: what exceeds it belongs to the peak
 TYPICAL = 0.5  # cells by which layers lie beside what they see: what errors are held against
@@ -64,25 +65,28 @@ def place(maps: Tensor, displacement: Sequence[float]) -> Tensor:
 
 @dataclass
 class Displacements:
-    """Measures how far each layer's map lies from what it sees in the inputs.
+    """Measures how far each layer's map lies from what it marks in the inputs.
 
     Args:
         native_maps: (inputs, rows) -> {layer: (n, 1, *cells)}, one map for each image.
+        count: whether these images do; a rank without any that should takes part nevertheless.
     """
 
     native_maps: Callable[[tuple[Tensor, ...], slice], Maps]
+    count: bool = True
     _correlations: dict[str, list[list[Tensor]]] = field(default_factory=dict)
     _furthest: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, inputs: tuple[Tensor, ...], rows: slice) -> None:
-        """Some images, and mirrored, whatever lies over them with them."""
+        """Some images, and all mirrored that the model sees with them."""
         size = inputs[0].shape[2:]
         space = tuple(range(2, inputs[0].ndim))
-        mirrored = tuple(x.flip(space) if x.shape[2:] == size else x for x in inputs)
+        mirrored = tuple(x.flip(space) if x.ndim == inputs[0].ndim else x for x in inputs)
         others = self.native_maps(mirrored, rows)
         for name, a in self.native_maps(inputs, rows).items():
             same_axes(a, size)
-            self._correlations.setdefault(name, []).append(correlate(a, others[name].flip(space)))
+            c = correlate(a, others[name].flip(space))
+            self._correlations.setdefault(name, []).append(c if self.count else [x[:0] for x in c])
             strides = [n / cells for n, cells in zip(size, a.shape[2:], strict=True)]
             self._furthest[name] = [max(FURTHEST / 2, FURTHEST / max(1.0, s)) for s in strides]
 
@@ -119,13 +123,14 @@ def correlate(maps: Tensor, drawn_back: Tensor) -> list[Tensor]:
 
 
 def _peaks(maps: Tensor) -> Tensor:
-    r"""((A - mean A)+)^2 of maps (n, 1, \*cells), less its mean, of norm 1. (n, \*cells)"""
+    r"""a (n, \*cells) of A (n, 1, \*cells), see above."""
     a = maps[:, 0].double().cpu()
     space = list(range(1, a.ndim))
     above = (a - a.mean(space, keepdim=True)).clamp(min=0)
     peaks = (above / above.amax(space, keepdim=True)) ** PEAKS
     peaks = peaks - peaks.mean(space, keepdim=True)
-    return (peaks / torch.linalg.vector_norm(peaks, dim=space, keepdim=True)).nan_to_num()
+    peaks = (peaks / torch.linalg.vector_norm(peaks, dim=space, keepdim=True)).nan_to_num()
+    return peaks - peaks.mean(0)
 
 
 def displacement(correlations: Tensor) -> float:
@@ -134,14 +139,14 @@ def displacement(correlations: Tensor) -> float:
     A layer that mixes all places has no peak that stands out from chance: it stays where it is.
     """
     n = len(correlations)
-    folds = min(FOLDS, n)
+    if n < FOLDS:
+        return 0.0
     total = correlations.sum(0)
     peak = total.argmax()
-    by_chance = correlations[:, peak].std(correction=0) * n**0.5
-    if folds < 2 or not total[peak] > STANDS_OUT * by_chance:
+    if not total[peak] > STANDS_OUT * correlations[:, peak].std() * n**0.5:
         return 0.0
-    without = torch.tensor([centroid(total - correlations[i::folds].sum(0)) for i in range(folds)])
-    variance = (folds - 1) * without.var(correction=0).item() / 4  # of a jackknife
+    without = torch.tensor([centroid(total - correlations[i::FOLDS].sum(0)) for i in range(FOLDS)])
+    variance = (FOLDS - 1) * without.var(correction=0).item() / 4  # of a jackknife
     if not math.isfinite(variance):
         return 0.0
     return centroid(total) / 2 * TYPICAL**2 / (TYPICAL**2 + variance)

@@ -181,27 +181,33 @@ class Revisit:
     def _place(self, fitted: Fitted) -> None:
         """Where the layers of this head look, for its maps and for its report."""
         head = fitted.head
-        inputs, classes = self._with_places(fitted.figures["contrast"])
-        if inputs[0].ndim < 3:
+        if self.images.rows()[0].ndim < 3:
             return
-        displacements = placing.Displacements(lambda x, rows: self._maps(head, x, classes[rows]))
+        inputs, classes, count = self._with_places(fitted.figures["contrast"])
+        displacements = placing.Displacements(
+            lambda x, rows: self._maps(head, x, classes[rows]), count
+        )
         for rows, batch in in_batches(inputs):
             displacements.add(batch, rows)
         head.displacement = displacements.found()
 
-    def _with_places(self, contrast: Tensor | None) -> tuple[list[Tensor], Tensor]:
-        """Images whose class shows in some place of them, as far as is known; and these classes."""
+    def _with_places(self, contrast: Tensor | None) -> tuple[list[Tensor], Tensor, bool]:
+        """Images of classes that show in some place, as far as is known, or else of any, or all of
+        them; these classes; and whether there are such on this rank."""
         *inputs, y = self.images.rows()
         if y.shape[1] == 0:  # as in _add_spreads
             *inputs, y = self._few
-        classes = y.argmax(1)
-        rows = torch.arange(len(y))
-        if contrast is not None:
-            shows = ~(contrast < SHOWS)[classes] & (y.amax(1) > 0.5)
-            rows = rows[shows] if shows.any() else rows
+        placed = y if contrast is None else y * ~(contrast < SHOWS)
+        for targets in () if self.loss == "mse" else (placed, y):
+            rows = (targets.amax(1) > 0.5).nonzero()[:, 0]
+            if group.count(len(rows)):
+                break
+        else:
+            targets, rows = y, torch.arange(len(y))
+        count = len(rows) > 0
         n = min(len(rows), group.part(placing.IMAGES))
-        rows = rows[torch.linspace(0, len(rows) - 1, n).long()]
-        return [x[rows] for x in inputs], classes[rows]
+        rows = rows[torch.linspace(0, len(rows) - 1, n).long()] if count else torch.arange(1)
+        return [x[rows] for x in inputs], targets[rows].argmax(1), count
 
     def _maps(self, head: Head, inputs: tuple[Tensor, ...], classes: Tensor) -> dict[str, Tensor]:
         """Each layer's map of each image's class."""

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cases import CASES
+from test_placing import Aside, spots
 
 from captum_hrcam import HRCAM
 
@@ -58,6 +59,15 @@ def by_class(rank: int) -> list[tuple[torch.Tensor, ...]]:
     return [(x[mine], y[mine])]
 
 
+def placed(*rows: torch.Tensor) -> HRCAM:
+    """Of images with a spot and without."""
+    hrcam = HRCAM(Aside(), ["1", "2"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        hrcam.fit([rows], solver="pattern", place_layers=True)
+    return hrcam
+
+
 def failing(rank: int):
     """Rank 1's data break in the middle."""
     x, y = data().tensors
@@ -67,7 +77,9 @@ def failing(rank: int):
 
 
 def save(hrcam: HRCAM, path: Path) -> None:
-    found = {"weights": hrcam.weights, "bias": hrcam.bias, "spread": hrcam.head.spread}
+    head = hrcam.head
+    found = {"weights": hrcam.weights, "bias": hrcam.bias, "spread": head.spread}
+    found |= {"displacement": head.displacement}
     report = hrcam.report
     assert report is not None
     figures = {"n": report.n, "penalty": report.penalty, "auroc": report.head_auroc}
@@ -86,6 +98,9 @@ def main(out: Path) -> None:
         options = {"solver": name} | ({"penalty": 0.1} if name == "ridge" else {})
         hrcam = fit(by_class(rank), **options)
         save(hrcam, out / f"{name} by class-{rank}.pt")
+    x, y, _ = spots(120)
+    mine = y == rank
+    save(placed(x[mine], y[mine]), out / f"placed by class-{rank}.pt")
     head = hrcam.head
     try:
         hrcam.fit(failing(rank))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import ranks
 import torch
+from test_placing import spots
 from torch.utils.data import DataLoader, DistributedSampler
 
 from captum_hrcam import group
@@ -46,6 +47,8 @@ def test_ranks_end_with_one_head(out, name):
     first, second = (torch.load(out / f"{name}-{rank}.pt") for rank in range(2))
     assert_same(first, second, 0)
     assert first["figures"] == second["figures"]
+    for name, cells in first["displacement"].items():
+        assert torch.equal(second["displacement"][name], cells)
 
 
 @pytest.mark.parametrize("name", ["pattern", "information", "ridge", "two passes"])
@@ -73,6 +76,17 @@ def test_uneven_shards_and_a_rank_without_some_classes(out, name, tmp_path):
     ranks.save(ranks.fit([(x, y)], **options), tmp_path / "one")
     one, two = torch.load(tmp_path / "one"), torch.load(out / f"{name} by class-1.pt")
     assert_same(two, one, 1e-5)
+
+
+def test_a_rank_without_a_place_leaves_the_measure_to_the_other(out, tmp_path):
+    x, y, _ = spots(120)
+    ranks.save(ranks.placed(x, y), tmp_path / "one")
+    found = [torch.load(out / f"placed by class-{rank}.pt")["displacement"] for rank in range(2)]
+    expected = torch.load(tmp_path / "one")["displacement"]
+    for name, cells in expected.items():
+        assert torch.equal(found[0][name], found[1][name])
+        torch.testing.assert_close(found[0][name], cells, rtol=0, atol=0.05)
+    assert expected["1"].tolist() == pytest.approx([-1, 0], abs=0.1)
 
 
 def test_a_failure_on_one_rank_is_an_error_on_all(out):
