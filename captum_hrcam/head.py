@@ -21,7 +21,7 @@ class Head:
         spread: layer name -> (K,), typical standard deviation of the layer's map over space,
             before it is moved.
         displacement: layer name -> (axes,), cells by which the layer's map lies beside what it
-            sees; empty where it was not measured.
+            marks; empty where it was not measured.
         centred: whether weights are centred over classes.
     """
 

@@ -148,9 +148,9 @@ class HRCAM(HeadAttribution):
             standardize (bool): scale each channel by its standard deviation over images and cells
                 for the fit; folded into the weights.
             place_layers (bool or "auto"): measure by how much each layer's map lies beside what it
-                sees, on up to 48 training images and the same mirrored through their middle, and
-                draw it there; ``report.displacement`` says by how much. "auto" does so for "auto"
-                and "cascade".
+                marks, on up to 48 training images, of classes that show in some place where there
+                are such, and the same mirrored through their middle; and draw it there.
+                ``report.displacement`` says by how much. "auto" does so for "auto" and "cascade".
             n_classes (int): the head's outputs; by default those of the model.
             n_passes (int): how often to read ``train_data``, for augmenting loaders. Where they
                 shuffle, pass ``val_data``: else an image is both fitted and held out.

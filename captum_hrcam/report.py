@@ -161,7 +161,7 @@ class FitReport(HeadReport):
             where fewer than four are of either kind, None for real values. A class told by what is
             absent, as the healthy one, is near 1 or below: its maps mark no place.
         displacement: layer name -> (axes,), by how many of its cells the layer's map lies beside
-            what it sees, and is moved back; empty where it was not measured (``place_layers``).
+            what it marks, and is moved back; empty where it was not measured (``place_layers``).
         seconds_beside: seconds for all else: the heads that were not chosen, what is ordinary in
             the maps, the choice, the places of layers.
 
