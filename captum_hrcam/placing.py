@@ -108,11 +108,12 @@ def correlate(maps: Tensor, drawn_back: Tensor) -> list[Tensor]:
         drawn_back: the same of the mirrored images, mirrored again.
 
     Returns:
-        (n, 2 reach + 1) for each axis, d from -reach to reach cells.
+        (n, 2 reach + 1) for each axis, d from -reach to reach cells; 0 alone of one cell or two.
     """
     a, b = (_peaks(m) for m in (maps, drawn_back))
     axes = list(range(1, a.ndim))
-    reach = [min(REACH, n - 1) for n in a.shape[1:]]
+    # Of two cells, less their mean, one is as high as the other is low: they have no side.
+    reach = [min(REACH, n - 1) if n > 2 else 0 for n in a.shape[1:]]
     # Padded, so that what is shifted out at one edge does not come in at the other.
     sides = [n + r for n, r in zip(a.shape[1:], reach, strict=True)]
     spectrum = torch.fft.rfftn(a, sides, axes) * torch.fft.rfftn(b, sides, axes).conj()

@@ -114,8 +114,9 @@ def test_one_cell_along_one_axis():
         lambda x: torch.zeros(len(x), 1, 8, 8),
         lambda x: torch.full((len(x), 1, 8, 8), math.nan),
         lambda x: x[:, :1, :1, :1],  # one cell
+        lambda x: F.avg_pool2d(x[:, :1].roll(8, 2) - x[:, :1].roll(8, 3), 16),  # two
     ],
-    ids=["nothing", "NaN", "one cell"],
+    ids=["nothing", "NaN", "one cell", "two cells"],
 )
 def test_maps_that_tell_nothing_stay(f):
     assert found(f) == [0, 0]
