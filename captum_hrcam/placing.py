@@ -32,7 +32,7 @@ PEAKS = 2  # power of what exceeds a map's mean: the objects count, not the grou
 FOLDS = 8  # of the images, for the error of what was found; no fewer images tell anything
 STANDS_OUT = 3  # standard errors that a peak is to have
 CORE = 0.5  # of the peak: what exceeds it belongs to the peak
-TYPICAL = 0.5  # cells by which layers lie beside what they see: what errors are held against
+TYPICAL = 0.5  # cells by which maps lie beside what they mark: what errors are held against
 
 Maps = dict[str, Tensor]
 
