@@ -43,11 +43,11 @@ def printed(path: Path) -> list[str]:
 
 
 def without_figures(text: str) -> str:
-    """Numbers masked, and which of two heads was chosen: they depend on the machine.
+    """Numbers masked, and what was chosen by them: they depend on the machine.
 
     The margins stand beside the head that was not chosen, here always the second.
     """
-    text = re.sub(r"(?m)^ *(balance_layers|layers count) .*$", "", text)  # the one or the other
+    text = re.sub(r"(?m)^ *(balance_layers|layers count|maps moved|no layer's map) .*$", "", text)
     masked = re.sub(r"\s+|cascade|pattern", "", re.sub(r"-?\d[\d.]*", "#", text))
     return re.sub(r"(#and#)(\(margins[^)]*\));(#and#)", r"\1;\3\2", masked)
 
