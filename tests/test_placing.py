@@ -125,6 +125,20 @@ def test_maps_that_tell_nothing_stay(f):
 @pytest.mark.parametrize("n", [1, 7])
 def test_few_images_are_too_few(n):
     assert found(lambda x: x[:, :1].roll(1, 2), n=n) == [0, 0]
+    assert found(lambda x: x[:, :1].roll(1, 2), n=8)[0] > 0.5
+
+
+def test_images_that_do_not_count():
+    x = torch.randn(48, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    for count in (True, False):
+        measure = Displacements(lambda inputs, rows: {"layer": inputs[0].roll(1, 2)}, count)
+        measure.add((x,), slice(0, 48))
+        assert bool(measure.found()["layer"].any()) == count
+
+
+def test_two_cells_have_no_side():
+    a, b = torch.randn(2, 5, 1, 2, 3)
+    assert [c.shape for c in correlate(a, b)] == [(5, 1), (5, 5)]
 
 
 def test_no_layer_moves_by_more_than_three_quarters_of_a_cell_or_a_pixel_and_a_half():
@@ -183,6 +197,8 @@ def test_maps_correlate_alike_at_any_scale_and_level():
 def test_centroid_of_a_peak():
     triangle = torch.tensor([0.0, 9, 0, 1, 2, 1, 0])
     assert centroid(triangle) == -2  # the highest peak alone
+    assert centroid(torch.tensor([0.0, 9, 0, 0, 0, 6, 0, 0, 0])) == -3  # also where another is half
+    assert centroid(torch.tensor([0.0, 0, 0, 6, 0, 0, 0, 9, 0])) == 3
     wide = torch.tensor([0.0, 1, 2, 3, 4, 3.5, 2.5, 2, 5e-1, 0, 0])
     core = (wide - 2).clamp(min=0)
     expected = ((core * torch.arange(-5, 6)).sum() / core.sum()).item()
@@ -347,7 +363,7 @@ def test_the_report_is_a_copy():
 
 
 def test_other_axes_than_the_maps_are_refused():
-    with pytest.raises(ValueError, match="head: got a displacement along 1 axes, but the layer's"):
+    with pytest.raises(ValueError, match="along 1 axes, but the layer's maps have 2"):
         place(torch.rand(1, 1, 4, 4), [0.5])
 
 
