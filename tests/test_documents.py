@@ -47,7 +47,8 @@ def without_figures(text: str) -> str:
 
     The margins stand beside the head that was not chosen, here always the second.
     """
-    text = re.sub(r"(?m)^ *(balance_layers|layers count|maps moved|no layer's map) .*$", "", text)
+    text = re.sub(r"(?m)^ *(balance_layers|layers count) .*$", "", text)  # the one or the other
+    text = re.sub(r"(?m)^ *(maps moved to where|no layer's map is moved).*$", "places", text)
     masked = re.sub(r"\s+|cascade|pattern", "", re.sub(r"-?\d[\d.]*", "#", text))
     return re.sub(r"(#and#)(\(margins[^)]*\));(#and#)", r"\1;\3\2", masked)
 

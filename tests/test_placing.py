@@ -125,6 +125,9 @@ def test_maps_that_tell_nothing_stay(f):
 @pytest.mark.parametrize("n", [1, 7])
 def test_few_images_are_too_few(n):
     assert found(lambda x: x[:, :1].roll(1, 2), n=n) == [0, 0]
+
+
+def test_eight_images_are_enough():
     assert found(lambda x: x[:, :1].roll(1, 2), n=8)[0] > 0.5
 
 
@@ -363,7 +366,8 @@ def test_the_report_is_a_copy():
 
 
 def test_other_axes_than_the_maps_are_refused():
-    with pytest.raises(ValueError, match="along 1 axes, but the layer's maps have 2"):
+    refusal = "head: got a displacement along 1 axes, but the layer's maps have 2"
+    with pytest.raises(ValueError, match=refusal):
         place(torch.rand(1, 1, 4, 4), [0.5])
 
 
