@@ -64,6 +64,19 @@ def one_row_per_image(layer: str, f: Tensor, n: int) -> None:
         )
 
 
+def no_channels_last(layer: str, f: Tensor, x: Tensor) -> None:
+    """Refuse what is longer than the image along one axis and shorter along another: a channel."""
+    if f.ndim != x.ndim:
+        return
+    sides = list(zip(f.shape[2:], x.shape[2:], strict=True))
+    if any(a > b for a, b in sides) and any(a < b for a, b in sides):
+        raise ValueError(
+            f"layer {layer!r} gave {tuple(f.shape)} for images {tuple(x.shape)}, expected "
+            "(N, C, *spatial). Where the channels come last, pass "
+            "reshape_transform=lambda f: f.movedim(-1, 1)."
+        )
+
+
 def same_channels(layer: str, f: Tensor, weight: Tensor, remedy: str) -> None:
     """Refuse feature maps with other channels than the head's weights for the layer."""
     if f.shape[1] != weight.shape[-1]:

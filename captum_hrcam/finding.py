@@ -1,18 +1,14 @@
 """Layers found: one per resolution, the deepest before each downsampling, by a traced forward."""
 
-import re
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from captum_hrcam.activations import ReshapeTransform, eval_mode, trace_modules
+from captum_hrcam.activations import ReshapeTransform
 from captum_hrcam.layers import refuse_parallel, unwrap
-
-_ShapeOf = Callable[[nn.Module, Any], tuple[int, ...]]
+from captum_hrcam.tracing import Call, map_shapes, n_weights, trace
 
 
 class FoundLayers(list[str]):
@@ -74,7 +70,8 @@ def find_layers(
 
     Raises:
         TypeError: ``model`` is not a module, ``example_inputs`` neither tensor nor tuple.
-        ValueError: no input is (N, C, \*spatial), or no layer gives such feature maps.
+        ValueError: no input is (N, C, \*spatial), or no layer gives such feature maps; a layer has
+            its channels last and no ``reshape_transform`` brings them forward.
 
     Examples::
 
@@ -108,92 +105,40 @@ def find_layers(
         )
     image = max(images, key=lambda x: x.ndim)
     model = unwrap(model)  # type: ignore[assignment]
-    run = _trace(model, inputs, _map_shapes(image, reshape_transform))
+    run = trace(model, inputs, map_shapes(image, reshape_transform))
     found = _last_of_each_resolution(_layers_in(run, []))
     if not found:
         raise ValueError(
             "model: no layer gives feature maps (N, C, *spatial) that run once in the forward. "
             "Name the layers yourself, with reshape_transform for tokens."
         )
+    _check_layout(run, found)
     return FoundLayers({layer.name: layer.shape for layer in found})
 
 
-# By class name, so that timm's, MONAI's and one's own layers are known too.
-_ADDS_NOTHING = re.compile("Pool|Drop|StochasticDepth|Identity|Flatten|Permute")
-_BARE = re.compile("Conv|Norm|Linear")
+def _check_layout(run: Call, found: list[Call]) -> None:
+    """Refuse channels that come last; warn where what was found is but a transformer's stem."""
+    last = next((layer for layer in found if layer.is_channels_last), None)
+    tokens = list(run.outermost_tokens())
+    if sum(n_weights(call.module) for call in tokens) > n_weights(run.module) / 2:
+        told = (
+            f"most of the model's weights work on tokens, as layer {tokens[-1].name!r} gives "
+            f"{_batch_of(tokens[-1].given[1:])}, where no map is seen. Pass a reshape_transform "
+            "that gives (N, C, *spatial), here and to HRCAM."
+        )
+        if last:
+            raise ValueError(f"model: {told}")
+        warnings.warn(f"find_layers: {told}", stacklevel=4)  # past the decorator, to the caller
+    elif last:
+        raise ValueError(
+            f"model: layer {last.name!r} gives {_batch_of(last.shape)} with its channels last, "
+            "expected (N, C, *spatial). Pass reshape_transform=lambda f: f.movedim(-1, 1), here "
+            "and to HRCAM."
+        )
 
 
-@dataclass
-class _Call:
-    """One run of a module, with the runs inside it."""
-
-    name: str
-    module: nn.Module
-    entry: tuple[int, ...] = ()  # its input's spatial size, () where that is no map
-    shape: tuple[int, ...] = ()  # its output's (C, *spatial), () where that is no map
-    gives_last: bool = False  # its output is the very tensor that the last run inside gave
-    repeated: bool = False
-    inside: list["_Call"] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        kind = type(self.module).__name__
-        self.learned = next(self.module.parameters(), None) is not None
-        self.adds_nothing = not self.learned and bool(_ADDS_NOTHING.search(kind))
-        bare = None if any(True for _ in self.module.children()) else _BARE.search(kind)
-        self.bare = bare.group() if bare else ""
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        return self.shape[1:]
-
-
-def _trace(model: nn.Module, inputs: tuple[Any, ...], shape_of: _ShapeOf) -> _Call:
-    """The model's own run, with all runs inside."""
-    root = _Call("", model)
-    calls, running = [root], [root]
-    last: list[Any] = [None]  # no other output is held: memory is that of a plain forward
-
-    def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
-        shapes = (shape_of(module, x) for x in (*args, *kwargs.values()))
-        running.append(_Call(name, module, entry=next(filter(None, shapes), ())[1:]))
-
-    def leave(name: str, module: nn.Module, args: Any, output: Any) -> None:
-        while (call := running.pop()).name != name:
-            pass  # runs whose error the model caught
-        call.shape, call.gives_last = shape_of(module, output), output is last[0]
-        last[0] = output
-        calls.append(call)
-        running[-1].inside.append(call)
-
-    devices = {p.device for p in model.parameters() if p.is_cuda}
-    with (
-        trace_modules(model, enter, leave),
-        eval_mode(model),
-        torch.random.fork_rng(devices=list(devices)),
-    ):
-        model(*inputs)
-    runs = Counter(call.name for call in calls)
-    for call in calls:
-        call.repeated = runs[call.name] > 1
-    return root
-
-
-def _map_shapes(image: Tensor, reshape_transform: ReshapeTransform | None) -> _ShapeOf:
-    r"""A function that gives the (C, \*spatial) of feature maps with space, else ()."""
-
-    def shape_of(module: nn.Module, value: Any) -> tuple[int, ...]:
-        if isinstance(value, Tensor) and reshape_transform is not None:
-            if "Conv" in type(module).__name__:
-                return ()  # has its channels first, where the transform expects them last
-            try:
-                value = reshape_transform(value)
-            except Exception:  # made for some layers, here tried on all
-                return ()
-        if not isinstance(value, Tensor) or value.ndim != image.ndim or len(value) != len(image):
-            return ()
-        return tuple(value.shape[1:]) if value.numel() and max(value.shape[2:]) > 1 else ()
-
-    return shape_of
+def _batch_of(shape: tuple[int, ...]) -> str:
+    return f"(N, {', '.join(map(str, shape))})"
 
 
 def _halvings(before: tuple[int, ...], after: tuple[int, ...]) -> list[bool]:
@@ -211,9 +156,9 @@ def _halves_twice(a: tuple[int, ...], b: tuple[int, ...], c: tuple[int, ...]) ->
     return any(map(all, zip(_halvings(a, b), _halvings(b, c), strict=False)))
 
 
-def _layers_in(call: _Call, before: list[_Call]) -> list[_Call]:
+def _layers_in(call: Call, before: list[Call]) -> list[Call]:
     """The layers to choose from in a call, in order, given those before it."""
-    inside: list[_Call] = []
+    inside: list[Call] = []
     for run in call.inside:
         inside += _layers_in(run, before + inside)
     if not call.name:
@@ -243,8 +188,8 @@ def _layers_in(call: _Call, before: list[_Call]) -> list[_Call]:
     return [call]
 
 
-def _last_of_each_resolution(layers: list[_Call]) -> list[_Call]:
-    resolutions: list[list[_Call]] = []  # from deep to shallow, as the layers of each
+def _last_of_each_resolution(layers: list[Call]) -> list[Call]:
+    resolutions: list[list[Call]] = []  # from deep to shallow, as the layers of each
     for layer in reversed(layers):
         after = resolutions[-1][-1].size if resolutions else layer.size
         if any(a < b for a, b in zip(layer.size, after, strict=True)):

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from captum_hrcam import group
 from captum_hrcam.activations import gap, spatial_variance
 from captum_hrcam.cache import DataDigest
-from captum_hrcam.checks import one_row_per_image, same_shape
+from captum_hrcam.checks import no_channels_last, one_row_per_image, same_shape
 from captum_hrcam.features import FeatureCollector, Sample, held_out
 from captum_hrcam.labels import model_targets, n_label_columns, target_rows
 
@@ -128,6 +128,7 @@ class FrozenPass:
 
         def read(name: str, f: Tensor) -> None:
             one_row_per_image(name, f, n)
+            no_channels_last(name, f, inputs[0])
             same_shape("the channels of layer", argument, {name: f.shape[1]}, self._first)
             sizes[name] = tuple(f.shape[2:])
             pooled[name] = gap(f)

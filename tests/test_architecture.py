@@ -26,6 +26,7 @@ ORDER = [
         "placing",
         "recipe",
         "spread",
+        "tracing",
     },
     {"cache", "rows"},
     {"agreement", "choosing", "finding", "frozen_pass", "report", "solvers", "storage"},

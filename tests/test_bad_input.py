@@ -156,6 +156,10 @@ LAYERS = {
         ValueError, "'conv' gave 2 feature maps for 12 images, .*Choose a layer",
         layer("conv", reshape_transform=lambda f: f.transpose(0, 1)),
     ),
+    "channels last": (
+        ValueError, r"'conv' gave \(12, 8, 12, 2\) for images .*channels come last",
+        layer("conv", reshape_transform=lambda f: f.movedim(1, -1)),
+    ),
 }  # fmt: skip
 OPTIONS = {
     "solver": (ValueError, "solver: got 'lasso', expected one of", labels(Y, solver="lasso")),

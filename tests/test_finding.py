@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from captum.attr import LayerGradCam
 from cases import CONV, GAP, NORM, POOL
 from torch import Tensor, nn
-from torchvision.models import get_model
+from torchvision.models import VisionTransformer, get_model
 
 from captum_hrcam import HRCAM, compare, find_layers
 from captum_hrcam.activations import read_feature_maps
@@ -131,7 +131,9 @@ class TestTorchvision:
     def test_finds(self, net):
         case, model = net
         options = {"reshape_transform": case.reshape_transform}
-        found = find_layers(model, case.images(), **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = find_layers(model, case.images(), **options)
         assert found == case.layers
         sizes = [torch.Size(shape[1:]).numel() for shape in found.shapes.values()]
         assert sizes == sorted(set(sizes), reverse=True)
@@ -269,6 +271,22 @@ class Normalize(nn.Module):
         return (x - 0.5) / 0.25
 
 
+class Signals(nn.Module):
+    """A transformer on (N, C, length): its tokens are (N, length, C)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.fc = nn.Linear(2, 16), nn.Linear(16, 3)
+        self.encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.encoder(self.embed(x.mT)).mean(1))
+
+
+def swin() -> nn.Module:
+    return get_model("swin_t", weights=None, num_classes=3)
+
+
 X = torch.randn(2, 3, 32, 32)
 
 
@@ -399,6 +417,21 @@ class TestFindLayers:
     def test_no_layer_found(self, model):
         with pytest.raises(ValueError, match="no layer gives feature maps"):
             find_layers(model, X)
+
+    @pytest.mark.parametrize(("model", "images"), [(swin, X), (Signals, torch.randn(2, 2, 40))])
+    def test_channels_last_are_refused(self, model, images):
+        with pytest.raises(ValueError, match=r"channels last, expected \(N, C, \*spatial\)"):
+            find_layers(model(), images)
+        assert find_layers(model(), images, reshape_transform=channels_last)
+
+    def test_tokens_without_a_transform_are_warned_of(self):
+        vit = VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=3)
+        with pytest.warns(UserWarning, match=r"'encoder' gives \(N, 17, 16\).*reshape_transform"):
+            assert find_layers(vit, X) == ["conv_proj"]
+
+    def test_norms_over_the_last_axis_of_convolutions_are_no_channels(self):
+        model = nn.Sequential(conv(2, 4, 1), nn.LayerNorm(40), nn.ReLU(), *head(4, 1))
+        assert find_layers(nn.Sequential(model), torch.randn(2, 2, 40)) == ["0.2"]
 
     @pytest.mark.parametrize("fails", [False, True])
     def test_model_is_left_as_it_was(self, fails):
