@@ -12,6 +12,8 @@ from captum._utils.common import _format_output as format_output
 from captum._utils.typing import TargetType
 from torch import Tensor
 
+from captum_hrcam.activations import plain
+
 __all__ = ["TargetType", "TensorOrTuple", "as_tuples", "format_output", "target_classes"]
 
 TensorOrTuple = Tensor | tuple[Tensor, ...]
@@ -20,7 +22,8 @@ TensorOrTuple = Tensor | tuple[Tensor, ...]
 def as_tuples(
     inputs: TensorOrTuple, additional_forward_args: object
 ) -> tuple[bool, tuple[Tensor, ...], tuple[Any, ...]]:
-    """(inputs came as a tuple, inputs, additional forward arguments), the inputs checked."""
+    """(inputs came as a tuple, inputs, additional forward arguments), the inputs checked and plain
+    tensors."""
     is_tuple = isinstance(inputs, tuple)
     inputs_tuple = _format_tensor_into_tuples(inputs)
     args = _format_additional_forward_args(additional_forward_args) or ()
@@ -33,7 +36,7 @@ def as_tuples(
                 f"inputs: got batches of {len(inputs_tuple[0])} and {len(x)}, expected the same "
                 "number of images in each. Pass what has no batch as additional_forward_args."
             )
-    return is_tuple, inputs_tuple, args
+    return is_tuple, tuple(map(plain, inputs_tuple)), args
 
 
 def target_classes(target: TargetType, n: int, n_outputs: int) -> Tensor:

@@ -203,6 +203,12 @@ def _spatial(name: str, value: Any, reshape_transform: ReshapeTransform | None) 
     return value
 
 
+def plain(x: Tensor) -> Tensor:
+    """The same values without a subclass's ways: MONAI's MetaTensor refuses to be cut where its
+    images come from several files."""
+    return x if type(x) is Tensor else x.as_subclass(Tensor)
+
+
 def accumulator_dtype(f: Tensor) -> torch.dtype:
     """float32 for half precisions, else the tensor's own: sums over maps must not lose digits."""
     return torch.float64 if f.dtype == torch.float64 else torch.float32

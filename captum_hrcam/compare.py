@@ -9,7 +9,7 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_hrcam._captum import TargetType, TensorOrTuple, as_tuples
-from captum_hrcam.activations import eval_mode
+from captum_hrcam.activations import eval_mode, plain
 from captum_hrcam.fusion import upsample
 from captum_hrcam.layers import module_behind
 
@@ -137,4 +137,4 @@ def _as_map(name: str, given: object, image: Tensor) -> Tensor:
     with torch.no_grad():
         precise = first.dtype in (torch.float32, torch.float64)
         summed = (first if precise else first.float()).detach().sum(1, keepdim=True)
-        return upsample(summed, image.shape[2:])
+        return upsample(plain(summed), image.shape[2:])

@@ -1,6 +1,6 @@
 """One frozen pass over a loader: what the layers' averages are, and what they should tell."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_hrcam import group
-from captum_hrcam.activations import gap, spatial_variance
+from captum_hrcam.activations import gap, plain, spatial_variance
 from captum_hrcam.cache import DataDigest
 from captum_hrcam.checks import no_channels_last, one_row_per_image, same_shape
 from captum_hrcam.features import FeatureCollector, Sample, held_out
@@ -195,6 +195,12 @@ def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, 
 
     With ``targets="model"`` the last item is dropped where it can only be a label: no space.
     """
+    if isinstance(batch, Mapping):
+        keys = ", ".join(map(repr, batch))
+        raise TypeError(
+            f"{argument}: a batch is a {type(batch).__name__} of {keys}, expected (*inputs, label)."
+            " Give tuples, as ((b['image'], b['label']) for b in loader), or by a collate_fn."
+        )
     items = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
     labels = None
     if targets == "labels":
@@ -217,7 +223,7 @@ def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, 
     if len({len(x) for x in items}) > 1:
         got = ", ".join(_brief(x) for x in items)
         raise ValueError(f"{argument}: a batch's inputs must hold the same images, got {got}.")
-    return items, labels
+    return tuple(map(plain, items)), plain(labels) if isinstance(labels, Tensor) else labels
 
 
 def score_rows(output: Any, n: int) -> Tensor:

@@ -209,7 +209,7 @@ DATA = {
     ),
     "few images": (ValueError, "train_data: got 3 images, expected", fit([(X[:3], Y[:3])])),
     "no label": (TypeError, "a batch holds 1 item.*targets='model'", fit([X])),
-    "dictionary": (TypeError, "train_data: a batch holds 1 item, exp", fit([{"x": X, "y": Y}])),
+    "dictionary": (TypeError, "is a dict of 'x', 'y', exp.*Give tup", fit([{"x": X, "y": Y}])),
     "no tensor": (TypeError, "train_data: a batch must be .*inputs list", fit([([1, 2], Y)])),
     "no pixel": (TypeError, r"a tensor \(12, 2, 0, 12\)", fit([(X[:, :, :0], Y)])),
     "other size": (

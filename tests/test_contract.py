@@ -12,9 +12,19 @@ from conftest import BY_NAME, fit_quietly, fitted, training_batches
 from torch import nn
 
 import captum_hrcam
-from captum_hrcam import CAM, HRCAM
+from captum_hrcam import CAM, HRCAM, compare, evaluate
 
 CASE = BY_NAME["vgg2d"]
+
+
+class Stubborn(torch.Tensor):
+    """As MONAI's MetaTensor, whose batch of images from several files refuses to be cut."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.__getitem__ and args[0].ndim > 2:
+            raise ValueError("Inconsistent batched metadata dicts")
+        return super().__torch_function__(func, types, args, kwargs or {})
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +135,37 @@ class TestTuples:
         fit_quietly(around, [(x, y % 2) for x, y in training_batches(CASE)])
         assert list(around.weights) == ["layer0", "layer1"]
         assert around.class_maps(CASE.images()).shape == (4, 2, *CASE.size)
+
+
+class TestSubclasses:
+    def test_they_are_read_as_plain_tensors(self):
+        plain = training_batches(CASE)
+        carrying = [(x.as_subclass(Stubborn), y.as_subclass(Stubborn)) for x, y in plain]
+        model, x = CASE.model(), plain[0][0]
+        of_plain = fit_quietly(HRCAM(model, CASE.layers), plain)
+        of_carrying = fit_quietly(HRCAM(model, CASE.layers), carrying)
+        for name, weight in of_plain.head.weights.items():
+            assert torch.equal(of_carrying.head.weights[name], weight)
+        for method in ("attribute", "class_maps", "predict"):
+            options = {"target": 1} if method == "attribute" else {}
+            found = getattr(of_carrying, method)(x.as_subclass(Stubborn), **options)
+            assert type(found) is torch.Tensor
+            assert torch.equal(found, getattr(of_plain, method)(x, **options))
+
+    def test_beside_other_methods(self, hrcam):
+        x = CASE.images(2).as_subclass(Stubborn)
+        gradcam = LayerGradCam(hrcam.forward_func, hrcam.layers[CASE.layers[-1]])
+        maps = compare([hrcam, gradcam], x, target=1)
+        assert {type(a) for a in maps.values()} == {torch.Tensor}
+
+    def test_with_masks(self, hrcam):
+        x = CASE.images(4)
+        masks = (x[:, 0] > 0).as_subclass(Stubborn)
+        batch = (x.as_subclass(Stubborn), torch.arange(4).as_subclass(Stubborn) % 3, masks)
+        figures = evaluate({"HR-CAM": hrcam}, [batch], baselines=False).frame
+        again = [(x, torch.arange(4) % 3, x[:, 0] > 0)]
+        expected = evaluate({"HR-CAM": hrcam}, again, baselines=False).frame
+        assert figures.equals(expected)
 
 
 class TestCaptum:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, default_collate
 
 from captum_hrcam._captum import TensorOrTuple, as_tuples
+from captum_hrcam.activations import plain
 from captum_hrcam.frozen_pass import to_device
 
 EXPECTED = "(inputs, target, mask) or (inputs, target, mask, kind)"
@@ -145,9 +146,10 @@ def _checked(batch: Any, target: int | None, need_masks: bool) -> MaskedBatch:
         )
     inputs, labels, mask, kind = (*batch, None, None)[:4]
     inputs = tuple(inputs) if isinstance(inputs, list) else inputs
-    images = as_tuples(inputs, None)[1][0]
+    is_tuple, checked, _ = as_tuples(inputs, None)
+    images = checked[0]
     return MaskedBatch(
-        inputs,
+        checked if is_tuple else images,
         _targets(labels, target, len(images)),
         _masks(mask, images) if need_masks else None,
         _kinds(kind, len(images)),
@@ -162,7 +164,7 @@ def _targets(labels: Any, target: int | None, n: int) -> Tensor:
             "data: a batch has no target (None). Give each image's class, or one for all as "
             "target=."
         )
-    y = torch.as_tensor(labels)
+    y = plain(torch.as_tensor(labels))
     if y.shape != (n,) or y.is_floating_point() or (y < 0).any():
         raise ValueError(
             f"data: targets of shape {tuple(y.shape)} and {y.dtype} for {n} images, expected one "
@@ -184,7 +186,7 @@ def _masks(mask: Any, images: Tensor) -> Tensor:
             f"data: a batch has no mask (None), expected {(n, *space)}. Leave these images out, "
             "or use metrics={} for figures that need no mask."
         )
-    m = torch.as_tensor(mask).detach().cpu()
+    m = plain(torch.as_tensor(mask)).detach().cpu()
     m = m[:, 0] if m.shape == (n, 1, *space) else m
     if m.shape != (n, *space):
         raise ValueError(
