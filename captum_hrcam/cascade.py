@@ -15,7 +15,8 @@ W_l = (S + diag S)^-1 Cov(f_l, map). Last, in the sum each layer's map counts by
 with what all deeper layers say times its place from the deepest, or by the root or the square of
 this (see ``fitting``); in the harmonic mean by the root of its place. A fine layer that the deeper
 ones do not confirm is heard less; with ``leaves_out`` one that they hardly confirm, as in textures,
-not at all (see ``grain``). Neither masks nor gradients are involved. What was tried on the way is
+not at all (see ``grain``), and of the others the finer ones do not count for more. Neither masks
+nor gradients are involved. What was tried on the way is
 in the documentation, "Choosing the head".
 """
 
@@ -54,7 +55,7 @@ class Cascade:
 
     Attributes:
         counts: how each layer that is not counts in the sum, shallow to deep: how well the deeper
-            ones confirm it, from 0 to 1, times its place.
+            ones confirm it, from 0 to 1, times its place, where none is left out.
         why: of these or of all, a line for the report; where it was to be looked at.
     """
 
@@ -103,8 +104,10 @@ class Cascade:
             self.why = [why]
             if len(kept) < len(names):
                 head, confirmed = self._together(kept, taught, covariance)
-        places = zip(confirmed, self._places(confirmed), strict=True)
-        self.counts = {name: confirmed[name] * place for name, place in places}
+        self.counts = confirmed
+        if len(head) == len(names):  # of a texture the finer layer is not the better one
+            places = zip(confirmed, self._places(confirmed), strict=True)
+            self.counts = {name: confirmed[name] * place for name, place in places}
         return {name: head.get(name, torch.zeros_like(taught[name])) for name in names}
 
     def likeness(self, power: float) -> float:

@@ -71,7 +71,8 @@ class Trial:
     def choose(self, candidates: Mapping[str, Attribute]) -> Verdict:
         """The first candidate, or one that beats it in both tests, averaged over the images.
 
-        Each test alone errs: a digit that lost one stroke is no digit, whatever the map.
+        Each test alone errs: a digit that lost one stroke is no digit, whatever the map. Where both
+        tell maps apart by less than a standard error, as of textures, it is no verdict.
 
         The support of the chosen one: an image whose class the model sees speaks for a map by how
         much more probability stays when what it marks least is blurred away than when what it marks
@@ -93,7 +94,7 @@ class Trial:
         found = {name: group.gather(self._tests(m, image, label)) for name, m in maps.items()}
         best, *others = names
         for name in others:
-            if all(GOOD * found[name].mean(0) > GOOD * found[best].mean(0)):
+            if all(m > error for m, error in _margins(found[name], found[best])):
                 best = name
         opposite, whole = group.gather(self._tests(-maps[best], image, label, OPPOSITE)).T
         sees = whole >= PRESENT
@@ -108,8 +109,8 @@ class Trial:
         for name, tests in found.items():
             told.append("{} {:.3f} and {:.3f}".format(name, *tests.mean(0).tolist()))
             if name != best:
-                margins = map(_mean_and_error, (GOOD * (found[best] - tests)).T)
-                told[-1] += " (margins " + ", ".join(f"{m:.3f} ± {e:.3f}" for m, e in margins) + ")"
+                margins = (f"{m:.3f} ± {error:.3f}" for m, error in _margins(found[best], tests))
+                told[-1] += f" (margins {', '.join(margins)})"
         few = math.isnan(support)
         supported = "too few images tell them apart" if few else f"support {support:.2f} of 1"
         return (
@@ -155,10 +156,11 @@ def _batches(n: int) -> Iterator[slice]:
     return (slice(start, start + BATCH) for start in range(0, n, BATCH))
 
 
-def _mean_and_error(values: Tensor) -> tuple[float, float]:
-    """Over images, with the standard error."""
-    error = values.std(0, correction=0) / max(len(values) - 1, 1) ** 0.5
-    return values.mean().item(), error.item()
+def _margins(of_one: Tensor, of_other: Tensor) -> list[tuple[float, float]]:
+    """By how much the one is better in each test, over images, with the standard error."""
+    better = GOOD * (of_one - of_other)
+    error = better.std(0, correction=0) / max(len(better) - 1, 1) ** 0.5
+    return list(zip(better.mean(0).tolist(), error.tolist(), strict=True))
 
 
 def _support(margins: Tensor, label: Tensor) -> float:

@@ -263,8 +263,9 @@ def _cascade(
     found, right, like = zip(*tried.values(), strict=True)
     best = _steepest(right, like)
     told = ", ".join(f"{name} {r:.3f}, {c:.3f}" for name, (_, r, c) in tried.items())
+    by = "confirmation" if is_texture else "confirmation times place"
     return found[best], (
-        f"layers count by confirmation times place, {list(tried)[best]}; held-out accuracy "
+        f"layers count by {by}, {list(tried)[best]}; held-out accuracy "
         f"({TOLERANCE} less is let pass) and correlation with what layers agree on: {told}"
     )
 

@@ -132,10 +132,11 @@ class HRCAM(HeadAttribution):
                 logit) or "mse".
             solver (str): "auto" fits "cascade" and "pattern"; it keeps the pattern only if its maps
                 of 24 held-out images better mark what the model uses, both blurred away and shown
-                alone, at 28 forward passes for each of these images. Layers whose maps the deeper
-                ones hardly confirm, as in textures, it gives weights of zero, and deep layers with
-                which maps do not mark what the model uses, as in transformers; it says so. (Where
-                a penalty is given it is "ridge", where a balance of layers, "pattern".)
+                alone, by more than a standard error; at 28 forward passes for each image. Layers
+                whose maps the deeper ones hardly confirm, as in textures, it gives weights of zero,
+                and deep layers with which maps do not mark what the model uses, as in transformers;
+                it says so. (Where a penalty is given it is "ridge", where a balance of layers,
+                "pattern".)
                 "pattern", W = Cov(f, y) / Var(f) for each channel alone, over images and cells
                 (Haufe et al. 2014); "cascade", each layer learns where everything deeper finds
                 evidence, from 160 training images read six times (five layers); "ridge",

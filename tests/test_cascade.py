@@ -160,14 +160,20 @@ class TestTexture:
             maps = hrcam.attribute(x, y, fusion=fusion)[:, 0]
             assert metrics.pixel_average_precision(maps, masks).mean() > 0.9
 
-    def test_the_others_are_those_of_a_head_on_them_alone(self):
+    def test_the_others_learn_as_alone_and_the_finer_does_not_count_for_more(self):
         x, y, _ = stripes(200, 0)
         alone = fit_quietly(HRCAM(Energy(), ["middle", "coarse"]), [(x, y)])
         ours = self.fit("auto")
-        assert ours.report.solver == alone.report.solver
+        assert ours.report.solver == alone.report.solver == "cascade"
+        longer = {}
         for name in ("middle", "coarse"):
-            torch.testing.assert_close(ours.weights[name], alone.weights[name])
-        torch.testing.assert_close(ours.bias, alone.bias)
+            length = [hrcam.weights[name].norm(dim=1, keepdim=True) for hrcam in (ours, alone)]
+            longer[name] = length[0] / length[1]
+            torch.testing.assert_close(ours.weights[name], alone.weights[name] * longer[name])
+        (by,) = (name for name in POWERS if f"times place, {name};" in str(alone.report))
+        assert "layers count by confirmation, as it is; " in str(ours.report)
+        twice = torch.full_like(longer["middle"], 2.0) ** POWERS[by]  # places 2 and 1
+        torch.testing.assert_close(longer["coarse"] / longer["middle"], twice)
 
     def test_a_cascade_that_was_asked_for_keeps_all(self):
         hrcam = self.fit("cascade")

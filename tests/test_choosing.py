@@ -74,6 +74,31 @@ def test_takes_the_map_of_what_the_model_uses(order):
     assert trial.choose({name: CANDIDATES[name] for name in order}).name == "corner"
 
 
+def mark_wrongly_where_told(inputs: tuple[Tensor, ...], classes: Tensor) -> Tensor:
+    """The corner, or the opposite one in images whose last pixel is negative."""
+    told = inputs[0][:, :, -1:, -1:] < 0
+    return torch.where(told, mark_opposite(inputs, classes), mark_corner(inputs, classes))
+
+
+def mark_wrongly_where_bright(inputs: tuple[Tensor, ...], classes: Tensor) -> Tensor:
+    """The corner, or the opposite one in images whose last pixel is above 1."""
+    told = inputs[0][:, :, -1:, -1:] > 1
+    return torch.where(told, mark_opposite(inputs, classes), mark_corner(inputs, classes))
+
+
+@pytest.mark.parametrize(("wrong", "name"), [(2, "some"), (6, "other")])
+def test_within_a_standard_error_the_first_is_kept(wrong, name):
+    x = bright_corners(12)
+    x[:wrong, :, -1, -1], x[wrong, :, -1, -1] = -0.1, 1.1
+    marks = {"some": mark_wrongly_where_told, "other": mark_wrongly_where_bright}
+    verdict = Trial(softmax_scores, (x,), labels(12), loss="cross_entropy").choose(marks)
+    assert verdict.name == name
+    if name == "some":  # the other is better in both nevertheless, by less than an error
+        margins = re.findall(r"-(\S+) ± ([\d.]+)", verdict.why)
+        assert len(margins) == 2
+        assert all(0 < float(margin) < float(error) for margin, error in margins)
+
+
 def test_figures_are_those_of_slow_loops():
     x = bright_corners(10)  # more than one batch
     found = {
@@ -90,12 +115,6 @@ def test_figures_are_those_of_slow_loops():
     mean = sum(margins) / 10
     error = (sum((m - mean) ** 2 for m in margins) / 10 / 9) ** 0.5
     assert f"margins {mean:.3f} ± {error:.3f}" in why
-
-
-def mark_wrongly_where_told(inputs: tuple[Tensor, ...], classes: Tensor) -> Tensor:
-    """The corner, or the opposite one in images whose last pixel is negative."""
-    told = inputs[0][:, :, -1:, -1:] < 0
-    return torch.where(told, mark_opposite(inputs, classes), mark_corner(inputs, classes))
 
 
 def test_support_is_the_net_share_of_what_the_images_say():
