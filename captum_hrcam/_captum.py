@@ -50,7 +50,7 @@ def target_classes(target: TargetType, n: int, n_outputs: int) -> Tensor:
     assert target is not None, (
         f"target: got None, but the head has {n_outputs} outputs. Pass the class to explain."
     )
-    target = target.detach().cpu() if isinstance(target, Tensor) else target
+    target = plain(target.detach()).cpu() if isinstance(target, Tensor) else target
     table = torch.arange(n_outputs).expand(n, n_outputs)
     try:
         classes = _select_targets(table, target)

@@ -71,8 +71,8 @@ class Trial:
     def choose(self, candidates: Mapping[str, Attribute]) -> Verdict:
         """The first candidate, or one that beats it in both tests, averaged over the images.
 
-        Each test alone errs: a digit that lost one stroke is no digit, whatever the map. Where both
-        tell maps apart by less than a standard error, as of textures, it is no verdict.
+        Each test alone errs: a digit that lost one stroke is no digit, whatever the map. A margin
+        of less than a standard error, as textures have, is no verdict.
 
         The support of the chosen one: an image whose class the model sees speaks for a map by how
         much more probability stays when what it marks least is blurred away than when what it marks
@@ -159,7 +159,7 @@ def _batches(n: int) -> Iterator[slice]:
 def _margins(of_one: Tensor, of_other: Tensor) -> list[tuple[float, float]]:
     """By how much the one is better in each test, over images, with the standard error."""
     better = GOOD * (of_one - of_other)
-    error = better.std(0, correction=0) / max(len(better) - 1, 1) ** 0.5
+    error = better.std(0, correction=0) / (len(better) - 1) ** 0.5  # NaN of one image
     return list(zip(better.mean(0).tolist(), error.tolist(), strict=True))
 
 

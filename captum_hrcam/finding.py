@@ -52,7 +52,8 @@ def find_layers(
       convolution or normalisation.
     - Never chosen: what only passes maps on (pooling, dropout, flattening, and what follows a
       pooling without a convolution), a layer that runs several times, the classifier, auxiliary
-      ones, and outputs other than one tensor (N, C, \*spatial).
+      ones, and outputs other than one tensor (N, C, \*spatial), as tokens or channels that come
+      last. It warns where most of the model works on such.
 
     Branches and functional operations between modules are invisible to it, and of a network that
     upsamples again (U-Net) it sees the ascent alone, so print and read what it found. The model
@@ -70,8 +71,7 @@ def find_layers(
 
     Raises:
         TypeError: ``model`` is not a module, ``example_inputs`` neither tensor nor tuple.
-        ValueError: no input is (N, C, \*spatial), or no layer gives such feature maps; a layer has
-            its channels last and no ``reshape_transform`` brings them forward.
+        ValueError: no input is (N, C, \*spatial), or no layer gives such feature maps.
 
     Examples::
 
@@ -107,38 +107,30 @@ def find_layers(
     model = unwrap(model)  # type: ignore[assignment]
     run = trace(model, inputs, map_shapes(image, reshape_transform))
     found = _last_of_each_resolution(_layers_in(run, []))
+    other = _other_layout(run)
     if not found:
+        remedy = ". Name the layers yourself, with reshape_transform for tokens."
         raise ValueError(
-            "model: no layer gives feature maps (N, C, *spatial) that run once in the forward. "
-            "Name the layers yourself, with reshape_transform for tokens."
+            "model: no layer gives feature maps (N, C, *spatial) that run once in the forward"
+            + (f": {other}" if other else remedy)
         )
-    _check_layout(run, found)
+    if other:
+        warnings.warn(f"find_layers: {other}", stacklevel=3)  # past the decorator, to the caller
     return FoundLayers({layer.name: layer.shape for layer in found})
 
 
-def _check_layout(run: Call, found: list[Call]) -> None:
-    """Refuse channels that come last; warn where what was found is but a transformer's stem."""
-    last = next((layer for layer in found if layer.is_channels_last), None)
-    tokens = list(run.outermost_tokens())
-    if sum(n_weights(call.module) for call in tokens) > n_weights(run.module) / 2:
-        told = (
-            f"most of the model's weights work on tokens, as layer {tokens[-1].name!r} gives "
-            f"{_batch_of(tokens[-1].given[1:])}, where no map is seen. Pass a reshape_transform "
-            "that gives (N, C, *spatial), here and to HRCAM."
-        )
-        if last:
-            raise ValueError(f"model: {told}")
-        warnings.warn(f"find_layers: {told}", stacklevel=4)  # past the decorator, to the caller
-    elif last:
-        raise ValueError(
-            f"model: layer {last.name!r} gives {_batch_of(last.shape)} with its channels last, "
-            "expected (N, C, *spatial). Pass reshape_transform=lambda f: f.movedim(-1, 1), here "
-            "and to HRCAM."
-        )
-
-
-def _batch_of(shape: tuple[int, ...]) -> str:
-    return f"(N, {', '.join(map(str, shape))})"
+def _other_layout(run: Call) -> str:
+    """Of what most of the model works on, where that is no map; "" where it is one."""
+    others = run.in_other_layouts()
+    if n_weights(call.module for call in others) <= n_weights([run.module]) / 2:
+        return ""
+    last = others[-1]
+    layout = "channels that come last" if last.is_channels_last else "tokens"
+    return (
+        f"most of the model's weights work on {layout}, as layer {last.name!r} gives "
+        f"(N, {', '.join(map(str, last.given[1:]))}), where no map is seen. Pass a "
+        "reshape_transform that gives (N, C, *spatial), here and to HRCAM."
+    )
 
 
 def _halvings(before: tuple[int, ...], after: tuple[int, ...]) -> list[bool]:
@@ -163,7 +155,7 @@ def _layers_in(call: Call, before: list[Call]) -> list[Call]:
         inside += _layers_in(run, before + inside)
     if not call.name:
         return inside
-    if call.repeated or call.adds_nothing:
+    if call.repeated or call.adds_nothing or call.is_channels_last:
         return []
     entry = call.entry or (inside[0].size if inside else ())
     if not call.shape:  # vectors or several tensors: a classifier, or the network wrapped

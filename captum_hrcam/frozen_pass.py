@@ -199,7 +199,7 @@ def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, 
         keys = ", ".join(map(repr, batch))
         raise TypeError(
             f"{argument}: a batch is a {type(batch).__name__} of {keys}, expected (*inputs, label)."
-            " Give tuples, as ((b['image'], b['label']) for b in loader), or by a collate_fn."
+            " Give tuples, as by the loader's collate_fn."
         )
     items = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
     labels = None

@@ -1,13 +1,15 @@
 """One forward of a model, seen: which modules ran, inside which, and what they gave."""
 
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from captum_hrcam.activations import ReshapeTransform, eval_mode, trace_modules
 
@@ -16,6 +18,7 @@ ShapeOf = Callable[[nn.Module, Any], tuple[int, ...]]
 # By class name, so that timm's, MONAI's and one's own layers are known too.
 _ADDS_NOTHING = re.compile("Pool|Drop|StochasticDepth|Identity|Flatten|Permute")
 _BARE = re.compile("Conv|Norm|Linear")
+PREFIX = 8  # tokens that may stand beside those of the cells: of classes, registers
 
 
 @dataclass
@@ -40,11 +43,14 @@ class Call:
 
     @property
     def is_channels_last(self) -> bool:
-        """Whether its last axis is what linear layers and layer norms in it work on, and its first
-        is the channels of nothing in it."""
-        last = {n for run in self.runs() for n in _last_axis(run.module)}
-        first = {getattr(run.module, "out_channels", None) for run in self.runs()}
-        return self.shape[-1] in last and self.shape[0] not in last | first
+        """Whether a linear layer or a layer norm in it gives such a tensor, and no convolution
+        has its first axis for channels."""
+        if not self.shape:
+            return False
+        runs = [run for run in self.runs() if run.shape == self.shape]
+        is_last = any(_last_axis(run.module) == self.shape[-1] for run in runs)
+        convolved = (getattr(run.module, "out_channels", None) for run in self.runs())
+        return is_last and all(channels != self.shape[0] for channels in convolved)
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -56,27 +62,35 @@ class Call:
         for run in self.inside:
             yield from run.runs()
 
-    def outermost_tokens(self) -> Iterator["Call"]:
-        """The runs in it that give (N, length, C) where the images have more dimensions; those are
-        none that work on tokens and give a map."""
-        for run in self.inside:
-            if not run.shape and len(run.given) == 3:
-                yield run
-            elif not run.shape:
-                yield from run.outermost_tokens()
+    def in_other_layouts(self) -> list["Call"]:
+        """The outermost runs in it whose output is the image's, but no map: channels last, or
+        tokens, (N, length, C) of about as many as a map before them has cells."""
+        cells = {math.prod(run.size) for run in self.runs() if run.shape}
+        found, unseen = [], list(self.inside)
+        while unseen:
+            run = unseen.pop(0)
+            if run.shape and not run.is_channels_last:
+                continue
+            length = run.given[1] if len(run.given) == 3 else 0
+            if run.is_channels_last or any(n <= length <= n + PREFIX for n in cells):
+                found.append(run)
+            else:
+                unseen = run.inside + unseen
+        return found
 
 
-def n_weights(module: nn.Module) -> int:
-    """How many parameters it and all inside have."""
-    return sum(p.numel() for p in module.parameters())
+def n_weights(modules: Iterable[nn.Module]) -> int:
+    """How many parameters they and all inside have, each counted once."""
+    weights = {p for module in modules for p in module.parameters()}
+    return sum(p.numel() for p in weights if not is_lazy(p))
 
 
-def _last_axis(module: nn.Module) -> tuple[int, ...]:
-    """How long the last axis is that a linear layer or a layer norm gives; () of others."""
+def _last_axis(module: nn.Module) -> int | None:
+    """How long the last axis is that a linear layer or a layer norm gives."""
     if isinstance(module, nn.Linear):
-        return (module.out_features,)
-    shape = getattr(module, "normalized_shape", ())
-    return tuple(shape) if len(shape) == 1 else ()
+        return module.out_features
+    shape = getattr(module, "normalized_shape", None)
+    return shape[0] if isinstance(shape, tuple) and len(shape) == 1 else None
 
 
 def trace(model: nn.Module, inputs: tuple[Any, ...], shape_of: ShapeOf) -> Call:

@@ -13,6 +13,8 @@ from torch import nn
 
 import captum_hrcam
 from captum_hrcam import CAM, HRCAM, compare, evaluate
+from captum_hrcam.faithfulness import deletion, insertion, road
+from captum_hrcam.faithfulness import infidelity as infidelity_of_maps
 
 CASE = BY_NAME["vgg2d"]
 
@@ -49,7 +51,7 @@ class TestTargets:
     )
     def test_every_form_names_the_same_class(self, hrcam, target):
         x = CASE.images()
-        assert torch.equal(hrcam.attribute(x, target), hrcam.class_maps(x)[:, 2:3])
+        torch.testing.assert_close(hrcam.attribute(x, target), hrcam.class_maps(x)[:, 2:3])
 
     @pytest.mark.parametrize(
         "target",
@@ -141,13 +143,13 @@ class TestSubclasses:
     def test_they_are_read_as_plain_tensors(self):
         plain = training_batches(CASE)
         carrying = [(x.as_subclass(Stubborn), y.as_subclass(Stubborn)) for x, y in plain]
-        model, x = CASE.model(), plain[0][0]
+        model, (x, y) = CASE.model(), plain[0]
         of_plain = fit_quietly(HRCAM(model, CASE.layers), plain)
         of_carrying = fit_quietly(HRCAM(model, CASE.layers), carrying)
         for name, weight in of_plain.head.weights.items():
             assert torch.equal(of_carrying.head.weights[name], weight)
         for method in ("attribute", "class_maps", "predict"):
-            options = {"target": 1} if method == "attribute" else {}
+            options = {"target": y.as_subclass(Stubborn)} if method == "attribute" else {}
             found = getattr(of_carrying, method)(x.as_subclass(Stubborn), **options)
             assert type(found) is torch.Tensor
             assert torch.equal(found, getattr(of_plain, method)(x, **options))
@@ -159,13 +161,19 @@ class TestSubclasses:
         assert {type(a) for a in maps.values()} == {torch.Tensor}
 
     def test_with_masks(self, hrcam):
+        x, y = CASE.images(4), torch.arange(4) % 3
+        masks = x[:, :1] > 0  # a channel, which is taken off
+        expected = evaluate({"HR-CAM": hrcam}, [(x, y, masks)], baselines=False).frame
+        carrying = [tuple(part.as_subclass(Stubborn) for part in (x, y, masks))]
+        assert evaluate({"HR-CAM": hrcam}, carrying, baselines=False).frame.equals(expected)
+
+    @pytest.mark.parametrize("figure", [deletion, insertion, road, infidelity_of_maps])
+    def test_faithfulness(self, hrcam, figure):
         x = CASE.images(4)
-        masks = (x[:, 0] > 0).as_subclass(Stubborn)
-        batch = (x.as_subclass(Stubborn), torch.arange(4).as_subclass(Stubborn) % 3, masks)
-        figures = evaluate({"HR-CAM": hrcam}, [batch], baselines=False).frame
-        again = [(x, torch.arange(4) % 3, x[:, 0] > 0)]
-        expected = evaluate({"HR-CAM": hrcam}, again, baselines=False).frame
-        assert figures.equals(expected)
+        maps, model = hrcam.attribute(x, target=1), hrcam.forward_func
+        expected = figure(model, x, maps, target=1)
+        carrying = (x.as_subclass(Stubborn), maps.as_subclass(Stubborn))
+        assert (figure(model, *carrying, target=1) == expected).all()
 
 
 class TestCaptum:

@@ -271,6 +271,27 @@ class Normalize(nn.Module):
         return (x - 0.5) / 0.25
 
 
+class Move(nn.Module):
+    def __init__(self, source: int, destination: int) -> None:
+        super().__init__()
+        self.axes = source, destination
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.movedim(*self.axes)
+
+
+class Excited(nn.Module):
+    """x beside new channels, each scaled by what a linear layer says of all."""
+
+    def __init__(self, i: int, growth: int) -> None:
+        super().__init__()
+        self.conv, self.scale = conv(i, growth), nn.Linear(growth, growth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        new = self.conv(x)
+        return torch.cat([x, new * self.scale(new.mean((2, 3))).sigmoid()[..., None, None]], 1)
+
+
 class Signals(nn.Module):
     """A transformer on (N, C, length): its tokens are (N, length, C)."""
 
@@ -420,7 +441,7 @@ class TestFindLayers:
 
     @pytest.mark.parametrize(("model", "images"), [(swin, X), (Signals, torch.randn(2, 2, 40))])
     def test_channels_last_are_refused(self, model, images):
-        with pytest.raises(ValueError, match=r"channels last, expected \(N, C, \*spatial\)"):
+        with pytest.raises(ValueError, match="no layer.*channels that come last.*a reshape"):
             find_layers(model(), images)
         assert find_layers(model(), images, reshape_transform=channels_last)
 
@@ -429,9 +450,29 @@ class TestFindLayers:
         with pytest.warns(UserWarning, match=r"'encoder' gives \(N, 17, 16\).*reshape_transform"):
             assert find_layers(vit, X) == ["conv_proj"]
 
+    def test_channels_last_among_others_are_passed_over(self):
+        """By a linear layer at each pixel, after convolutions whose channels come first."""
+        per_pixel = nn.Sequential(Move(1, -1), nn.Linear(4, 5), Move(-1, 1))
+        assert find_layers(nn.Sequential(stage(3, 4), per_pixel[:2], Move(-1, 1), *head(5)), X) == [
+            "0"
+        ]
+        assert find_layers(nn.Sequential(stage(3, 4), per_pixel, *head(5)), X) == ["1"]
+
     def test_norms_over_the_last_axis_of_convolutions_are_no_channels(self):
-        model = nn.Sequential(conv(2, 4, 1), nn.LayerNorm(40), nn.ReLU(), *head(4, 1))
-        assert find_layers(nn.Sequential(model), torch.randn(2, 2, 40)) == ["0.2"]
+        block = nn.Sequential(conv(2, 4, 1), nn.LayerNorm(40))
+        assert find_layers(nn.Sequential(block, *head(4, 1)), torch.randn(2, 2, 40)) == ["0"]
+
+    def test_as_many_concatenated_channels_as_the_map_is_wide(self):
+        """A DenseNet with squeeze and excitation: 32 new channels of 32 x 32."""
+        model = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.Sequential(Excited(32, 32)), *head(64))
+        assert find_layers(model, torch.randn(2, 3, 64, 64)) == ["1"]
+
+    def test_layers_of_any_make(self):
+        """Whose attributes are called as torch's, and hold something else."""
+        model = Lines()
+        model.conv1.out_channels, model.conv2.normalized_shape = [3, 4], 4
+        model.unused = nn.LazyLinear(3)  # without a size
+        assert find_layers(model, X) == ["conv1", "conv2", "conv3"]
 
     @pytest.mark.parametrize("fails", [False, True])
     def test_model_is_left_as_it_was(self, fails):

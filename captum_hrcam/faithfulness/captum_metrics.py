@@ -17,8 +17,8 @@ from captum_hrcam.checks import positive, whole
 from captum_hrcam.compare import Method, compare, named_methods
 from captum_hrcam.faithfulness.scores import (
     Forward,
-    check_images,
-    checked_maps,
+    checked,
+    checked_images,
     modules_of,
     outputs_of,
 )
@@ -74,7 +74,7 @@ def infidelity(
         >>> bool((infidelity(linear, x, gradient, normalize=False) < 1e-6).all())
         True
     """
-    maps = checked_maps(forward_func, inputs, maps)
+    inputs, maps = checked(forward_func, inputs, maps)
     positive("noise", noise)
     whole("samples", samples, 1)
     generator = torch.Generator().manual_seed(seed)
@@ -141,7 +141,7 @@ def sensitivity_max(
         True
     """
     named = named_methods({"method": method})
-    check_images(inputs)
+    inputs = checked_images(inputs)
     positive("radius", radius)
     whole("samples", samples, 1)
     generator = torch.Generator().manual_seed(seed)

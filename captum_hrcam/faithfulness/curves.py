@@ -10,7 +10,7 @@ from captum_hrcam._captum import TargetType
 from captum_hrcam.activations import eval_mode
 from captum_hrcam.faithfulness.scores import (
     Forward,
-    checked_maps,
+    checked,
     modules_of,
     outputs_of,
     probability,
@@ -110,7 +110,7 @@ def _area(
     target: TargetType,
     fractions: Sequence[float],
 ) -> Array:
-    maps = checked_maps(forward_func, inputs, maps)
+    inputs, maps = checked(forward_func, inputs, maps)
     steps = [float(fraction) for fraction in fractions]
     rising = all(a < b for a, b in pairwise(steps))
     if len(steps) < 2 or not rising or not (steps[0] >= 0 and steps[-1] <= 1):

@@ -14,7 +14,7 @@ from captum_hrcam.checks import one_of
 from captum_hrcam.faithfulness.scores import (
     Forward,
     check_noise,
-    checked_maps,
+    checked,
     modules_of,
     outputs_of,
     probability,
@@ -82,7 +82,7 @@ def road(
         >>> bool(road(brightest, image, image, order="LeRF") > 0.95)
         True
     """
-    maps = checked_maps(forward_func, inputs, maps)
+    inputs, maps = checked(forward_func, inputs, maps)
     one_of("order", order, ORDERS)
     check_noise("noise", noise)
     _check_percentiles(percentiles, maps[0].numel())

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from captum_hrcam._captum import TargetType, target_classes
-from captum_hrcam.activations import accumulator_dtype
+from captum_hrcam.activations import accumulator_dtype, plain
 from captum_hrcam.layers import module_behind
 
 Forward = Callable[..., Any]
 
 
-def checked_maps(forward_func: Forward, inputs: Tensor, maps: Tensor) -> Tensor:
-    r"""The maps beside the inputs, as floats; refused here what no figure can be made of.
+def checked(forward_func: Forward, inputs: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Inputs and maps, plain tensors; refused here what no figure can be made of.
 
     Args:
         forward_func: the model, or any function around it.
@@ -23,7 +23,7 @@ def checked_maps(forward_func: Forward, inputs: Tensor, maps: Tensor) -> Tensor:
         maps: (N, 1, \*spatial), one per image at its size.
 
     Returns:
-        (N, 1, \*spatial), detached, on the inputs' device.
+        The inputs; the maps as floats (N, 1, \*spatial), detached, on the inputs' device.
 
     Raises:
         TypeError: ``forward_func`` is not callable; ``inputs`` is no tensor.
@@ -33,8 +33,7 @@ def checked_maps(forward_func: Forward, inputs: Tensor, maps: Tensor) -> Tensor:
         raise TypeError(
             f"forward_func: got {type(forward_func).__name__}, expected a model or a function."
         )
-    check_images(inputs)
-    maps = torch.as_tensor(maps).detach()
+    inputs, maps = checked_images(inputs), plain(torch.as_tensor(maps)).detach()
     expected = (len(inputs), 1, *inputs.shape[2:])
     if tuple(maps.shape) != expected:
         raise ValueError(
@@ -46,11 +45,12 @@ def checked_maps(forward_func: Forward, inputs: Tensor, maps: Tensor) -> Tensor:
             "maps: got NaN or infinity, expected finite numbers. Leave these images out or "
             "repair what made them."
         )
-    return maps.to(inputs.device, accumulator_dtype(maps))
+    return inputs, maps.to(inputs.device, accumulator_dtype(maps))
 
 
-def check_images(inputs: Tensor) -> None:
-    r"""Refuse anything but one float tensor (N, C, \*spatial) that holds something."""
+def checked_images(inputs: Tensor) -> Tensor:
+    r"""A plain tensor; refused is anything but one of floats (N, C, \*spatial) that holds
+    something."""
     if not isinstance(inputs, Tensor):
         raise TypeError(
             f"inputs: got {type(inputs).__name__}, expected one tensor (N, C, *spatial). Where the "
@@ -63,6 +63,7 @@ def check_images(inputs: Tensor) -> None:
         )
     if not torch.isfinite(inputs).all():
         raise ValueError("inputs: NaN or infinity among the values. Mend or leave out the images.")
+    return plain(inputs)
 
 
 def check_noise(argument: str, value: float) -> None:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import AbstractPathEffect, Normal, Stroke
 from torch import Tensor
 
+from captum_hrcam.activations import plain
 from captum_hrcam.metrics.scaling import scale_batch
 
 Array = np.ndarray[Any, Any]
@@ -91,7 +92,7 @@ def letters(inches: float, points: float) -> int:
 
 def to_numpy(values: Any) -> Array:
     """Float64 on the CPU, of a tensor or anything numpy takes."""
-    values = values.detach().cpu() if isinstance(values, Tensor) else values
+    values = plain(values.detach()).cpu() if isinstance(values, Tensor) else values
     return np.asarray(values, dtype=np.float64)
 
 
