@@ -441,7 +441,7 @@ class TestFindLayers:
 
     @pytest.mark.parametrize(("model", "images"), [(swin, X), (Signals, torch.randn(2, 2, 40))])
     def test_channels_last_are_refused(self, model, images):
-        with pytest.raises(ValueError, match="no layer.*channels that come last.*a reshape"):
+        with pytest.raises(ValueError, match=r"no layer.*channels that come last.*reshape"):
             find_layers(model(), images)
         assert find_layers(model(), images, reshape_transform=channels_last)
 
