@@ -8,9 +8,9 @@ it: the deeper layers hardly confirm the fine one's map.
 import math
 from collections.abc import Mapping
 
-# Of the best confirmed layer's confirmation. Patches of stripes have .27 to .46, lesions and digits
-# among strokes .69 and more, on photographs .51 and more (documentation, "Choosing the head").
-ENOUGH = 0.48
+# Of the best confirmed layer's confirmation. Textures have .27 to .49, lesions and digits among
+# strokes .69 and more, on photographs .51 and more (documentation, "Choosing the head").
+ENOUGH = 0.5
 OCTAVES = 2  # cells four times as wide as those that see the grain see the patch
 
 

@@ -15,9 +15,9 @@ def confirmed(*r: float) -> dict[str, float]:
     ("r", "kept"),
     [
         ((0.6, 0.7, 0.7), "1234"),
-        ((0.49, 1.0, 0.9), "1234"),
-        ((0.48, 1.0, 0.9), "1234"),  # just enough
-        ((0.47, 1.0, 0.9), "34"),
+        ((0.51, 1.0, 0.9), "1234"),
+        ((0.5, 1.0, 0.9), "1234"),  # just enough
+        ((0.49, 1.0, 0.9), "34"),
         ((0.2, 0.3, 0.3), "1234"),  # none is much confirmed, but all alike
         ((0.1, 0.1, 0.9), "1234"),  # the second layer's grain would leave only the last
         ((0.9, 0.8, 0.2), "1234"),
@@ -49,11 +49,11 @@ def test_one_or_two_layers_are_kept():
 def test_says_what_it_did_and_by_how_much():
     _, why = without_grain(confirmed(0.2, 0.6, 0.8), SIZES)
     assert why.startswith("layers: 1, 2 left out, as of a texture: deeper layers confirm 1 0.25 ")
-    assert why.endswith("(0.48 is enough); solver='cascade' keeps them")
+    assert why.endswith("(0.5 is enough); solver='cascade' keeps them")
     _, why = without_grain(confirmed(0.8, 0.6, 0.7), SIZES)
     assert why == (
         "layers: none sees grain alone, deeper layers confirm 2 0.75 times as well as the best "
-        "confirmed layer (0.48 is enough)"
+        "confirmed layer (0.5 is enough)"
     )
 
 
