@@ -72,7 +72,7 @@ class Call:
             if run.shape and not run.is_channels_last:
                 continue
             length = run.given[1] if len(run.given) == 3 else 0
-            if run.is_channels_last or any(n <= length <= n + PREFIX for n in cells):
+            if run.shape or any(n <= length <= n + PREFIX for n in cells):
                 found.append(run)
             else:
                 unseen = run.inside + unseen

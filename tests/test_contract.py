@@ -51,7 +51,10 @@ class TestTargets:
     )
     def test_every_form_names_the_same_class(self, hrcam, target):
         x = CASE.images()
-        torch.testing.assert_close(hrcam.attribute(x, target), hrcam.class_maps(x)[:, 2:3])
+        found = hrcam.attribute(x, target)
+        assert torch.equal(found, hrcam.attribute(x, 2))
+        # All classes at once are another product, which a processor may round otherwise.
+        torch.testing.assert_close(found, hrcam.class_maps(x)[:, 2:3])
 
     @pytest.mark.parametrize(
         "target",
