@@ -196,8 +196,8 @@ def report(frame: pd.DataFrame, options: argparse.Namespace) -> str:
         f"`benchmarks/{options.csv.name}`. PxAP, mean pixel AP, IoU at the best common threshold "
         "and pointing, against masks that nothing was fitted or chosen on.",
         "### HR-CAM's default map over the best peer",
-        "The best of all configurations of all peers, chosen for each column on the test masks; "
-        "mean over seeds, in brackets the worst seed.",
+        "The best of all configurations of all peers but ScoreCAM, chosen for each column on the "
+        "test masks; mean over seeds, in brackets the worst seed.",
         ratio_table(ratios(frame)),
         "### The same with fusion='agreement'",
         "The default head; its maps fused by agreement, which gives up completeness.",

@@ -136,7 +136,7 @@ class HRCAM(HeadAttribution):
                 whose maps the deeper ones hardly confirm, as in textures, it gives weights of zero,
                 and deep layers with which maps do not mark what the model uses, as in transformers;
                 it says so. (Where a penalty is given it is "ridge", where a balance of layers,
-                "pattern".)
+                or for "mse", "pattern"; nothing is then chosen or left out.)
                 "pattern", W = Cov(f, y) / Var(f) for each channel alone, over images and cells
                 (Haufe et al. 2014); "cascade", each layer learns where everything deeper finds
                 evidence, from 160 training images read six times (five layers); "ridge",
@@ -151,7 +151,8 @@ class HRCAM(HeadAttribution):
             place_layers (bool or "auto"): measure by how much each layer's map lies beside what it
                 marks, on up to 48 training images, of classes that show in some place where there
                 are such, and the same mirrored through their middle; and draw it there.
-                ``report.displacement`` says by how much. "auto" does so for "auto" and "cascade".
+                ``report.displacement`` says by how much. "auto" does so where a cascade is fitted:
+                for "cascade", and for "auto" without a penalty or balance, but not for "mse".
             n_classes (int): the head's outputs; by default those of the model.
             n_passes (int): how often to read ``train_data``, for augmenting loaders. Where they
                 shuffle, pass ``val_data``: else an image is both fitted and held out.

@@ -7,7 +7,7 @@ from torch import Tensor
 from captum_hrcam.choosing import ENOUGH, doubtful
 
 FEW_IMAGES = 10  # of a class
-FAR_LESS = 0.3  # of the median class's contrast; lost classes had up to .23, others from .32
+FAR_LESS = 0.3  # of the median class's contrast; lost classes have had up to .23, others from .32
 
 
 @dataclass(kw_only=True)
@@ -23,9 +23,11 @@ class HeadReport:
             shares of a class add up to 1.
         figures_from: the data that the figures below were computed on.
         n_figures: their number.
-        head_accuracy, model_accuracy: share of right classes; NaN where it is undefined.
+        head_accuracy, model_accuracy: share of right classes, of what ``agreement`` counts; NaN
+            where it is undefined.
         head_auroc, model_auroc: area under ROC, each class against the rest, averaged.
-        agreement: share of images to which head and model give the same class.
+        agreement: share of images to which head and model give the same class; with
+            ``loss="binary_cross_entropy"`` of all images' outputs, decided alike.
         r_squared: R^2 between the head's and the model's centred log-odds.
         warnings: what a reader of the maps should know.
 
@@ -67,8 +69,8 @@ class HeadReport:
         found = []
         if self.agreement < 0.9:
             found.append(
-                f"head and model agree on {self.agreement:.1%} of images only: the map explains "
-                "the head. Try targets='model' or more layers."
+                f"head and model agree on {self.agreement:.1%} only of what they decide: the map "
+                "explains the head. Try targets='model' or more layers."
             )
         elif self.r_squared < 0.5:
             found.append(
@@ -154,8 +156,8 @@ class FitReport(HeadReport):
             where too few images say anything.
         seconds_pass: seconds for the frozen pass.
         seconds_solve: seconds for the solve.
-        extra_forwards: forward passes of single images beside the frozen pass: 64 for what is
-            ordinary in the maps, more for a cascade, for a choice and for the places of layers.
+        extra_forwards: forward passes of single images beside the frozen pass: up to 64 for what
+            is ordinary in the maps, more for a cascade, for a choice and for the places of layers.
         contrast: (K,), how much more a class's map of the deepest layer varies over space in
             images of the class than in others, a ratio of deviations over up to 64 images; NaN
             where fewer than four are of either kind, None for real values. A class told by what is
@@ -250,7 +252,7 @@ class FitReport(HeadReport):
             if by.any()
         ]
         if not told:
-            return ["no layer's map is moved: they lie where the layers look"]
+            return ["no layer's map is moved: on the images looked at none lies clearly aside"]
         return [f"maps moved to where their layers look, in cells: {', '.join(told)}"]
 
     def _contrasts(self) -> list[str]:

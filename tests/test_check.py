@@ -104,7 +104,7 @@ def head_report(**changes: object) -> HeadReport:
     ("changes", "expected"),
     [
         ({}, None),
-        ({"agreement": 0.6}, "agree on 60.0% of images only: the map explains the head"),
+        ({"agreement": 0.6}, "agree on 60.0% only of what they decide: the map explains the head"),
         ({"r_squared": 0.2}, "R^2 of the head's and the model's scores is 0.20"),
         ({"agreement": float("nan"), "r_squared": float("nan")}, None),
         ({"head_auroc": 0.55}, "AUROC is 0.55 on 100 images, no better than chance"),
