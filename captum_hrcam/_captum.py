@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from captum._utils.common import (
     _format_additional_forward_args,
@@ -51,6 +52,8 @@ def target_classes(target: TargetType, n: int, n_outputs: int) -> Tensor:
         f"target: got None, but the head has {n_outputs} outputs. Pass the class to explain."
     )
     target = plain(target.detach()).cpu() if isinstance(target, Tensor) else target
+    if isinstance(target, (np.integer, np.ndarray)):
+        target = target.tolist()
     table = torch.arange(n_outputs).expand(n, n_outputs)
     try:
         classes = _select_targets(table, target)

@@ -17,6 +17,7 @@ _LOCK = threading.RLock()  # over _LENT, and over torch's hook numbers, which it
 _LENT: Counter[nn.Module] = Counter()  # modules in a lent eval mode -> how many contexts want it
 _INNERMOST = threading.local()  # .context: the one whose hooks answer in this thread
 SQUARES = 2**21  # values squared at a time: 8 MB, which an allocator keeps at hand
+CANCELLED = 1e-3  # of a squared mean: a smaller variance has lost four of seven digits
 
 
 @contextmanager
@@ -220,13 +221,21 @@ def gap(f: Tensor) -> Tensor:
 
 
 def spatial_variance(f: Tensor, mean: Tensor) -> Tensor:
-    """Variance of each feature map over its cells, (N, C): mean square less squared mean.
+    """Variance of each feature map over its cells, (N, C): mean square less squared mean, or about
+    the mean where that is large.
 
     Args:
         f: feature maps (N, C, *spatial).
         mean: their averages, ``gap(f)``.
     """
-    return (_mean_square(f.flatten(2), accumulator_dtype(f)) - mean**2).clamp(min=0)
+    cells, squared = f.flatten(2), mean**2
+    variance = (_mean_square(cells, accumulator_dtype(f)) - squared).clamp(min=0)
+    # The difference of what is nearly equal has no digits left: of these, about their mean.
+    lost = variance < CANCELLED * squared
+    if lost.any():
+        about = cells[lost].to(mean.dtype) - mean[lost][:, None]
+        variance[lost] = about.square().mean(1)
+    return variance
 
 
 def _mean_square(cells: Tensor, dtype: torch.dtype) -> Tensor:

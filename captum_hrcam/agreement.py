@@ -1,6 +1,10 @@
 """How head and model do on data, how far they agree, and which layers the score comes from."""
 
+import math
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 FIGURES = (
@@ -10,7 +14,11 @@ FIGURES = (
     "model_auroc",
     "agreement",
     "r_squared",
+    "slope",
+    "divergence",
 )
+FEW = 4  # images with a class, or without it: too few for its AUROC
+CHANCE = 1.7  # standard errors that a guess exceeds in one of twenty
 
 
 def layer_shares(contributions: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -28,8 +36,8 @@ def layer_shares(contributions: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def agreement_figures(scores: Tensor, y: Tensor, outputs: Tensor, loss: str) -> dict[str, float]:
-    """Accuracy and AUROC of head and model, their agreement, and R^2 of their log-odds.
+def agreement_figures(scores: Tensor, y: Tensor, outputs: Tensor, loss: str) -> dict[str, Any]:
+    """Accuracy and AUROC of head and model, of all classes and of each; how far the two agree.
 
     Args:
         scores: (n, K) of the head.
@@ -39,21 +47,27 @@ def agreement_figures(scores: Tensor, y: Tensor, outputs: Tensor, loss: str) -> 
     """
     outputs = outputs.double()
     has_model = outputs.shape == scores.shape
-    figures = dict.fromkeys(FIGURES, float("nan"))
+    figures: dict[str, Any] = dict.fromkeys(FIGURES, float("nan"))
+    none = torch.full((scores.shape[1],), math.nan).double()
+    figures |= {
+        "head_by_class": by_class(scores, y, loss),
+        "model_by_class": by_class(outputs, y, loss) if has_model else none,
+        "by_chance": _by_chance(y, loss),
+        "gives_probabilities": has_model and _are_probabilities(outputs, loss),
+    }
     if loss != "mse":
         figures["head_accuracy"] = accuracy(scores, y, loss)
-        figures["head_auroc"] = auroc(scores, y > 0.5)
+        figures["head_auroc"] = figures["head_by_class"].nanmean().item()
     if has_model and loss != "mse":
         figures["model_accuracy"] = accuracy(outputs, y, loss)
-        figures["model_auroc"] = auroc(outputs, y > 0.5)
+        figures["model_auroc"] = figures["model_by_class"].nanmean().item()
         decided = _decide(outputs, loss).eq(_decide(scores, loss))
         figures["agreement"] = decided.double().mean().item()
+        figures["divergence"] = _divergence(scores, outputs, loss)
     if has_model:
-        softmax = loss == "cross_entropy"
-        figures["r_squared"] = _r_squared(
-            scores - scores.mean(1, keepdim=True) if softmax else scores,
-            outputs - outputs.mean(1, keepdim=True) if softmax else outputs,
-        )
+        a, b = (_log_odds(s, loss) for s in (scores, outputs))
+        figures["r_squared"] = (correlation(a, b) ** 2).mean().item()
+        figures["slope"] = _slope(a, b)
     return figures
 
 
@@ -62,12 +76,23 @@ def accuracy(scores: Tensor, y: Tensor, loss: str) -> float:
     return _decide(scores, loss).eq(_truth(y, loss)).double().mean().item()
 
 
-def auroc(scores: Tensor, truth: Tensor) -> float:
-    """Area under ROC of each column against the rest, averaged; ties count half.
+def by_class(scores: Tensor, y: Tensor, loss: str) -> Tensor:
+    """(K,), how well each output tells its label: AUROC, for real values the correlation.
+
+    A softmax of two classes is judged by the difference of its scores.
+    """
+    if loss == "mse":
+        return correlation(scores, y)
+    if loss == "cross_entropy" and scores.shape[1] == 2:
+        scores = scores - scores.flip(1)
+    return auroc(scores, y > 0.5)
+
+
+def auroc(scores: Tensor, truth: Tensor) -> Tensor:
+    """Area under ROC of each column against the rest, (K,); ties count half.
 
     The Mann-Whitney form: the share of (positive, negative) pairs that the score orders rightly.
-    Columns without both kinds are left out; NaN where none is left. A softmax of two classes is
-    judged by the difference of its scores.
+    NaN for a column without both kinds.
 
     Args:
         scores: (n, K).
@@ -76,18 +101,67 @@ def auroc(scores: Tensor, truth: Tensor) -> float:
     Examples::
 
         >>> auroc(torch.tensor([[0.1], [0.4], [0.35], [0.8]]), torch.tensor([[0], [0], [1], [1]]))
-        0.75
+        tensor([0.7500], dtype=torch.float64)
     """
-    if scores.shape[1] == 2:
-        scores, truth = scores[:, 1:] - scores[:, :1], truth[:, 1:]
-    areas = []
-    for score, is_positive in zip(scores.T, truth.T.bool(), strict=True):
+    areas = torch.full((scores.shape[1],), torch.nan).double()
+    for k, (score, is_positive) in enumerate(zip(scores.T, truth.T.bool(), strict=True)):
         positive, negative = score[is_positive], score[~is_positive].sort().values
         if len(positive) and len(negative):
             below = torch.searchsorted(negative, positive.contiguous())
             not_above = torch.searchsorted(negative, positive.contiguous(), right=True)
-            areas.append((below + not_above).double().mean().item() / 2 / len(negative))
-    return sum(areas) / len(areas) if areas else float("nan")
+            areas[k] = (below + not_above).double().mean() / 2 / len(negative)
+    return areas
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """(K,) of each column over images, -1 to 1; 0 where one does not vary, NaN of one image."""
+    if len(a) < 2:
+        return torch.full((a.shape[1],), torch.nan).double()
+    a, b = a - a.mean(0), b - b.mean(0)
+    product = ((a**2).sum(0) * (b**2).sum(0)).clamp(min=1e-300)
+    return (a * b).sum(0) / product.sqrt()
+
+
+def _by_chance(y: Tensor, loss: str) -> Tensor:
+    """(K,), what a guess hardly exceeds; NaN of a class with too few images to tell."""
+    n = len(y)
+    if loss == "mse":
+        return torch.full((y.shape[1],), CHANCE * n**-0.5).double()
+    positive = (y > 0.5).sum(0).double()
+    pairs = positive * (n - positive)
+    chance = 0.5 + CHANCE * ((n + 1) / (12 * pairs.clamp(min=1))).sqrt()  # of Mann and Whitney's U
+    return torch.where(torch.minimum(positive, n - positive) >= FEW, chance, torch.nan)
+
+
+def _are_probabilities(outputs: Tensor, loss: str) -> bool:
+    """Whether a model gives what its scores should yet become."""
+    if loss == "mse" or len(outputs) < 2 or ((outputs < 0) | (outputs > 1)).any():
+        return False
+    return loss != "cross_entropy" or bool((outputs.sum(1) - 1).abs().max() < 1e-3)
+
+
+def _log_odds(scores: Tensor, loss: str) -> Tensor:
+    """Softmax scores less their mean over classes, which changes nothing in them."""
+    return scores - scores.mean(1, keepdim=True) if loss == "cross_entropy" else scores
+
+
+def _slope(of_head: Tensor, of_model: Tensor) -> float:
+    """Of the head's log-odds over the model's, averaged over outputs that vary."""
+    if len(of_head) < 2:
+        return math.nan
+    a, b = of_head - of_head.mean(0), of_model - of_model.mean(0)
+    variance = (b**2).sum(0)
+    return ((a * b).sum(0) / variance)[variance > 0].mean().item()
+
+
+def _divergence(scores: Tensor, outputs: Tensor, loss: str) -> float:
+    """Kullback-Leibler, of the model's probabilities from the head's, in nats an image."""
+    if loss == "cross_entropy":
+        p, q = F.log_softmax(outputs, 1), F.log_softmax(scores, 1)
+        return (p.exp() * (p - q)).sum(1).mean().item()
+    yes = outputs.sigmoid() * (F.logsigmoid(outputs) - F.logsigmoid(scores))
+    no = (-outputs).sigmoid() * (F.logsigmoid(-outputs) - F.logsigmoid(-scores))
+    return (yes + no).sum(1).mean().item()
 
 
 def _decide(scores: Tensor, loss: str) -> Tensor:
@@ -96,10 +170,3 @@ def _decide(scores: Tensor, loss: str) -> Tensor:
 
 def _truth(y: Tensor, loss: str) -> Tensor:
     return y.argmax(1) if loss == "cross_entropy" else y > 0.5
-
-
-def _r_squared(scores: Tensor, outputs: Tensor) -> float:
-    """Squared correlation over images, averaged over outputs."""
-    a, b = scores - scores.mean(0), outputs - outputs.mean(0)
-    product = ((a**2).sum(0) * (b**2).sum(0)).clamp(min=1e-300)
-    return ((a * b).sum(0) ** 2 / product).mean().item()

@@ -53,6 +53,8 @@ def model_digest(model: object) -> str:
         return NEVER
     code = hashlib.blake2b(str(model).encode(), digest_size=16)
     for name, value in model.state_dict().items():
+        if not isinstance(value, torch.Tensor):  # a module's extra state may be anything
+            return NEVER
         code.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
         code.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return code.hexdigest()

@@ -60,7 +60,7 @@ def one_row_per_image(layer: str, f: Tensor, n: int) -> None:
     if len(f) != n:
         raise ValueError(
             f"layer {layer!r} gave {len(f)} feature maps for {n} images, expected one for each. "
-            "Choose a layer whose first dimension is the batch."
+            "Choose a layer whose first dimension is the batch, and give the inputs one, too."
         )
 
 

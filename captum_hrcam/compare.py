@@ -1,6 +1,7 @@
 """Any Captum attribution beside ours: one map per method, all at the input's size."""
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -77,7 +78,7 @@ def compare(
 
 
 def named_methods(methods: Methods) -> dict[str, Method]:
-    """{name: method}; equal names are numbered."""
+    """{name: method}; of a dict the keys as they are, of others equal names numbered."""
     if isinstance(methods, Mapping):
         items = [(str(name), method) for name, method in methods.items()]
     else:
@@ -92,8 +93,9 @@ def named_methods(methods: Methods) -> dict[str, Method]:
                 f"methods: {name!r} is {type(method).__name__}, expected a Captum attribution or "
                 "a function f(inputs, target=..., additional_forward_args=...)."
             )
-        number = sum(1 for known in named if known.split(" #")[0] == name) + 1
-        named[name if number == 1 else f"{name} #{number}"] = method
+        numbered = (f"{name} #{n}" for n in itertools.count(2))
+        free = itertools.chain([name], numbered)
+        named[next(each for each in free if each not in named)] = method
     return named
 
 

@@ -117,7 +117,10 @@ class FrozenPass:
             n += len(places)
             yield inputs, labels, places, places < (2**62 if known is None else known)
         if n == 0:
-            raise ValueError(f"{argument}: it gave no batch; expected at least one.")
+            raise ValueError(
+                f"{argument}: it gave no batch; expected at least one. A generator gives its "
+                "batches once: make it anew, or pass what can be read again."
+            )
 
     def _pool(self, inputs: tuple[Tensor, ...], argument: str) -> tuple[Tensor, Tensor, Tensor]:
         """Averages and variances over cells (n, N), the model's outputs (n, K'), on the CPU."""
@@ -163,7 +166,7 @@ class FrozenPass:
                     "outputs. Use targets='labels', or leave n_classes out of fit."
                 )
         else:
-            k = self.n_classes or outputs.shape[1] or n_label_columns(labels)
+            k = self.n_classes or outputs.shape[1] or n_label_columns(labels, self.loss)
         if k == 0:
             raise ValueError(
                 "n_classes: the model's output is no row of scores (N, K), so the number of "
@@ -232,7 +235,8 @@ def score_rows(output: Any, n: int) -> Tensor:
         # A model that squeezes its output squeezes a batch of one away, too.
         is_squeezed = n == 1 and output.ndim < 2
         if is_squeezed or (output.ndim > 0 and len(output) == n):
-            return output.detach().float().cpu().reshape(n, -1)
+            # A copy: compiled models may give the same buffer again.
+            return output.detach().to("cpu", torch.float32, copy=True).reshape(n, -1)
     return torch.zeros(n, 0)
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captum_hrcam.activations import accumulator_dtype
-from captum_hrcam.checks import one_of
+from captum_hrcam.checks import is_number, one_of
 
 FUSIONS = ("sum", "evidence", "agreement")
 LINEAR_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -156,7 +156,7 @@ class Fusion:
 
     def __post_init__(self) -> None:
         one_of("fusion", self.name, FUSIONS)
-        if not isinstance(self.threshold, (int, float)) or not math.isfinite(self.threshold):
+        if not is_number(self.threshold) or not math.isfinite(self.threshold):
             raise ValueError(f"evidence_threshold: got {self.threshold!r}, expected a number.")
 
     def sizes(self, inputs: Sequence[Tensor]) -> list[tuple[int, ...]]:

@@ -43,7 +43,7 @@ def without_grain(
     told = min(confirmed, key=confirmed.__getitem__) if not grainy else grainy[-1]
     share = confirmed[told] / best
     why = (
-        f"deeper layers confirm {told} {share:.2f} times as well as the best confirmed layer "
+        f"deeper layers confirm {told!r} {share:.2f} times as well as the best confirmed layer "
         f"({ENOUGH} is enough)"
     )
     kept = [n for n in names if octaves(resolutions[told], resolutions[n]) >= OCTAVES]

@@ -41,7 +41,8 @@ def target_rows(labels: object, n: int, n_classes: int, loss: str) -> Tensor:
         y = y[:, 0]
     if y.ndim == 1 and loss == "cross_entropy":
         return _one_hot(y, n_classes)
-    rows = (y[:, None] if y.ndim == 1 else y).double()
+    # A copy: a loader may fill the same buffer again.
+    rows = (y[:, None] if y.ndim == 1 else y).to(torch.float64, copy=True)
     if rows.shape != (n, n_classes):
         raise ValueError(
             f"labels: got shape {tuple(y.shape)}, expected ({n}, {n_classes}): one column for each "
@@ -62,9 +63,12 @@ def target_rows(labels: object, n: int, n_classes: int, loss: str) -> Tensor:
     return rows
 
 
-def n_label_columns(labels: object) -> int:
+def n_label_columns(labels: object, loss: str) -> int:
     """K of label rows (n, K); 0 where labels are one number each and tell nothing of K."""
-    return labels.shape[1] if isinstance(labels, Tensor) and labels.ndim == 2 else 0
+    if not isinstance(labels, Tensor) or labels.ndim != 2:
+        return 0
+    is_index = labels.shape[1] == 1 and loss == "cross_entropy"
+    return 0 if is_index else labels.shape[1]
 
 
 def _one_hot(y: Tensor, n_classes: int) -> Tensor:

@@ -28,7 +28,18 @@ class HeadReport:
         head_auroc, model_auroc: area under ROC, each class against the rest, averaged.
         agreement: share of images to which head and model give the same class; with
             ``loss="binary_cross_entropy"`` of all images' outputs, decided alike.
-        r_squared: R^2 between the head's and the model's centred log-odds.
+        r_squared: squared correlation of the head's and the model's log-odds (outputs, of real
+            values), averaged over outputs.
+        slope: of the head's log-odds over the model's: 1 where they are as sure, below 0 where the
+            head says the contrary.
+        divergence: Kullback-Leibler divergence of the model's probabilities from the head's, in
+            nats an image; NaN for real values.
+        head_by_class, model_by_class: (K,), AUROC of each class, or correlation of each output
+            with its real-valued labels; NaN where it is undefined.
+        by_chance: (K,), what a guess of them hardly exceeds (1.7 standard errors); NaN for a class
+            with fewer than four images with it or without.
+        gives_probabilities: whether the model's outputs are probabilities already, which a loss
+            of logits takes for something else.
         warnings: what a reader of the maps should know.
 
     Examples::
@@ -59,6 +70,12 @@ class HeadReport:
     model_auroc: float
     agreement: float
     r_squared: float
+    slope: float
+    divergence: float
+    head_by_class: Tensor
+    model_by_class: Tensor
+    by_chance: Tensor
+    gives_probabilities: bool
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -67,18 +84,30 @@ class HeadReport:
     def _warnings(self) -> list[str]:
         """What a reader of the maps should know."""
         found = []
-        if self.agreement < 0.9:
+        if self.gives_probabilities:
+            found.append(
+                "the model's outputs are probabilities, where scores as before a softmax or "
+                "sigmoid are expected: its figures here, and what is chosen by them, are wrong. "
+                "Give HRCAM the model without its last activation."
+            )
+        if self.slope < 0:
+            found.append(
+                f"the head's scores fall where the model's rise (slope {self.slope:.2f}): its maps "
+                "are of the contrary. Are the labels of the model's sign and order?"
+            )
+        elif self.agreement < 0.9:
             found.append(
                 f"head and model agree on {self.agreement:.1%} only of what they decide: the map "
-                "explains the head. Try targets='model' or more layers."
+                "explains the head. More layers may help, or targets='model' for labels that the "
+                "model does not follow."
             )
         elif self.r_squared < 0.5:
             found.append(
-                f"R^2 of the head's and the model's scores is {self.r_squared:.2f}: they say the "
-                "same classes with other confidence. Try targets='model' or more layers."
+                f"R^2 of the head's and the model's scores is {self.r_squared:.2f}: the map "
+                "explains the head, and the model less. More layers may help, or targets='model'."
             )
         # About 1.7 standard errors of the AUROC of a guess, where classes are of equal size.
-        by_chance = 0.5 + self.n_figures**-0.5
+        by_chance = min(1.0, 0.5 + self.n_figures**-0.5)
         if self.model_auroc < by_chance:
             found.append(
                 f"the model's own AUROC is {self.model_auroc:.2f} on {self.n_figures} images, a "
@@ -89,7 +118,38 @@ class HeadReport:
                 f"the head's AUROC is {self.head_auroc:.2f} on {self.n_figures} images, no better "
                 "than chance: its maps mean nothing. Check the labels, or fit on more images."
             )
-        return found + self._of_layers() + self._of_classes()
+        return found + self._of_layers() + self._of_classes() + self._of_guesses(by_chance)
+
+    def _of_guesses(self, by_chance: float) -> list[str]:
+        """Warnings of single classes that head or model do not know, where all together they do."""
+        is_real = self.class_counts is None
+        figure = "correlation with the labels" if is_real else "AUROC"
+        kind = ("output", "outputs") if is_real else ("class", "classes")
+        told = (
+            (
+                "the head's",
+                self.head_by_class,
+                self.head_auroc,
+                "no better than chance: its maps "
+                "mean nothing there. Check these labels, or fit on more images.",
+            ),
+            (
+                "the model's own",
+                self.model_by_class,
+                self.model_auroc,
+                "a guess. Are the labels in the order and of the sign of the model's outputs?",
+            ),
+        )
+        found = []
+        for whose, values, overall, so in told:
+            lost = (values < self.by_chance).nonzero()[:, 0].tolist()
+            if lost and not overall < by_chance:
+                names = ", ".join(map(str, lost[:5])) + (" ..." if len(lost) > 5 else "")
+                found.append(
+                    f"{kind[len(lost) > 1]} {names}: {whose} {figure} is "
+                    f"{values[lost].max():.2f}{' at most' if len(lost) > 1 else ''}, {so}"
+                )
+        return found
 
     def _of_layers(self) -> list[str]:
         means = {name: share.mean().item() for name, share in self.shares.items()}
@@ -104,13 +164,17 @@ class HeadReport:
 
     def _of_classes(self) -> list[str]:
         """Warnings of single classes."""
-        if self.class_counts is None or self.class_counts.min() >= FEW_IMAGES:
+        if self.class_counts is None:
             return []
-        few = self.class_counts.argmin().item()
-        return [
-            f"class {few} has {self.class_counts.min():g} images: what its map shows may be these "
-            "images' alone."
-        ]
+        found: list[str] = []
+        for counts, has in ((self.class_counts, "has"), (self.n - self.class_counts, "is not in")):
+            few = int(counts.argmin())
+            if counts[few] < FEW_IMAGES and not found:
+                found.append(
+                    f"class {few} {has} {counts[few]:g} images: what its map shows may be these "
+                    "images' alone."
+                )
+        return found
 
     def __str__(self) -> str:
         lines = [f"HR-CAM head on {self.n} images", *self._layer_table(), *self._figures()]
@@ -118,11 +182,18 @@ class HeadReport:
 
     def _figures(self) -> list[str]:
         lines = [
-            f"on {self.figures_from}:",
             f"  accuracy   head {self.head_accuracy:.3f}   model {self.model_accuracy:.3f}",
             f"  AUROC      head {self.head_auroc:.3f}   model {self.model_auroc:.3f}",
-            f"  head and model agree on {self.agreement:.1%}, R^2 of log-odds {self.r_squared:.3f}",
+            f"  head and model agree on {self.agreement:.1%}; log-odds: R^2 {self.r_squared:.3f}, "
+            f"slope {self.slope:.2f}; divergence {self.divergence:.3f}",
         ]
+        if self.class_counts is None:
+            head, model = (v.nanmean().item() for v in (self.head_by_class, self.model_by_class))
+            lines = [
+                f"  correlation with the labels   head {head:.3f}   model {model:.3f}",
+                f"  head and model: R^2 {self.r_squared:.3f}, slope {self.slope:.2f}",
+            ]
+        lines.insert(0, f"on {self.figures_from}:")
         return [line.replace("nan%", "-").replace("nan", "-") for line in lines]
 
     def _layer_table(self) -> list[str]:

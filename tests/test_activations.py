@@ -184,3 +184,13 @@ def test_spatial_variance_of_a_constant_is_not_negative():
     relative = spatial_variance(f, gap(f)) / gap(f) ** 2
     assert relative.min() == 0  # though rounding goes both ways
     assert relative.max() < 1e-4
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_spatial_variance_beside_a_large_mean(channels_last):
+    f = torch.randn(3, 4, 9, 9, generator=torch.Generator().manual_seed(0))
+    f[:, 1] += 1000
+    f[:, 2] += 10
+    f = f.to(memory_format=torch.channels_last) if channels_last else f
+    expected = f.double().flatten(2).var(2, correction=0)
+    torch.testing.assert_close(spatial_variance(f, gap(f)).double(), expected, rtol=1e-4, atol=0)

@@ -200,6 +200,7 @@ OPTIONS = {
 }  # fmt: skip
 DATA = {
     "empty loader": (ValueError, "train_data: it gave no batch; expected", fit([])),
+    "generator read before": (ValueError, "generator gives its batches once", fit(iter(()))),
     "empty validation": (
         ValueError, "val_data: it gave no batch", fit([(X, Y)], val_data=[])
     ),

@@ -191,3 +191,18 @@ def test_digests_tell_what_differs():
     assert whole != digest(((x.reshape(2, 1, 3, 2),), torch.tensor([0, 1])))
     assert model_digest(nn.ReLU()) != model_digest(nn.ReLU(inplace=True))
     assert model_digest(lambda x: x) == "unknown"
+
+
+def test_a_model_with_more_state_than_tensors_is_read_again(tmp_path):
+    class Stateful(nn.Module):
+        def get_extra_state(self):
+            return {"version": 1}
+
+        def set_extra_state(self, state):
+            pass
+
+    net = model()
+    net.version = Stateful()
+    for _ in range(2):
+        hrcam = fit(tmp_path, net)
+        assert not any(str(tmp_path) in choice for choice in hrcam.report.choices)

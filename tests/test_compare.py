@@ -107,3 +107,16 @@ def test_every_model_is_in_eval_mode_meanwhile():
     assert torch.equal(compare(methods, x, 1)["Grad-CAM"], expected)
     assert all(m.training for m in model.modules())
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_names_that_a_dict_gives_stay():
+    def constant(value):
+        return lambda x, **_: torch.full((len(x), 1, 8, 8), value)
+
+    x = torch.randn(1, 2, 8, 8)
+    maps = compare({"CAM #2": constant(2.0), "CAM": constant(1.0), "CAM #1": constant(0.0)}, x)
+    assert {name: a[0, 0, 0, 0].item() for name, a in maps.items()} == {
+        "CAM #2": 2,
+        "CAM": 1,
+        "CAM #1": 0,
+    }

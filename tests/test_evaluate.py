@@ -596,3 +596,18 @@ def test_progress_counts_batches(model, capsys):
     assert "3/3" in capsys.readouterr().err
     evaluate(CAM(model, "3"), DATA, batch_size=5)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("metric", [[], ["pixel AP", "pixel AP"]])
+def test_tests_take_each_metric_once(model, metric):
+    result = evaluate(methods_of(model), DATA)
+    with pytest.raises(ValueError, match=r"metric: got \[.*expected one name or several"):
+        result.tests("CAM", metric)
+
+
+def test_pxap_of_a_small_set_is_exact(model):
+    result = evaluate(methods_of(model), DATA)
+    found = result.pooled.query("method == 'Grad-CAM' and metric == 'PxAP'")["value"].item()
+    images, labels, masks, _ = whole()
+    maps = compare(methods_of(model), images, labels)["Grad-CAM"]
+    assert found == metrics.pxap(maps, masks)

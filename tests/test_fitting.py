@@ -5,12 +5,11 @@ import math
 import pytest
 import torch
 from conftest import BY_NAME, fit_quietly, training_batches
-from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from captum_hrcam import HRCAM
-from captum_hrcam.agreement import auroc, layer_shares
+from captum_hrcam.agreement import layer_shares
 from captum_hrcam.features import held_out
 from captum_hrcam.head import fold
 
@@ -442,18 +441,3 @@ class TestReport:
         report = HRCAM(Bars(), LAYERS).fit([(x, hot)], solver="ridge")
         assert report.penalty in [row[0] for row in report.penalty_path]
         assert f"penalty {report.penalty:g}: the strongest" in str(report)
-
-    @pytest.mark.parametrize("k", [1, 2, 4])
-    def test_auroc_is_scikit_learns(self, k):
-        generator = torch.Generator().manual_seed(k)
-        scores = torch.randint(5, (60, k), generator=generator).double()  # with ties
-        truth = nn.functional.one_hot(torch.randint(max(k, 2), (60,), generator=generator))
-        truth = truth[:, -k:]
-        if k == 2:
-            expected = roc_auc_score(truth[:, 1], scores[:, 1] - scores[:, 0])
-        else:
-            expected = roc_auc_score(truth, scores)
-        assert auroc(scores, truth) == pytest.approx(expected)
-
-    def test_auroc_of_one_kind_is_undefined(self):
-        assert math.isnan(auroc(torch.rand(5, 1), torch.ones(5, 1)))

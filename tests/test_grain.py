@@ -48,11 +48,11 @@ def test_one_or_two_layers_are_kept():
 
 def test_says_what_it_did_and_by_how_much():
     _, why = without_grain(confirmed(0.2, 0.6, 0.8), SIZES)
-    assert why.startswith("layers: 1, 2 left out, as of a texture: deeper layers confirm 1 0.25 ")
+    assert why.startswith("layers: 1, 2 left out, as of a texture: deeper layers confirm '1' 0.25 ")
     assert why.endswith("(0.5 is enough); solver='cascade' keeps them")
     _, why = without_grain(confirmed(0.8, 0.6, 0.7), SIZES)
     assert why == (
-        "layers: none sees grain alone, deeper layers confirm 2 0.75 times as well as the best "
+        "layers: none sees grain alone, deeper layers confirm '2' 0.75 times as well as the best "
         "confirmed layer (0.5 is enough)"
     )
 

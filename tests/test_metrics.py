@@ -473,3 +473,15 @@ def test_average_precision_of_a_full_mask_is_one_and_not_its_rounding(score):
     maps = np.full((1, 4, 5), -3.0)
     maps[0, 0] = [-2, 0, 0, -1, -3]  # 2 / 20 + 1 / 20 + 1 / 20 + 16 / 20 rounds above 1
     assert np.all(score(maps, np.ones((1, 4, 5))) == 1)
+
+
+def test_the_stream_is_exact_as_long_as_it_keeps_all_pixels():
+    maps, masks = images(5)
+    maps = maps**9  # nearly all values in the lowest bin
+    exact, counted = metrics.pxap(maps, masks), metrics.pxap(maps, masks, exact_below=0)
+    assert exact != counted
+    for exact_below, expected in ((maps.size, exact), (maps.size - 1, counted), (1, counted)):
+        pooled = metrics.PooledAveragePrecision(exact_below=exact_below)
+        for a, m in zip(maps, masks, strict=True):
+            pooled.update(a, m)
+        assert (pooled.n_images, pooled.compute()) == (5, expected)

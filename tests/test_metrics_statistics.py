@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate
+from scipy import integrate, stats
 
 from captum_hrcam.metrics import compare_paired, holm, summarize
 
@@ -139,6 +139,15 @@ def test_equal_to_twelve_digits_is_equal():
     near, far = np.array([0, 2e-13, 4e-13]), np.array([0, 2e-12, 4e-12])
     assert math.isnan(compare_paired(base + near, base - 0.25).t_pvalue)
     assert not math.isnan(compare_paired(base + far, base - 0.25).t_pvalue)
+
+
+def test_one_huge_figure_does_not_make_the_others_equal():
+    a = np.array([1.1, 2.3, 3, 4.2, 5, 6, 7, 8.5, 9e12])
+    b = np.array([1, 2, 2.5, 4, 4.1, 5.5, 6.2, 8.1, 9e12])
+    found = compare_paired(a, b)
+    assert found.t_pvalue == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-6)
+    assert found.wilcoxon_pvalue < 0.01
+    assert found.interval[0] < found.mean_difference < found.interval[1]
 
 
 def test_the_bootstrap_takes_its_stated_number_of_resamples():

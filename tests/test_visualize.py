@@ -436,3 +436,13 @@ def test_roc_refused(curves, message):
 def test_roc_refuses_a_log_axis_from_nowhere(start):
     with pytest.raises(ValueError, match="log_from: got"):
         roc_figure({"A": (FPR, FPR)}, log_from=start)
+
+
+def test_no_outliers_may_be_asked_for():
+    rng = np.random.default_rng(0)
+    for _ in range(40):  # of 12 such maps one sums to less than its parts
+        comparison_figure(IMAGES[:1, :, :6, :6], {"A": rng.random((1, 6, 6))}, outlier_perc=0)
+
+
+def test_half_precision_is_drawn():
+    comparison_figure(IMAGES.bfloat16(), {"A": SPOT.bfloat16()})

@@ -147,11 +147,12 @@ class _Figures:
         self.of_set.setdefault(name, SetFigures(masks.ndim - 1)).update(maps, masks)
 
     def _keep(self, method: str, metric: str, values: Any, argument: str, n: int) -> None:
-        values = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+        values = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
         array = np.asarray(values, dtype=np.float64)
         if array.shape != (n,) or np.isinf(array).any():
+            got = "infinity" if array.shape == (n,) else f"shape {array.shape}"
             raise ValueError(
-                f"{argument}: {metric!r} gave shape {array.shape} for {n} images, expected one "
+                f"{argument}: {metric!r} gave {got} for {n} images, expected one "
                 f"finite number, or NaN where undefined, for each, ({n},)."
             )
         self.values.setdefault((method, metric), []).append(array)

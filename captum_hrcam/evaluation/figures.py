@@ -28,6 +28,7 @@ Score: TypeAlias = Callable[..., Any]
 
 THRESHOLDS = (0.3, 0.5, 0.8)  # the paper's
 LEVELS: Array = np.array([0.3, 0.5, 0.7])  # of the box IoU, as max_box_acc_v2's
+EXACT_BELOW = 1_000_000  # pixels of a method that are kept for PxAP: 9 MB
 ORACLE_IOU = "IoU, best common threshold (oracle)"
 
 
@@ -75,7 +76,7 @@ class SetFigures:
 
     def __init__(self, spatial_dims: int) -> None:
         self.spatial_dims = spatial_dims
-        self.pooled = PooledAveragePrecision(spatial_dims)
+        self.pooled = PooledAveragePrecision(spatial_dims, exact_below=EXACT_BELOW)
         self.iou = np.zeros(len(GRID))
         self.hits = np.zeros((len(LEVELS), len(GRID)))
 

@@ -132,7 +132,13 @@ class Evaluation:
                 f"reference: {reference!r} is the only method, expected another to compare with. "
                 "Evaluate several."
             )
-        chosen = [metric] if isinstance(metric, str) else list(metric or self.metrics)
+        chosen = [metric] if isinstance(metric, str) else metric
+        chosen = self.metrics if chosen is None else list(chosen)
+        if not chosen or len(set(chosen)) < len(chosen):
+            raise ValueError(
+                f"metric: got {metric!r}, expected one name or several, each once: a repeated one "
+                "would make Holm's correction too strict."
+            )
         rows = [
             {"metric": m, "method": name}
             | _paired(self.values(name, m), self.values(reference, m), confidence, n_resamples)

@@ -13,11 +13,14 @@ class PooledAveragePrecision:
     """PxAP or VxAP batch by batch, for sets that do not fit in memory.
 
     Two histograms of the scaled values are kept, of object and background; values of one bin
-    count as equal. Memory is that of a batch; images may differ in size from batch to batch.
+    count as equal, which underrates maps of a few high peaks. Memory is that of a batch, and of the
+    pixels that are kept; images may differ in size from batch to batch.
 
     Args:
         spatial_dims: 2 for images (PxAP), 3 for volumes (VxAP).
         bins: of the histograms, at least 1,000.
+        exact_below: up to so many pixels are kept as they are, and the figure is exact; with more
+            they go into the histograms.
 
     Raises:
         ValueError: fewer bins, other dimensions.
@@ -31,7 +34,7 @@ class PooledAveragePrecision:
         (3, 0.8333)
     """
 
-    def __init__(self, spatial_dims: int = 2, bins: int = 10_000) -> None:
+    def __init__(self, spatial_dims: int = 2, bins: int = 10_000, exact_below: int = 0) -> None:
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims={spatial_dims}: expected 2 (images) or 3 (volumes)")
         if bins < 1000:
@@ -43,6 +46,9 @@ class PooledAveragePrecision:
         # One bin more: the value 1, every map's maximum, has its own.
         self._inside = np.zeros(bins + 1, dtype=np.int64)
         self._outside = np.zeros(bins + 1, dtype=np.int64)
+        self._exact_below = exact_below
+        self._kept: list[tuple[Array, Mask]] = []  # scaled, flat
+        self._pixels = 0
 
     def update(self, maps: ArrayOrTensor, masks: ArrayOrTensor) -> None:
         r"""Take one batch.
@@ -59,14 +65,25 @@ class PooledAveragePrecision:
             self._add(a, m)
 
     def _add(self, a: Array, m: Mask) -> None:
-        index = (scale_batch(a[None])[0] * self.bins).astype(np.int64)
-        self._inside += np.bincount(index[m], minlength=self.bins + 1)
-        self._outside += np.bincount(index[~m], minlength=self.bins + 1)
+        self._kept.append((scale_batch(a[None])[0].ravel(), m.ravel()))
         self.n_images += 1
         self.n_empty += not m.any()
+        self._pixels += a.size
+        if self._pixels > self._exact_below:
+            for kept in self._kept:
+                self._count(*kept)
+            self._kept = []
+
+    def _count(self, a: Array, m: Mask) -> None:
+        index = (a * self.bins).astype(np.int64)
+        self._inside += np.bincount(index[m], minlength=self.bins + 1)
+        self._outside += np.bincount(index[~m], minlength=self.bins + 1)
 
     def compute(self) -> float:
         """The average precision of all that came; NaN while no object has come."""
+        if self._kept:
+            a, m = map(np.concatenate, zip(*self._kept, strict=True))
+            return average_precision(a, m)
         inside, outside = self._inside[::-1], self._outside[::-1]  # by falling value
         if not inside.any():
             return np.nan

@@ -10,6 +10,7 @@ from captum_hrcam.metrics.extras import require
 from captum_hrcam.metrics.pairs import Array
 
 TINY = np.finfo(np.float64).tiny
+HUGE = 1e6  # times the median figure
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,11 @@ def compare_paired(
         mean = float(d.mean()) if len(d) else np.nan
         return PairedComparison(len(d), n_undefined, mean, (np.nan, np.nan), np.nan, np.nan)
     # 0.6 - 0.5 and 0.8 - 0.7 are equal but for rounding: neither a difference nor another rank.
-    steps = np.round(d / max(np.abs(a).max(), np.abs(b).max(), TINY), 12)
+    largest = np.maximum(np.abs(a), np.abs(b))
+    if largest.any():  # one huge figure shall not make all others equal
+        largest = np.minimum(largest, HUGE * np.median(largest[largest > 0]))
+    scale = max(largest.max(), TINY)
+    steps = np.where(np.abs(d) <= 1e-12 * np.maximum(largest, scale), 0, np.round(d / scale, 12))
     return PairedComparison(
         len(d),
         n_undefined,

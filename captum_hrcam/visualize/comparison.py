@@ -24,6 +24,7 @@ from captum_hrcam.visualize.panels import (
     to_pictures,
 )
 
+NO_OUTLIER = 1e-9  # percent; of 0 Captum's sum may round above all there is
 SIGNS = ("positive", "negative", "absolute_value", "all")
 
 
@@ -111,7 +112,7 @@ def _draw_map(
         method="blended_heat_map",
         sign=sign,
         plt_fig_axis=(figure, ax),
-        outlier_perc=outlier_perc,
+        outlier_perc=max(outlier_perc, NO_OUTLIER),
         cmap=_heat(sign),
         alpha_overlay=None,  # the colour map's own, growing with the map
         use_pyplot=False,

@@ -92,7 +92,8 @@ def letters(inches: float, points: float) -> int:
 
 def to_numpy(values: Any) -> Array:
     """Float64 on the CPU, of a tensor or anything numpy takes."""
-    values = plain(values.detach()).cpu() if isinstance(values, Tensor) else values
+    if isinstance(values, Tensor):
+        values = plain(values.detach()).cpu().double()  # numpy knows no bfloat16
     return np.asarray(values, dtype=np.float64)
 
 

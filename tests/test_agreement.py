@@ -1,0 +1,113 @@
+"""How head and model do: against scikit-learn and scipy, and what wrong labels look like."""
+
+import pytest
+import torch
+from scipy.special import log_softmax, rel_entr, softmax
+from scipy.stats import linregress, pearsonr
+from sklearn.metrics import accuracy_score, roc_auc_score
+from torch import nn
+
+from captum_hrcam.agreement import agreement_figures, auroc, by_class
+
+
+def drawn(n: int = 80, k: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """(scores of the head, of the model), alike and both with ties."""
+    generator = torch.Generator().manual_seed(seed)
+    model = torch.randn(n, k, generator=generator).double()
+    head = 0.5 * model + 0.3 * torch.randn(n, k, generator=generator).double()
+    return head.round(decimals=1), model.round(decimals=1)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_auroc_of_each_class_is_scikit_learns(k):
+    generator = torch.Generator().manual_seed(k)
+    scores = torch.randint(5, (60, k), generator=generator).double()  # with ties
+    truth = torch.randint(2, (60, k), generator=generator).bool()
+    expected = [roc_auc_score(t, s) for t, s in zip(truth.T, scores.T, strict=True)]
+    assert auroc(scores, truth).tolist() == pytest.approx(expected)
+
+
+def test_auroc_of_one_kind_is_undefined():
+    assert auroc(torch.rand(5, 1), torch.ones(5, 1)).isnan().all()
+
+
+def test_two_labels_are_judged_apart_and_a_softmax_of_two_by_its_difference():
+    head, _ = drawn(k=2)
+    y = (torch.rand(80, 2, generator=torch.Generator().manual_seed(1)) > 0.5).double()
+    apart = [roc_auc_score(y[:, k], head[:, k]) for k in range(2)]
+    assert by_class(head, y, "binary_cross_entropy").tolist() == pytest.approx(apart)
+    hot = nn.functional.one_hot(y[:, 1].long()).double()
+    together = roc_auc_score(y[:, 1], head[:, 1] - head[:, 0])
+    assert by_class(head, hot, "cross_entropy").tolist() == pytest.approx([together] * 2)
+
+
+def test_figures_of_classes():
+    head, model = drawn()
+    y = nn.functional.one_hot(model.argmax(1), 3).double()
+    found = agreement_figures(head, y, model, "cross_entropy")
+    assert found["agreement"] == accuracy_score(head.argmax(1), model.argmax(1))
+    a, b = (s - s.mean(1, keepdim=True) for s in (head, model))
+    fits = [linregress(b[:, k], a[:, k]) for k in range(3)]
+    assert found["slope"] == pytest.approx(sum(fit.slope for fit in fits) / 3)
+    assert found["r_squared"] == pytest.approx(sum(fit.rvalue**2 for fit in fits) / 3)
+    p, q = softmax(model, 1), softmax(head, 1)
+    assert found["divergence"] == pytest.approx(rel_entr(p, q).sum(1).mean())
+    assert found["model_auroc"] == pytest.approx(roc_auc_score(y, model, average="macro"))
+    assert not found["gives_probabilities"]
+
+
+def test_divergence_of_labels_is_the_sum_over_them():
+    head, model = drawn()
+    found = agreement_figures(head, (model > 0).double(), model, "binary_cross_entropy")
+    p, q = model.sigmoid(), head.sigmoid()
+    expected = rel_entr(p, q) + rel_entr(1 - p, 1 - q)
+    assert found["divergence"] == pytest.approx(expected.sum(1).mean())
+
+
+def test_real_values_keep_their_sign():
+    head, model = drawn(k=2)
+    found = agreement_figures(-head, model, model, "mse")
+    expected = [pearsonr(-head[:, k], model[:, k]).statistic for k in range(2)]
+    assert found["head_by_class"].tolist() == pytest.approx(expected)
+    assert (found["head_by_class"] < found["by_chance"]).all()
+    assert found["slope"] < 0 < found["r_squared"]
+
+
+def test_a_guess_hardly_exceeds_what_is_said_of_chance():
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(200, 300, generator=generator) < 0.1
+    scores = torch.randn(200, 300, generator=generator).double()
+    found = agreement_figures(scores, truth.double(), scores, "binary_cross_entropy")
+    exceeds = (found["head_by_class"] > found["by_chance"]).double().mean()
+    assert 0.01 < exceeds < 0.09  # of 300 labels; one of twenty
+
+
+def test_a_class_of_three_images_is_not_judged():
+    y = torch.zeros(20, 1).double()
+    y[:3] = 1
+    found = agreement_figures(y, y, y, "binary_cross_entropy")
+    assert found["by_chance"].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "expected"),
+    [
+        ("cross_entropy", softmax(drawn()[1], 1), True),
+        ("cross_entropy", log_softmax(drawn()[1], 1), False),
+        ("cross_entropy", drawn()[1].sigmoid().numpy(), False),
+        ("binary_cross_entropy", drawn()[1].sigmoid().numpy(), True),
+        ("binary_cross_entropy", drawn()[1].numpy(), False),
+        ("mse", drawn()[1].sigmoid().numpy(), False),
+    ],
+)
+def test_knows_probabilities_from_scores(loss, outputs, expected):
+    head, model = drawn()
+    y = nn.functional.one_hot(model.argmax(1), 3).double()
+    found = agreement_figures(head, y, torch.as_tensor(outputs), loss)
+    assert found["gives_probabilities"] == expected
+
+
+def test_one_image_tells_no_agreement():
+    one = torch.ones(1, 3).double()
+    found = agreement_figures(one, one, one, "mse")
+    assert all(torch.tensor(found[name]).isnan() for name in ("r_squared", "slope"))
