@@ -74,7 +74,7 @@ class Displacements:
 
     native_maps: Callable[[tuple[Tensor, ...], slice], Maps]
     count: bool = True
-    _correlations: dict[str, list[list[Tensor]]] = field(default_factory=dict)
+    _peaks: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
     _furthest: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, inputs: tuple[Tensor, ...], rows: slice) -> None:
@@ -85,35 +85,42 @@ class Displacements:
         others = self.native_maps(mirrored, rows)
         for name, a in self.native_maps(inputs, rows).items():
             same_axes(a, size)
-            c = correlate(a, others[name].flip(space))
-            self._correlations.setdefault(name, []).append(c if self.count else [x[:0] for x in c])
+            n = len(a) if self.count else 0
+            both = (peaks(a)[:n].float(), peaks(others[name].flip(space))[:n].float())
+            self._peaks.setdefault(name, []).append(both)
             strides = [n / cells for n, cells in zip(size, a.shape[2:], strict=True)]
             self._furthest[name] = [max(FURTHEST / 2, FURTHEST / max(1.0, s)) for s in strides]
 
     def found(self) -> dict[str, Tensor]:
         """{layer: (axes,)}, in cells; of all ranks."""
         cells: dict[str, Tensor] = {}
-        for name, batches in self._correlations.items():
-            along = [displacement(group.gather(torch.cat(c))) for c in zip(*batches, strict=True)]
+        for name, batches in self._peaks.items():
+            usual = [_mean_over_images(p) for p in zip(*batches, strict=True)]
+            parts = [
+                correlate(*(x.double() - u for x, u in zip(pair, usual, strict=True)))
+                for pair in batches
+            ]
+            along = [displacement(group.gather(torch.cat(c))) for c in zip(*parts, strict=True)]
             furthest = torch.tensor(self._furthest[name]).double()
             cells[name] = torch.tensor(along).double().clamp(-furthest, furthest)
         return cells
 
 
-def correlate(maps: Tensor, drawn_back: Tensor) -> list[Tensor]:
+def correlate(a: Tensor, b: Tensor) -> list[Tensor]:
     r"""C(d) of each image along each axis, summed over those of the other axes.
 
     Args:
-        maps: (n, 1, \*cells).
-        drawn_back: the same of the mirrored images, mirrored again.
+        a: (n, \*cells), the ``peaks`` of maps less what is usual in them.
+        b: the same of the mirrored images' maps, mirrored again.
 
     Returns:
         (n, 2 reach + 1) for each axis, d from -reach to reach cells; 0 alone of one cell or two.
     """
-    a, b = (_peaks(m) for m in (maps, drawn_back))
     axes = list(range(1, a.ndim))
     # Of two cells, less their mean, one is as high as the other is low: they have no side.
     reach = [min(REACH, n - 1) if n > 2 else 0 for n in a.shape[1:]]
+    if len(a) == 0:  # a Fourier transform of nothing is refused
+        return [a.new_zeros(0, 2 * r + 1) for r in reach]
     # Padded, so that what is shifted out at one edge does not come in at the other.
     sides = [n + r for n, r in zip(a.shape[1:], reach, strict=True)]
     spectrum = torch.fft.rfftn(a, sides, axes) * torch.fft.rfftn(b, sides, axes).conj()
@@ -123,15 +130,20 @@ def correlate(maps: Tensor, drawn_back: Tensor) -> list[Tensor]:
     return [c.movedim(axis, 1).reshape(len(c), c.shape[axis], -1).sum(2) for axis in axes]
 
 
-def _peaks(maps: Tensor) -> Tensor:
-    r"""a (n, \*cells) of A (n, 1, \*cells), see above."""
+def peaks(maps: Tensor) -> Tensor:
+    r"""a (n, \*cells) of A (n, 1, \*cells), see above, but for the mean over images."""
     a = maps[:, 0].double().cpu()
     space = list(range(1, a.ndim))
     above = (a - a.mean(space, keepdim=True)).clamp(min=0)
-    peaks = (above / above.amax(space, keepdim=True)) ** PEAKS
-    peaks = peaks - peaks.mean(space, keepdim=True)
-    peaks = (peaks / torch.linalg.vector_norm(peaks, dim=space, keepdim=True)).nan_to_num()
-    return peaks - peaks.mean(0)
+    high = (above / above.amax(space, keepdim=True)) ** PEAKS
+    high = high - high.mean(space, keepdim=True)
+    return (high / torch.linalg.vector_norm(high, dim=space, keepdim=True)).nan_to_num()
+
+
+def _mean_over_images(batches: Sequence[Tensor]) -> Tensor:
+    """(*cells), of all ranks' images (n, *cells)."""
+    summed = torch.stack([x.double().sum(0) for x in batches]).sum(0)
+    return group.total(summed) / max(1, group.count(sum(map(len, batches))))
 
 
 def displacement(correlations: Tensor) -> float:
