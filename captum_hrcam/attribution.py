@@ -22,7 +22,7 @@ from captum_hrcam.activations import (
     own_casts,
     read_feature_maps,
 )
-from captum_hrcam.checks import on_device, one_row_per_image, same_channels
+from captum_hrcam.checks import in_eval_mode, on_device, one_row_per_image, same_channels
 from captum_hrcam.fusion import Fusion, contract
 from captum_hrcam.head import Head, for_classes
 from captum_hrcam.layers import module_behind, resolve_layers, unwrap
@@ -339,6 +339,8 @@ class HeadAttribution(LayerAttribution):
     ) -> Any:
         """One forward pass in eval mode, each layer's feature maps read by the way."""
         model = module_behind(self.forward_func)
+        if model is None:
+            in_eval_mode(self.layers)
         modules = [*self.layers.values()] if model is None else [model, *self.layers.values()]
         on_device("inputs", inputs, model)
         with (

@@ -1,5 +1,7 @@
 """Checks shared by the public entries: each names the argument, what came, and the remedy."""
 
+import itertools
+import math
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import TypeGuard
@@ -62,6 +64,36 @@ def one_row_per_image(layer: str, f: Tensor, n: int) -> None:
             f"layer {layer!r} gave {len(f)} feature maps for {n} images, expected one for each. "
             "Choose a layer whose first dimension is the batch, and give the inputs one, too."
         )
+
+
+def in_eval_mode(layers: Mapping[str, nn.Module]) -> None:
+    """Refuse layers in training mode of a model that a function hides: its other modules, which
+    nobody here can switch, would take in the images or draw."""
+    training = [name for name, layer in layers.items() if layer.training]
+    if training:
+        raise RuntimeError(
+            f"forward_func: got a function, and layer {training[0]!r} of the model behind it is in "
+            "training mode, where BatchNorm would change and Dropout draw. Call model.eval(), or "
+            "pass the model itself."
+        )
+
+
+def shallow_to_deep(named: Sequence[str], ran: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse layers named from coarse to fine that run from fine to coarse.
+
+    Args:
+        named: the layers as they were given.
+        ran: layer name -> its spatial size, in the order in which they ran.
+    """
+    cells = {name: math.prod(size) for name, size in ran.items()}
+    for before, after in itertools.pairwise(named):
+        runs_later = list(ran).index(before) > list(ran).index(after)
+        if runs_later and cells[before] < cells[after]:
+            raise ValueError(
+                f"layer: {before!r} {ran[before]} is named before {after!r} {ran[after]}, which "
+                "runs before it; a cascade takes the last one named for the deepest. Name layers "
+                f"shallow to deep, as {', '.join(map(repr, ran))}, or use solver='pattern'."
+            )
 
 
 def no_channels_last(layer: str, f: Tensor, x: Tensor) -> None:

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from captum_hrcam import group
 from captum_hrcam.activations import gap, plain, spatial_variance
 from captum_hrcam.cache import DataDigest
-from captum_hrcam.checks import no_channels_last, one_row_per_image, same_shape
+from captum_hrcam.checks import no_channels_last, one_row_per_image, same_shape, shallow_to_deep
 from captum_hrcam.features import FeatureCollector, Sample, held_out
 from captum_hrcam.labels import model_targets, n_label_columns, target_rows
 
@@ -30,6 +30,7 @@ class FrozenPass:
         loss: see ``labels.LOSSES``.
         n_classes: the head's outputs; by default those of the model.
         device: where inputs go before the forward pass; None leaves them.
+        in_order: whether the last of the layers is taken for the deepest.
 
     Attributes:
         channels: layer name -> C_l, once a batch was read.
@@ -42,6 +43,7 @@ class FrozenPass:
     loss: str
     n_classes: int | None
     device: torch.device | None = None
+    in_order: bool = False
     channels: dict[str, int] = field(default_factory=dict)
     resolutions: dict[str, tuple[int, ...]] = field(default_factory=dict)
     _first: dict[str, object] = field(default_factory=dict)
@@ -138,6 +140,8 @@ class FrozenPass:
             varied[name] = spatial_variance(f, pooled[name])
 
         outputs = score_rows(self.forward(to_device(inputs, self.device), (), read), n)
+        if self.in_order and not self.resolutions:
+            shallow_to_deep(self.layers, sizes)
         # In the order of the layers as named: they may run in another, as coarse to fine.
         self.channels = {name: pooled[name].shape[1] for name in self.layers}
         self.resolutions = self.resolutions or {name: sizes[name] for name in self.layers}

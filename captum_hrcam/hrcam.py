@@ -192,8 +192,9 @@ class HRCAM(HeadAttribution):
         recipes = recipe.candidates()
         device = device_of(self.forward_func)
         names = list(self.layers)
-        frozen = FrozenPass(self._forward, names, targets, loss, n_classes, device)
         solvers = [r.solver for r in recipes]
+        in_order = "cascade" in solvers
+        frozen = FrozenPass(self._forward, names, targets, loss, n_classes, device, in_order)
         places = "cascade" in solvers if place_layers == "auto" else bool(place_layers)
         few = Revisit(self._forward, self._native_maps, device, solvers, loss, places)
         store = self._cache(cache, recipes[0], (targets, loss, n_classes, n_passes))

@@ -1,5 +1,6 @@
 """Which layers: modules and dotted names looked up in the model."""
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,8 +14,12 @@ def unwrap(forward_func: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def module_behind(forward_func: object) -> nn.Module | None:
-    """The module that a function runs: itself, or a bound method's; None where it is not known."""
-    inner = unwrap(forward_func)  # type: ignore[arg-type]
+    """The module that a function runs: itself, or that of a bound method or ``functools.partial``;
+    None where it is not known."""
+    inner = forward_func
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    inner = unwrap(inner)  # type: ignore[arg-type]
     inner = getattr(inner, "__self__", inner)
     return inner if isinstance(inner, nn.Module) else None
 

@@ -62,6 +62,7 @@ GIVES_NAN = copy.deepcopy(WITHOUT_BIAS)
 GIVES_NAN[-1].bias.data.fill_(NAN)
 RUNS_TWICE, TWO_INPUTS, FOREIGN = RunsTwice(), TwoInputs(), nn.Conv2d(1, 1, 1)
 INTERRUPTED = Interrupted().train()
+TRAINED = CASE.model().train()
 
 
 def built(layer: Any, model: Any = None, **options: Any) -> Callable[[HRCAM], Any]:
@@ -155,6 +156,14 @@ LAYERS = {
     "no batch": (
         ValueError, "'conv' gave 2 feature maps for 12 images, .*Choose a layer",
         layer("conv", reshape_transform=lambda f: f.transpose(0, 1)),
+    ),
+    "deep to shallow": (
+        ValueError, r"layer: 'stage3' .* is named before 'stage2' .*shallow to deep, as 'stage1', ",
+        lambda h: HRCAM(CASE.model(), CASE.layers[::-1]).fit([(X, Y)]),
+    ),
+    "hidden model in training mode": (
+        RuntimeError, r"forward_func: got a function, and layer 'layer0' .*Call model\.eval",
+        lambda h: HRCAM(lambda x: TRAINED(x), TRAINED.stage1).fit([(X, Y)]),
     ),
     "channels last": (
         ValueError, r"'conv' gave \(12, 4, 6, 16\) for images .*channels come last",

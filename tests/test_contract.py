@@ -135,7 +135,7 @@ class TestTuples:
         assert torch.equal(given, two.attribute((x, side), 1)[0])  # layers come before the scale
 
     def test_function_around_the_model(self):
-        model = CASE.model()
+        model = CASE.model().eval()
         around = HRCAM(lambda x: model(x)[:, :2], [model.stage1, model.stage3])
         fit_quietly(around, [(x, y % 2) for x, y in training_batches(CASE)])
         assert list(around.weights) == ["layer0", "layer1"]

@@ -105,7 +105,7 @@ class TestAuto:
 
     def test_a_model_without_scores_leaves_the_cascade(self):
         x, hot = bars()
-        model = Bars()
+        model = Bars().eval()
         hrcam = HRCAM(lambda v: {"scores": model(v)}, [model.first, model.second])
         report = hrcam.fit([(x, hot.argmax(1))], n_classes=2)
         assert report.solver == "cascade"

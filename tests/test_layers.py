@@ -1,5 +1,7 @@
 """Layers by module and by dotted name."""
 
+import functools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,10 @@ class TestResolveLayers:
 
     def test_bound_method(self, model):
         assert resolve_layers(model.forward, "0") == {"0": model[0]}
+
+    def test_partial(self, model):
+        for forward in (model, model.forward, functools.partial(model)):
+            assert resolve_layers(functools.partial(forward), "0") == {"0": model[0]}
 
     def test_compiled_model_is_unwrapped(self, model):
         assert resolve_layers(torch.compile(model), ["0"]) == {"0": model[0]}
