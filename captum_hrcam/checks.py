@@ -96,12 +96,15 @@ def shallow_to_deep(named: Sequence[str], ran: Mapping[str, tuple[int, ...]]) ->
             )
 
 
-def no_channels_last(layer: str, f: Tensor, x: Tensor) -> None:
-    """Refuse more channels than the image is wide, after sides that are its own over one stride."""
+def no_channels_last(layer: str, f: Tensor, x: Tensor, are_told: bool) -> None:
+    """Refuse channels that come last: sides that are the image's over one stride come first, and
+    then more channels than the image is wide, or what the layer itself tells."""
     if f.ndim != x.ndim or f.ndim == 3:
         return
     strides = [n / cells for n, cells in zip(x.shape[2:], f.shape[1:-1], strict=True)]
-    if f.shape[-1] > x.shape[-1] and min(strides) >= 2 and max(strides) < 1.1 * min(strides):
+    is_even = min(strides) >= 1 and max(strides) < 1.1 * min(strides)
+    is_wide = f.shape[-1] > x.shape[-1] and min(strides) >= 2
+    if is_even and (is_wide or are_told):
         raise ValueError(
             f"layer {layer!r} gave {tuple(f.shape)} for images {tuple(x.shape)}, expected "
             "(N, C, *spatial). Where the channels come last, pass "

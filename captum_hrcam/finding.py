@@ -111,8 +111,8 @@ def find_layers(
     if not found:
         remedy = ". Name the layers yourself, with reshape_transform for tokens."
         raise ValueError(
-            "model: no layer gives feature maps (N, C, *spatial) that run once in the forward"
-            + (f": {other}" if other else remedy)
+            "model: no layer that runs once gives feature maps (N, C, *spatial) of as many spatial "
+            f"dimensions as the input, {image.ndim - 2}" + (f": {other}" if other else remedy)
         )
     if other:
         warnings.warn(f"find_layers: {other}", stacklevel=3)  # past the decorator, to the caller

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from captum_hrcam import group
@@ -14,6 +14,7 @@ from captum_hrcam.cache import DataDigest
 from captum_hrcam.checks import no_channels_last, one_row_per_image, same_shape, shallow_to_deep
 from captum_hrcam.features import FeatureCollector, Sample, held_out
 from captum_hrcam.labels import model_targets, n_label_columns, target_rows
+from captum_hrcam.tracing import holds_channels_last
 
 Read = Callable[[str, Tensor], None]
 Forward = Callable[[tuple[Tensor, ...], tuple[Any, ...], Read], Any]
@@ -31,6 +32,7 @@ class FrozenPass:
         n_classes: the head's outputs; by default those of the model.
         device: where inputs go before the forward pass; None leaves them.
         in_order: whether the last of the layers is taken for the deepest.
+        modules: the layers' own, where nothing has changed their output's axes.
 
     Attributes:
         channels: layer name -> C_l, once a batch was read.
@@ -44,6 +46,7 @@ class FrozenPass:
     n_classes: int | None
     device: torch.device | None = None
     in_order: bool = False
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
     channels: dict[str, int] = field(default_factory=dict)
     resolutions: dict[str, tuple[int, ...]] = field(default_factory=dict)
     _first: dict[str, object] = field(default_factory=dict)
@@ -133,7 +136,8 @@ class FrozenPass:
 
         def read(name: str, f: Tensor) -> None:
             one_row_per_image(name, f, n)
-            no_channels_last(name, f, inputs[0])
+            are_last = name in self.modules and holds_channels_last(self.modules[name], f)
+            no_channels_last(name, f, inputs[0], are_last)
             same_shape("the channels of layer", argument, {name: f.shape[1]}, self._first)
             sizes[name] = tuple(f.shape[2:])
             pooled[name] = gap(f)

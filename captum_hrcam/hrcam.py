@@ -194,7 +194,11 @@ class HRCAM(HeadAttribution):
         names = list(self.layers)
         solvers = [r.solver for r in recipes]
         in_order = "cascade" in solvers
-        frozen = FrozenPass(self._forward, names, targets, loss, n_classes, device, in_order)
+        is_bare = self.reshape_transform is None and not self.attribute_to_layer_input
+        modules = self.layers if is_bare else {}
+        frozen = FrozenPass(
+            self._forward, names, targets, loss, n_classes, device, in_order, modules
+        )
         places = "cascade" in solvers if place_layers == "auto" else bool(place_layers)
         few = Revisit(self._forward, self._native_maps, device, solvers, loss, places)
         store = self._cache(cache, recipes[0], (targets, loss, n_classes, n_passes))

@@ -85,6 +85,16 @@ def n_weights(modules: Iterable[nn.Module]) -> int:
     return sum(p.numel() for p in weights if not is_lazy(p))
 
 
+def holds_channels_last(module: nn.Module, f: Tensor) -> bool:
+    r"""Whether what it gives, (N, \*axes), has a linear layer's or a layer norm's features last,
+    and no convolution's channels first."""
+    if f.ndim < 4 or f.shape[1] == f.shape[-1]:
+        return False
+    inside = list(module.modules())
+    is_last = any(_last_axis(m) == f.shape[-1] for m in inside)
+    return is_last and all(getattr(m, "out_channels", None) != f.shape[1] for m in inside)
+
+
 def _last_axis(module: nn.Module) -> int | None:
     """How long the last axis is that a linear layer or a layer norm gives."""
     if isinstance(module, nn.Linear):

@@ -58,11 +58,25 @@ class Interrupted(nn.Module):
 WITHOUT_BIAS = nn.Sequential(
     nn.Conv2d(2, 4, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
 )
+
+
+class ChannelsLast(nn.Module):
+    """As ConvNeXt's and Swin's blocks are inside; fewer channels than the image is wide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(2, 5, 2, 2), nn.Linear(5, 3)
+        self.block = nn.Sequential(nn.LayerNorm(5), nn.Linear(5, 10), nn.GELU(), nn.Linear(10, 5))
+
+    def forward(self, x):
+        return self.fc(self.block(self.stem(x).movedim(1, -1)).mean((1, 2)))
+
+
 GIVES_NAN = copy.deepcopy(WITHOUT_BIAS)
 GIVES_NAN[-1].bias.data.fill_(NAN)
 RUNS_TWICE, TWO_INPUTS, FOREIGN = RunsTwice(), TwoInputs(), nn.Conv2d(1, 1, 1)
 INTERRUPTED = Interrupted().train()
-TRAINED = CASE.model().train()
+TRAINED, CHANNELS_LAST = CASE.model().train(), ChannelsLast()
 
 
 def built(layer: Any, model: Any = None, **options: Any) -> Callable[[HRCAM], Any]:
@@ -156,6 +170,10 @@ LAYERS = {
     "no batch": (
         ValueError, "'conv' gave 2 feature maps for 12 images, .*Choose a layer",
         layer("conv", reshape_transform=lambda f: f.transpose(0, 1)),
+    ),
+    "its channels last": (
+        ValueError, r"'block' gave \(12, 4, 6, 5\) for images .*channels come last",
+        lambda h: HRCAM(CHANNELS_LAST, "block").fit([(X, Y)]),
     ),
     "deep to shallow": (
         ValueError, r"layer: 'stage3' .* is named before 'stage2' .*shallow to deep, as 'stage1', ",

@@ -649,6 +649,8 @@ class TestBadInput:
         else:
             self.refused(name, ValueError, "noise: got 0", noise=0)
             self.refused(name, ValueError, "samples: got 0", samples=0)
+            if name == "infidelity":
+                self.refused(name, ValueError, "samples: got 1", samples=1)
 
 
 class TestBadRandomization:

@@ -436,7 +436,10 @@ class TestFindLayers:
         "model", [nn.Sequential(nn.Flatten(), nn.Linear(3072, 3)), torch.jit.script(stage(3, 4))]
     )
     def test_no_layer_found(self, model):
-        with pytest.raises(ValueError, match="no layer gives feature maps"):
+        with pytest.raises(
+            ValueError,
+            match=r"no layer that runs once .* as the input, 2",
+        ):
             find_layers(model, X)
 
     @pytest.mark.parametrize(("model", "images"), [(swin, X), (Signals, torch.randn(2, 2, 40))])

@@ -51,10 +51,12 @@ def infidelity(
         noise (float): the Gaussian's standard deviation, in the inputs' units.
         perturb_func (Callable): another perturbation, as Captum takes it: images (M, C, \*spatial)
             -> (I, images - I). Where its channels differ, the map is held against their mean.
-        samples (int): perturbations per image; each costs two forward passes.
+        samples (int): perturbations per image; each costs two forward passes. With ``normalize``
+            at least two: a factor makes any map right about one.
         normalize (bool): scale each map by the factor that suits it best before comparing, so
             that methods of different scales compare. Class maps are no gradients: without this
-            their scale alone decides.
+            their scale alone decides. The factor may be negative, as Captum's: a map of the
+            contrary has the same figure, which deletion and insertion tell apart.
         seed (int): of the noise.
 
     Returns:
@@ -76,7 +78,7 @@ def infidelity(
     """
     inputs, maps = checked(forward_func, inputs, maps)
     positive("noise", noise)
-    whole("samples", samples, 1)
+    whole("samples", samples, 2 if normalize else 1)
     generator = torch.Generator().manual_seed(seed)
 
     def gaussian(images: Tensor) -> tuple[Tensor, Tensor]:
