@@ -18,7 +18,7 @@ from results import table, write_section
 from torch.utils.data import DataLoader, TensorDataset
 
 from captum_hrcam import HRCAM, find_layers, metrics
-from captum_hrcam.report import FAR_LESS, without_a_place
+from captum_hrcam.fit_report import FAR_LESS, without_a_place
 
 TESTED = 160
 SEEDS = SIZES["full"]["kinds"] | SIZES["fresh"]["kinds"]

@@ -17,13 +17,14 @@ from captum_hrcam.cache import NEVER, FeatureCache, model_digest
 from captum_hrcam.cascade import Cascade
 from captum_hrcam.checks import batches, one_of, same_channels, whole
 from captum_hrcam.features import FeatureCollector
+from captum_hrcam.fit_report import FitReport
 from captum_hrcam.fitting import Fitted, check_head, fit_head
 from captum_hrcam.frozen_pass import FrozenPass, Read, device_of
 from captum_hrcam.head import Head
 from captum_hrcam.labels import LOSSES
 from captum_hrcam.reading import Reading
 from captum_hrcam.recipe import Recipe
-from captum_hrcam.report import FitReport, HeadReport
+from captum_hrcam.report import HeadReport
 from captum_hrcam.revisit import Revisit
 
 

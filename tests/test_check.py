@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from captum_hrcam import HRCAM, HeadReport
-from captum_hrcam.report import FitReport
+from captum_hrcam.fit_report import FitReport
 
 CASE = BY_NAME["vgg2d"]
 

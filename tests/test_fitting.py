@@ -441,3 +441,54 @@ class TestReport:
         report = HRCAM(Bars(), LAYERS).fit([(x, hot)], solver="ridge")
         assert report.penalty in [row[0] for row in report.penalty_path]
         assert f"penalty {report.penalty:g}: the strongest" in str(report)
+
+
+class TestWrongLabels:
+    """What a fit says of labels that are not the model's; each is invisible in averages."""
+
+    def several(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Six labels an image, each its own channel of a model that knows them all."""
+        generator = torch.Generator().manual_seed(0)
+        y = (torch.rand(300, 6, generator=generator) < 0.2).double()
+        x = torch.randn(300, 6, 4, 4, generator=generator) + 2 * y[:, :, None, None].float()
+        return x, y
+
+    def warned(self, x: torch.Tensor, y: torch.Tensor, **options: str) -> list[str]:
+        k = y.shape[1]
+        model = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, k))
+        with torch.no_grad():
+            model[3].weight.copy_(3 * torch.eye(k, 6))
+            model[3].bias.fill_(-3)
+        hrcam = HRCAM(model, ["0"])
+        return fit_quietly(hrcam, [(x, y)], solver="pattern", **options).report.warnings
+
+    def test_right_ones(self):
+        assert self.warned(*self.several(), loss="binary_cross_entropy") == []
+
+    def test_one_label_shuffled(self):
+        x, y = self.several()
+        y[:, 2] = y[torch.randperm(300, generator=torch.Generator().manual_seed(1)), 2]
+        head, model = self.warned(x, y, loss="binary_cross_entropy")
+        assert "class 2: the head's AUROC" in head
+        assert "class 2: the model's own AUROC" in model
+
+    def test_two_columns_changed_for_each_other(self):
+        x, y = self.several()
+        *_, warning = self.warned(x, y[:, [0, 1, 2, 5, 4, 3]], loss="binary_cross_entropy")
+        assert "classes 3, 5: the model's own AUROC" in warning
+        assert "in the order" in warning
+
+    def test_two_independent_labels_are_each_judged(self):
+        x, y = self.several()
+        y[:, 0] = y[torch.randperm(300, generator=torch.Generator().manual_seed(1)), 0]
+        head, model = self.warned(x, y[:, :2], loss="binary_cross_entropy")[-2:]
+        assert "class 0: the head's AUROC" in head
+        assert "class 0: the model's own AUROC" in model
+
+    def test_real_values_of_the_other_sign(self):
+        x, _ = self.several()
+        value = x.mean((2, 3))[:, :1]
+        assert self.warned(x, value, loss="mse") == []
+        told = self.warned(x, -value, loss="mse")
+        assert "the head's scores fall where the model's rise" in told[0]
+        assert "output 0: the model's own correlation with the labels is -1.00" in told[1]

@@ -1,0 +1,161 @@
+"""What a fit found: a head's report, and how the head came about."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from captum_hrcam.choosing import ENOUGH, doubtful
+from captum_hrcam.report import HeadReport
+
+FAR_LESS = 0.3  # of the median class's contrast; lost classes have had up to .23, others from .32
+
+
+@dataclass(kw_only=True)
+class FitReport(HeadReport):
+    """The outcome of ``HRCAM.fit``: :class:`HeadReport`, and how the head came about.
+
+    ``n`` counts the training images (times ``n_passes``); figures are of images that the head they
+    belong to has not seen.
+
+    Attributes:
+        solver: the solver used.
+        balance_layers: the balancing used.
+        penalty: ridge's chosen penalty, else None.
+        penalty_path: (penalty, held-out loss, its standard error), from strong to weak.
+        choices: what was chosen automatically, and why.
+        support: of ``solver="auto"``, else None: what held-out images say for the summed maps, from
+            -1 to 1. An image speaks for its map by how much more of the class's probability stays
+            when what the map marks least is blurred away than when what it marks most is; the sum
+            of these differences over the sum of their sizes, for the class where it is largest. NaN
+            where too few images say anything.
+        seconds_pass: seconds for the frozen pass.
+        seconds_solve: seconds for the solve.
+        extra_forwards: forward passes of single images beside the frozen pass: up to 64 for what
+            is ordinary in the maps, more for a cascade, for a choice and for the places of layers.
+        contrast: (K,), how much more a class's map of the deepest layer varies over space in
+            images of the class than in others, a ratio of deviations over up to 64 images; NaN
+            where fewer than four are of either kind, None for real values. A class told by what is
+            absent, as the healthy one, is near 1 or below: its maps mark no place.
+        displacement: layer name -> (axes,), by how many of its cells the layer's map lies beside
+            what it marks, and is moved back; empty where it was not measured (``place_layers``).
+        seconds_beside: seconds for all else: the heads that were not chosen, what is ordinary in
+            the maps, the choice, the places of layers.
+
+    Examples::
+
+        >>> import torch
+        >>> from torch import nn
+        >>> from captum_hrcam import HRCAM
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        ...     nn.Linear(4, 2))
+        >>> batches = [(torch.randn(20, 1, 8, 8), torch.arange(20) % 2)]
+        >>> hrcam = HRCAM(model, "1")
+        >>> report = hrcam.fit(batches)
+        >>> report.n, report.channels, report.resolutions
+        (20, {'1': 4}, {'1': (6, 6)})
+    """
+
+    solver: str
+    balance_layers: str | None
+    penalty: float | None
+    penalty_path: list[tuple[float, float, float]]
+    choices: list[str]
+    support: float | None
+    seconds_pass: float
+    seconds_solve: float
+    extra_forwards: int
+    contrast: Tensor | None
+    displacement: dict[str, Tensor]
+    seconds_beside: float
+
+    def _warnings(self) -> list[str]:
+        n_features = sum(self.channels.values())
+        found = super()._warnings()
+        weak = self.solver == "adam" or (self.penalty is not None and self.penalty < 0.1)
+        if weak and n_features > self.n / 10:
+            found.append(
+                f"a weakly penalised head on {n_features} features of {self.n} images uses "
+                "channels that cancel noise: expect poor maps. Use solver='pattern' for maps."
+            )
+        return found + self._of_maps()
+
+    def _of_maps(self) -> list[str]:
+        """A warning of maps that the model's outputs do not speak for."""
+        if not doubtful(self.support):
+            return []
+        return [
+            "the model's outputs do not speak for the maps: on held-out images blurring what the "
+            "summed maps mark most does not clearly take more of the class's probability than "
+            f"blurring what they mark least (support {self.support:.2f}, {ENOUGH} is enough). Is "
+            "the class in any one place? In a transformer, try shallower layers."
+        ]
+
+    def _of_classes(self) -> list[str]:
+        found = super()._of_classes()
+        if self.contrast is not None:
+            for c in without_a_place(self.contrast):
+                found.append(
+                    f"class {c} is told by what is absent: its map of layer {self._deepest!r} "
+                    f"varies {self.contrast[c]:.1f} times as much in its images as in others "
+                    f"(median class {self.contrast.nanmedian():.1f}), so its maps mark no place."
+                )
+        return found
+
+    def __str__(self) -> str:
+        lines = [f"HR-CAM head, solver {self.solver}, fitted on {self.n} images"]
+        lines += [f"  {choice}" for choice in self.choices + self._places()]
+        lines += self._layer_table() + self._contrasts() + self._figures()
+        lines.append(
+            f"pass {self.seconds_pass:.1f} s, solve {self.seconds_solve:.1f} s, all else "
+            f"{self.seconds_beside:.1f} s; forward passes of single images beside: "
+            f"{self.extra_forwards}"
+        )
+        return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
+
+    def _places(self) -> list[str]:
+        """One line, where the places of layers were measured."""
+        if not self.displacement:
+            return []
+        moves = {
+            name: (-cells).round(decimals=2) + 0.0 for name, cells in self.displacement.items()
+        }
+        told = [
+            f"{name} ({', '.join(f'{cells:+.2f}' for cells in by.tolist())})"
+            for name, by in moves.items()
+            if by.any()
+        ]
+        if not told:
+            return ["no layer's map is moved: on the images looked at none lies clearly aside"]
+        return [f"maps moved to where their layers look, in cells: {', '.join(told)}"]
+
+    def _contrasts(self) -> list[str]:
+        if self.contrast is None or self.contrast.isnan().all():
+            return []
+        told = " ".join(f"{value:.1f}" for value in self.contrast[:8].tolist()).replace("nan", "-")
+        more = " ..." if len(self.contrast) > 8 else ""
+        return [
+            f"map of each class at {self._deepest!r}: varies {told}{more} times as much in its "
+            "images as in others"
+        ]
+
+    @property
+    def _deepest(self) -> str:
+        """The deepest layer that is not left out."""
+        names = list(self.channels)
+        return next((name for name in reversed(names) if self.shares[name].any()), names[-1])
+
+
+def without_a_place(contrast: Tensor) -> list[int]:
+    """Classes with far less contrast than the median one. Of two, one is what the other is not:
+    that goes without saying.
+
+    Examples::
+
+        >>> import torch
+        >>> without_a_place(torch.tensor([7.8, 7.1, 0.6, 7.3]))
+        [2]
+        >>> without_a_place(torch.tensor([0.9, 1.6]))
+        []
+    """
+    return (contrast < FAR_LESS * contrast.nanmedian()).nonzero()[:, 0].tolist()
