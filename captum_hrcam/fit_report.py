@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from captum_hrcam.choosing import ENOUGH, doubtful
+from captum_hrcam.framing import Framing, is_off
 from captum_hrcam.report import HeadReport
 
 FAR_LESS = 0.3  # of the median class's contrast; lost classes have had up to .23, others from .32
@@ -38,6 +39,9 @@ class FitReport(HeadReport):
             absent, as the healthy one, is near 1 or below: its maps mark no place.
         displacement: layer name -> (axes,), by how many of its cells the layer's map lies beside
             what it marks, and is moved back; empty where it was not measured (``place_layers``).
+        framing: for each axis of the image how the finest layer sees it, (scale, offset in sides):
+            (1, 0) as it was given, (-1, 0) flipped, (0, 0) along another axis; empty where it was
+            not measured (as ``displacement``, or with fewer than 24 cells).
         seconds_beside: seconds for all else: the heads that were not chosen, what is ordinary in
             the maps, the choice, the places of layers.
 
@@ -67,6 +71,7 @@ class FitReport(HeadReport):
     extra_forwards: int
     contrast: Tensor | None
     displacement: dict[str, Tensor]
+    framing: Framing
     seconds_beside: float
 
     def _warnings(self) -> list[str]:
@@ -78,7 +83,7 @@ class FitReport(HeadReport):
                 f"a weakly penalised head on {n_features} features of {self.n} images uses "
                 "channels that cancel noise: expect poor maps. Use solver='pattern' for maps."
             )
-        return found + self._of_maps()
+        return found + self._of_maps() + self._of_frames()
 
     def _of_maps(self) -> list[str]:
         """A warning of maps that the model's outputs do not speak for."""
@@ -89,6 +94,22 @@ class FitReport(HeadReport):
             "summed maps mark most does not clearly take more of the class's probability than "
             f"blurring what they mark least (support {self.support:.2f}, {ENOUGH} is enough). Is "
             "the class in any one place? In a transformer, try shallower layers."
+        ]
+
+    def _of_frames(self) -> list[str]:
+        """A warning of a model that sees another picture than the one that maps are drawn over."""
+        live = [size for name, size in self.resolutions.items() if self.shares[name].any()]
+        off = [
+            f"axis {axis} at {scale:+.2f} of its length, {offset:+.2f} of a side aside"
+            for axis, (scale, offset) in enumerate(self.framing)
+            if is_off(scale, offset, live[0][axis])
+        ]
+        if not off:
+            return []
+        return [
+            f"the model does not see the image as it was given: {'; '.join(off)}. Maps are drawn "
+            "over the image and lie beside what they mark. Does the model pad, crop, flip or turn "
+            "in its forward? Do that in the data's transform."
         ]
 
     def _of_classes(self) -> list[str]:

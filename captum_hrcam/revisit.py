@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_hrcam import cascade, choosing, group, placing, spread
+from captum_hrcam import cascade, choosing, framing, group, placing, spread
 from captum_hrcam.cascade import Cascade, in_batches
 from captum_hrcam.choosing import ENOUGH, Trial, Verdict, doubtful
 from captum_hrcam.features import Sample
@@ -90,6 +90,7 @@ class Revisit:
             resolutions: layer name -> spatial size, shallow to deep; the images have been read.
         """
         kept = self._settled(fit, resolutions)
+        kept.figures["framing"] = self._framing(kept.head, resolutions) if self.places else []
         if self.places:
             self._place(kept)
         return kept
@@ -177,6 +178,20 @@ class Revisit:
         trial = Trial(outputs, tuple(images), y, self.loss)
         verdict = trial.choose({n: partial(attribute, head) for n, head in trials.items()})
         return group.from_first(verdict)  # on which further passes depend
+
+    def _framing(self, head: Head, resolutions: dict[str, tuple[int, ...]]) -> framing.Framing:
+        """How the finest layer that counts sees the images, of those that noise can be added to."""
+        finest = next((name for name in resolutions if head.weights[name].any()), None)
+        first, *rest = (x[: framing.IMAGES] for x in self.images.rows()[:-1])
+        if finest is None or not first.is_floating_point() or first.ndim < 3 or not len(first):
+            return []
+        found: list[Tensor] = []
+
+        def features(images: Tensor) -> Tensor:
+            self._read((images, *rest), lambda name, f: found.append(f) if name == finest else None)
+            return found.pop()
+
+        return framing.framing(features, first)
 
     def _place(self, fitted: Fitted) -> None:
         """Where the layers of this head look, for its maps and for its report."""

@@ -16,6 +16,7 @@ ORDER = [
     {
         "cells",
         "features",
+        "framing",
         "fusion",
         "head",
         "labels",

@@ -1,0 +1,91 @@
+r"""Does the model see the image as it was given? A map is drawn over the input.
+
+A model that pads, crops, flips or turns the image inside its ``forward`` shows its layers another
+picture, and every map lies beside what it marks: nothing in a head's figures tells. So noise is
+added to a quarter of a few images, strip by strip along each axis, and where the finest layer's
+cells change says what they see. Of strips with their middles at s, in sides of the image, and cells
+that change around c, in sides of the layer::
+
+    c = 1/2 + offset + scale (s - 1/2)
+
+with scale 1 and offset 0 where the layer sees the image as it is. (A crop is told smaller than it
+is, as it cuts the outer strips.) Masks, labels and the head are not involved.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+IMAGES = 8
+STRIPS = 4
+TRIFLE = 1e-3  # of the features' energy: no strip changes less where its place is seen
+CORE = 0.5  # of the largest change along an axis: what exceeds it belongs to the strip
+NARROW = 0.4  # of a side; a strip is a quarter of it
+LEAST_CELLS = 24  # along each axis: fewer do not tell a few hundredths of a side
+STRETCH, ASIDE = 0.05, 0.025  # of a side; finest layers of CNNs tried had .03 and .02 at most
+CELLS = 3  # that a strip's ends may be off by, of a coarser layer
+
+Framing = list[tuple[float, float]]
+
+
+def framing(features: Callable[[Tensor], Tensor], images: Tensor) -> Framing:
+    r"""(scale, offset) along each axis of the images; (0, 0) along one that the layer sees along
+    another, as of an image that is turned. Empty where the layer does not tell.
+
+    Args:
+        features: images -> the finest layer's maps (n, C, \*cells).
+        images: (n, C, \*spatial), some.
+    """
+    before = features(images)
+    axes = range(2, images.ndim)
+    if before.ndim != images.ndim or min(before.shape[2:]) < LEAST_CELLS:
+        return []
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(images.shape, generator=generator).to(images) * images.std()
+    found = []
+    for axis in axes:
+        change = torch.stack(
+            [
+                (features(images + strip) - before).float().square().sum((0, 1))
+                for strip in _strips(noise, axis)
+            ]
+        )
+        if change.sum() < TRIFLE * before.float().square().sum():
+            return []
+        seen = {other: _along(change, other - 1) for other in axes}
+        if not any(width < NARROW for _, _, width in seen.values()):
+            return []
+        scale, offset, width = seen[axis]
+        found.append((scale, offset) if width < NARROW else (0.0, 0.0))
+    return found
+
+
+def is_off(scale: float, offset: float, cells: int) -> bool:
+    """Whether maps of so many cells along the axis lie clearly beside what they mark."""
+    coarse = CELLS / cells
+    return abs(scale - 1) > max(STRETCH, coarse) or abs(offset) > max(ASIDE, coarse / 2)
+
+
+def _strips(noise: Tensor, axis: int) -> list[Tensor]:
+    """The noise in one quarter after the other, 0 elsewhere."""
+    edges = [round(noise.shape[axis] * i / STRIPS) for i in range(STRIPS + 1)]
+    found = []
+    for start, end in itertools.pairwise(edges):
+        strip = torch.zeros_like(noise)
+        strip.narrow(axis, start, end - start).copy_(noise.narrow(axis, start, end - start))
+        found.append(strip)
+    return found
+
+
+def _along(change: Tensor, axis: int) -> tuple[float, float, float]:
+    """(scale, offset, the cores' mean width) of (strips, *cells) along one axis."""
+    others = [a for a in range(1, change.ndim) if a != axis]
+    profile = change.sum(others).double().cpu() if others else change.double().cpu()
+    core = (profile > CORE * profile.amax(1, keepdim=True)).double()
+    n = profile.shape[1]
+    cells = (torch.arange(n) + 0.5) / n - 0.5
+    c = (core * cells).sum(1) / core.sum(1).clamp(min=1)
+    s = (torch.arange(STRIPS) + 0.5) / STRIPS - 0.5
+    return ((c * s).sum() / (s * s).sum()).item(), c.mean().item(), core.mean(1).mean().item()

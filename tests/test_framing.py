@@ -1,0 +1,92 @@
+"""What the layers see of the image, told by noise; and what a fit then says."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import fit_quietly
+from torch import Tensor, nn
+
+from captum_hrcam import HRCAM
+from captum_hrcam.framing import framing, is_off
+
+X = torch.rand(8, 2, 48, 56, generator=torch.Generator().manual_seed(0))
+CONV = nn.Conv2d(2, 6, 3, padding=1)
+nn.init.normal_(CONV.weight, generator=torch.Generator().manual_seed(1))
+PREPARED = {
+    "as it is": (lambda x: x, (1, 0), (1, 0)),
+    "resized": (lambda x: F.interpolate(x, size=(40, 72)), (1, 0), (1, 0)),
+    "strided": (lambda x: F.avg_pool2d(x, 2), (1, 0), (1, 0)),
+    "padded": (lambda x: F.pad(x, (4, 4, 4, 4)), (48 / 56, 0), (56 / 64, 0)),
+    "padded at the end": (lambda x: F.pad(x, (0, 8, 0, 0)), (1, 0), (56 / 64, -4 / 64)),
+    "cropped": (lambda x: x[..., 6:-6, :], (1.135, 0), (1, 0)),  # 48 / 36, if no strip were cut
+    "flipped": (lambda x: x.flip(3), (1, 0), (-1, 0)),
+    "turned": (lambda x: x.transpose(2, 3), (0, 0), (0, 0)),
+}
+
+
+def seen(prepare, x: Tensor = X, layer: nn.Module = CONV) -> list[tuple[float, float]]:
+    with torch.no_grad():
+        return framing(lambda images: layer(prepare(images)).relu(), x)
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_images_as_a_model_prepares_them(name):
+    prepare, *expected = PREPARED[name]
+    found = seen(prepare)
+    for got, wanted in zip(found, expected, strict=True):
+        assert got == (pytest.approx(wanted[0], abs=0.05), pytest.approx(wanted[1], abs=0.015))
+        assert is_off(*got, 48) == (wanted != (1, 0))
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_in_one_and_three_dimensions(axes):
+    x = torch.rand(8, 1, *[24] * axes, generator=torch.Generator().manual_seed(0))
+    conv = {1: nn.Conv1d, 3: nn.Conv3d}[axes](1, 16, 3, padding=1)
+    assert all(not is_off(*along, 24) for along in seen(lambda v: v, x, conv))
+    flipped = seen(lambda v: v.flip(2), x, conv)
+    assert flipped[0][0] == pytest.approx(-1, abs=0.1)
+    assert all(not is_off(*along, 24) for along in flipped[1:])
+
+
+def test_layers_that_do_not_tell():
+    assert seen(lambda x: F.avg_pool2d(x, 4)) == []  # 12 cells
+    assert seen(lambda x: x.mean((2, 3), keepdim=True).expand_as(x)) == []  # mixes all places
+
+
+def test_a_coarser_layer_is_held_to_less():
+    assert is_off(0.92, 0, 64)
+    assert not is_off(0.92, 0, 24)
+    assert is_off(1, 0.05, 64)
+    assert not is_off(1, 0.05, 24)
+
+
+class Prepared(nn.Module):
+    def __init__(self, prepare) -> None:
+        super().__init__()
+        self.prepare, self.conv, self.fc = prepare, nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(self.conv(self.prepare(x)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize(("name", "warns"), [("as it is", False), ("padded", True)])
+def test_the_report_warns(name, warns):
+    torch.manual_seed(0)
+    y = torch.arange(40) % 2
+    x = torch.rand(40, 1, 32, 32)
+    x[:, :, 8:14, 8:14] += 2 * y[:, None, None, None]
+    hrcam = HRCAM(Prepared(PREPARED[name][0]).eval(), "conv")
+    report = fit_quietly(hrcam, [(x, y)]).report
+    assert len(report.framing) == 2
+    told = [w for w in report.warnings if "does not see the image as it was given" in w]
+    assert bool(told) == warns
+    if warns:
+        assert "axis 0 at +0.8" in told[0]
+    assert fit_quietly(hrcam, [(x, y)], place_layers=False).report.framing == []
+
+
+def test_whole_numbers_are_not_measured():
+    torch.manual_seed(0)
+    x = torch.randint(256, (40, 1, 32, 32), dtype=torch.uint8)
+    hrcam = HRCAM(Prepared(lambda v: v.float() / 255).eval(), "conv")
+    assert fit_quietly(hrcam, [(x, torch.arange(40) % 2)]).report.framing == []
