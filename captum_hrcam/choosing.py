@@ -43,12 +43,14 @@ class Verdict:
         why: one line for the report.
         support: of its maps against their opposite, from -1 to 1, see ``Trial.choose``; NaN where
             too few images say anything.
-        margin: the sum of the differences behind it, in probabilities.
+        change: the mean size of the differences behind it, in probabilities.
+        margin: the sum of the differences of all images, in probabilities.
     """
 
     name: str
     why: str
     support: float = math.nan
+    change: float = math.nan
     margin: float = 0.0
 
 
@@ -99,9 +101,9 @@ class Trial:
         opposite, whole = group.gather(self._tests(-maps[best], image, label, OPPOSITE)).T
         sees = whole >= PRESENT
         margins = (opposite - found[best][:, 1])[sees]
-        support = _support(margins, group.gather(label)[sees])
+        support, change = _support(margins, group.gather(label)[sees])
         why = self._why(best, found, opposite.mean().item(), support)
-        return Verdict(best, why, support, margins.sum().item())
+        return Verdict(best, why, support, change, margins.sum().item())
 
     def _why(self, best: str, found: dict[str, Tensor], opposite: float, support: float) -> str:
         """The figures of all candidates, and the margins of the best with standard errors."""
@@ -163,8 +165,8 @@ def _margins(of_one: Tensor, of_other: Tensor) -> list[tuple[float, float]]:
     return list(zip(better.mean(0).tolist(), error.tolist(), strict=True))
 
 
-def _support(margins: Tensor, label: Tensor) -> float:
-    """Of the differences that images make, the net share that speaks for the maps.
+def _support(margins: Tensor, label: Tensor) -> tuple[float, float]:
+    """Of the differences that images make, the net share that speaks for the maps; their mean size.
 
     Of the class that is most spoken for, since others may have no place; of all together where no
     class has images enough.
@@ -173,20 +175,26 @@ def _support(margins: Tensor, label: Tensor) -> float:
 
         >>> margins = torch.tensor([0.5, 0.3, 0.2, 0.2, -0.1, 0.0, 0.0])
         >>> _support(margins, torch.zeros(7))
-        0.846...
+        (0.846..., 0.185...)
         >>> _support(torch.cat([margins, -margins]), torch.arange(14) // 7)
-        0.846...
+        (0.846..., 0.185...)
     """
     telling = margins.abs() >= TRIFLE
-    classes = [margins[telling & (label == c)] for c in label.unique()]
-    found = [_net_share(of_class) for of_class in classes if len(of_class) >= FEW]
-    if found:
-        return max(found)
-    return _net_share(margins[telling]) if telling.sum() >= FEW else math.nan
+    each = [label == c for c in label.unique()]
+    enough = [rows for rows in each if (telling & rows).sum() >= FEW]
+    if not enough:
+        enough = [torch.ones_like(telling)]
+    if telling.sum() < FEW:
+        return math.nan, math.nan
+    return max((_net_share(margins[telling & rows]), _size(margins[rows])) for rows in enough)
 
 
 def _net_share(margins: Tensor) -> float:
     return (margins.sum() / margins.abs().sum()).item()
+
+
+def _size(margins: Tensor) -> float:
+    return margins.abs().mean().item()
 
 
 def doubtful(support: float | None) -> bool:

@@ -9,6 +9,11 @@ from captum_hrcam.framing import Framing, is_off
 from captum_hrcam.report import HeadReport
 
 FAR_LESS = 0.3  # of the median class's contrast; lost classes have had up to .23, others from .32
+FAINT = 0.05  # of a probability; CNNs of the benchmark have several times as much
+FAINTLY = (
+    "the model's outputs say little of the maps: on held-out images the class's probability "
+    "differs by {:.3f} only between blurring away what they mark most and what they mark least."
+)
 
 
 @dataclass(kw_only=True)
@@ -29,6 +34,8 @@ class FitReport(HeadReport):
             when what the map marks least is blurred away than when what it marks most is; the sum
             of these differences over the sum of their sizes, for the class where it is largest. NaN
             where too few images say anything.
+        change: the mean size of these differences over that class's images, in probabilities: how
+            much the support is worth.
         seconds_pass: seconds for the frozen pass.
         seconds_solve: seconds for the solve.
         extra_forwards: forward passes of single images beside the frozen pass: up to 64 for what
@@ -66,6 +73,7 @@ class FitReport(HeadReport):
     penalty_path: list[tuple[float, float, float]]
     choices: list[str]
     support: float | None
+    change: float | None
     seconds_pass: float
     seconds_solve: float
     extra_forwards: int
@@ -88,7 +96,8 @@ class FitReport(HeadReport):
     def _of_maps(self) -> list[str]:
         """A warning of maps that the model's outputs do not speak for."""
         if not doubtful(self.support):
-            return []
+            faint = self.change is not None and self.change < FAINT
+            return [FAINTLY.format(self.change)] if faint else []
         return [
             "the model's outputs do not speak for the maps: on held-out images blurring what the "
             "summed maps mark most does not clearly take more of the class's probability than "

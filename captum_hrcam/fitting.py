@@ -105,6 +105,7 @@ def fit_head(
         "penalty_path": path.rows() if path else [],
         "choices": chosen.why,
         "support": None,
+        "change": None,
         "class_counts": _class_counts(moments, recipe.loss),
         "figures_from": f"{len(y)} {'held-out' if val is None else 'validation'} images",
         "n_figures": len(y),

@@ -123,7 +123,7 @@ class Revisit:
             return next(iter(fits.values())), None
         verdict = self._choose({name: fitted.trial for name, fitted in fits.items()})
         chosen = fits[verdict.name]
-        chosen.figures["support"] = verdict.support
+        chosen.figures |= {"support": verdict.support, "change": verdict.change}
         chosen.figures["choices"].insert(0, f"solver {verdict.why}")
         return chosen, verdict
 
@@ -183,7 +183,8 @@ class Revisit:
         """How the finest layer that counts sees the images, of those that noise can be added to."""
         finest = next((name for name in resolutions if head.weights[name].any()), None)
         first, *rest = (x[: framing.IMAGES] for x in self.images.rows()[:-1])
-        if finest is None or not first.is_floating_point() or first.ndim < 3 or not len(first):
+        coarse = finest is None or min(resolutions[finest]) < framing.LEAST_CELLS
+        if coarse or not first.is_floating_point() or not len(first):
             return []
         found: list[Tensor] = []
 

@@ -133,6 +133,10 @@ def test_support_is_the_net_share_of_what_the_images_say():
     assert len(said) == 8  # one changes too little
     assert verdict.support == pytest.approx(sum(said) / sum(map(abs, said)), rel=1e-4)
     assert f"support {verdict.support:.2f} of 1" in verdict.why
+    every = [
+        slow_tests(i, -a)[1] - slow_tests(i, a)[1] for i, a in zip(x[3:], maps[3:], strict=True)
+    ]
+    assert verdict.change == pytest.approx(sum(map(abs, every)) / 9, rel=1e-4)
 
 
 def mark_healthy_wrongly(inputs: tuple[Tensor, ...], classes: Tensor) -> Tensor:
