@@ -17,7 +17,8 @@ FIGURES = (
     "slope",
     "divergence",
 )
-FEW = 4  # images with a class, or without it: too few for its AUROC
+FEW = 10  # images with a class, or without it: too few for its AUROC, or images for a correlation
+CONTRARY = 0.3  # of a correlation below 0: more than by chance
 CHANCE = 1.7  # standard errors that a guess exceeds in one of twenty
 
 
@@ -53,6 +54,7 @@ def agreement_figures(scores: Tensor, y: Tensor, outputs: Tensor, loss: str) -> 
         "head_by_class": by_class(scores, y, loss),
         "model_by_class": by_class(outputs, y, loss) if has_model else none,
         "by_chance": _by_chance(y, loss),
+        "says_contrary": False,
         "gives_probabilities": has_model and _are_probabilities(outputs, loss),
     }
     if loss != "mse":
@@ -67,7 +69,8 @@ def agreement_figures(scores: Tensor, y: Tensor, outputs: Tensor, loss: str) -> 
     if has_model:
         a, b = (_log_odds(s, loss) for s in (scores, outputs))
         figures["r_squared"] = (correlation(a, b) ** 2).mean().item()
-        figures["slope"] = _slope(a, b)
+        figures["slope"], together = _slope(a, b)
+        figures["says_contrary"] = len(y) >= FEW and together < -CONTRARY
     return figures
 
 
@@ -126,7 +129,7 @@ def _by_chance(y: Tensor, loss: str) -> Tensor:
     """(K,), what a guess hardly exceeds; NaN of a class with too few images to tell."""
     n = len(y)
     if loss == "mse":
-        return torch.full((y.shape[1],), CHANCE * n**-0.5).double()
+        return torch.full((y.shape[1],), CHANCE * n**-0.5 if n >= FEW else math.nan).double()
     positive = (y > 0.5).sum(0).double()
     pairs = positive * (n - positive)
     chance = 0.5 + CHANCE * ((n + 1) / (12 * pairs.clamp(min=1))).sqrt()  # of Mann and Whitney's U
@@ -137,7 +140,7 @@ def _are_probabilities(outputs: Tensor, loss: str) -> bool:
     """Whether a model gives what its scores should yet become."""
     if loss == "mse" or len(outputs) < 2 or ((outputs < 0) | (outputs > 1)).any():
         return False
-    return loss != "cross_entropy" or bool((outputs.sum(1) - 1).abs().max() < 1e-3)
+    return loss != "cross_entropy" or bool((outputs.sum(1) - 1).abs().max() < 1e-2)
 
 
 def _log_odds(scores: Tensor, loss: str) -> Tensor:
@@ -145,20 +148,21 @@ def _log_odds(scores: Tensor, loss: str) -> Tensor:
     return scores - scores.mean(1, keepdim=True) if loss == "cross_entropy" else scores
 
 
-def _slope(of_head: Tensor, of_model: Tensor) -> float:
-    """Of the head's log-odds over the model's, averaged over outputs that vary."""
-    if len(of_head) < 2:
-        return math.nan
+def _slope(of_head: Tensor, of_model: Tensor) -> tuple[float, float]:
+    """Of the head's log-odds over the model's, all outputs together; and their correlation."""
     a, b = of_head - of_head.mean(0), of_model - of_model.mean(0)
-    variance = (b**2).sum(0)
-    return ((a * b).sum(0) / variance)[variance > 0].mean().item()
+    both, of_a, of_b = ((x * y).sum().item() for x, y in ((a, b), (a, a), (b, b)))
+    if of_b == 0:
+        return math.nan, math.nan
+    return both / of_b, both / max(of_a * of_b, 1e-300) ** 0.5
 
 
 def _divergence(scores: Tensor, outputs: Tensor, loss: str) -> float:
     """Kullback-Leibler, of the model's probabilities from the head's, in nats an image."""
     if loss == "cross_entropy":
         p, q = F.log_softmax(outputs, 1), F.log_softmax(scores, 1)
-        return (p.exp() * (p - q)).sum(1).mean().item()
+        # A class that is masked by minus infinity adds nothing.
+        return torch.where(p.exp() > 0, p.exp() * (p - q), 0.0).sum(1).mean().item()
     yes = outputs.sigmoid() * (F.logsigmoid(outputs) - F.logsigmoid(scores))
     no = (-outputs).sigmoid() * (F.logsigmoid(-outputs) - F.logsigmoid(-scores))
     return (yes + no).sum(1).mean().item()

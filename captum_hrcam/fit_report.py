@@ -1,11 +1,12 @@
 """What a fit found: a head's report, and how the head came about."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from captum_hrcam.choosing import ENOUGH, doubtful
-from captum_hrcam.framing import Framing, is_off
+from captum_hrcam.framing import Seen
 from captum_hrcam.report import HeadReport
 
 FAR_LESS = 0.3  # of the median class's contrast; lost classes have had up to .23, others from .32
@@ -46,7 +47,7 @@ class FitReport(HeadReport):
             absent, as the healthy one, is near 1 or below: its maps mark no place.
         displacement: layer name -> (axes,), by how many of its cells the layer's map lies beside
             what it marks, and is moved back; empty where it was not measured (``place_layers``).
-        framing: for each axis of the image how the finest layer sees it, (scale, offset in sides):
+        framing: for each axis of the image how the finest layer sees it, scale and offset in sides:
             (1, 0) as it was given, (-1, 0) flipped, (0, 0) along another axis; empty where it was
             not measured (as ``displacement``, or with fewer than 24 cells).
         seconds_beside: seconds for all else: the heads that were not chosen, what is ordinary in
@@ -79,8 +80,10 @@ class FitReport(HeadReport):
     extra_forwards: int
     contrast: Tensor | None
     displacement: dict[str, Tensor]
-    framing: Framing
+    framing: list[Seen]
     seconds_beside: float
+
+    _of_few: ClassVar[str] = "what its map shows may be these images' alone."
 
     def _warnings(self) -> list[str]:
         n_features = sum(self.channels.values())
@@ -107,18 +110,18 @@ class FitReport(HeadReport):
 
     def _of_frames(self) -> list[str]:
         """A warning of a model that sees another picture than the one that maps are drawn over."""
-        live = [size for name, size in self.resolutions.items() if self.shares[name].any()]
         off = [
-            f"axis {axis} at {scale:+.2f} of its length, {offset:+.2f} of a side aside"
-            for axis, (scale, offset) in enumerate(self.framing)
-            if is_off(scale, offset, live[0][axis])
+            f"axis {axis} at {seen.scale:+.2f} of its length, {seen.offset:+.2f} of a side aside"
+            for axis, seen in enumerate(self.framing)
+            if seen.is_off
         ]
         if not off:
             return []
         return [
             f"the model does not see the image as it was given: {'; '.join(off)}. Maps are drawn "
             "over the image and lie beside what they mark. Does the model pad, crop, flip or turn "
-            "in its forward? Do that in the data's transform."
+            "in its forward? Do that in the data's transform. (Convolutions without padding, or "
+            "on one side only, do the same at the edges.)"
         ]
 
     def _of_classes(self) -> list[str]:

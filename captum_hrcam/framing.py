@@ -14,6 +14,7 @@ is, as it cuts the outer strips.) Masks, labels and the head are not involved.
 
 import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,11 +28,25 @@ LEAST_CELLS = 24  # along each axis: fewer do not tell a few hundredths of a sid
 STRETCH, ASIDE = 0.05, 0.025  # of a side; finest layers of CNNs tried had .03 and .02 at most
 CELLS = 3  # that a strip's ends may be off by, of a coarser layer
 
-Framing = list[tuple[float, float]]
+
+class Seen(NamedTuple):
+    """How a layer of so many cells sees one axis of the image."""
+
+    scale: float
+    offset: float
+    cells: int
+
+    @property
+    def is_off(self) -> bool:
+        """Whether maps lie clearly beside what they mark."""
+        coarse = CELLS / self.cells
+        return abs(self.scale - 1) > max(STRETCH, coarse) or abs(self.offset) > max(
+            ASIDE, coarse / 2
+        )
 
 
-def framing(features: Callable[[Tensor], Tensor], images: Tensor) -> Framing:
-    r"""(scale, offset) along each axis of the images; (0, 0) along one that the layer sees along
+def framing(features: Callable[[Tensor], Tensor], images: Tensor) -> list[Seen]:
+    r"""How each axis of the images is seen; with scale and offset 0 one that the layer sees along
     another, as of an image that is turned. Empty where the layer does not tell.
 
     Args:
@@ -52,20 +67,15 @@ def framing(features: Callable[[Tensor], Tensor], images: Tensor) -> Framing:
                 for strip in _strips(noise, axis)
             ]
         )
-        if change.sum() < TRIFLE * before.float().square().sum():
+        if not change.sum() > TRIFLE * before.float().square().sum():  # nor NaN
             return []
         seen = {other: _along(change, other - 1) for other in axes}
         if not any(width < NARROW for _, _, width in seen.values()):
             return []
         scale, offset, width = seen[axis]
-        found.append((scale, offset) if width < NARROW else (0.0, 0.0))
+        cells = before.shape[axis]
+        found.append(Seen(scale, offset, cells) if width < NARROW else Seen(0.0, 0.0, cells))
     return found
-
-
-def is_off(scale: float, offset: float, cells: int) -> bool:
-    """Whether maps of so many cells along the axis lie clearly beside what they mark."""
-    coarse = CELLS / cells
-    return abs(scale - 1) > max(STRETCH, coarse) or abs(offset) > max(ASIDE, coarse / 2)
 
 
 def _strips(noise: Tensor, axis: int) -> list[Tensor]:
@@ -83,9 +93,11 @@ def _along(change: Tensor, axis: int) -> tuple[float, float, float]:
     """(scale, offset, the cores' mean width) of (strips, *cells) along one axis."""
     others = [a for a in range(1, change.ndim) if a != axis]
     profile = change.sum(others).double().cpu() if others else change.double().cpu()
+    if (profile.amax(1) <= 0).any():
+        return 0.0, 0.0, 1.0  # a strip that nothing sees
     core = (profile > CORE * profile.amax(1, keepdim=True)).double()
     n = profile.shape[1]
     cells = (torch.arange(n) + 0.5) / n - 0.5
-    c = (core * cells).sum(1) / core.sum(1).clamp(min=1)
+    c = (core * cells).sum(1) / core.sum(1)
     s = (torch.arange(STRIPS) + 0.5) / STRIPS - 0.5
     return ((c * s).sum() / (s * s).sum()).item(), c.mean().item(), core.mean(1).mean().item()

@@ -1,6 +1,7 @@
 """How a head does on data; warnings where its maps would mislead."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -27,14 +28,15 @@ class HeadReport:
             ``loss="binary_cross_entropy"`` of all images' outputs, decided alike.
         r_squared: squared correlation of the head's and the model's log-odds (outputs, of real
             values), averaged over outputs.
-        slope: of the head's log-odds over the model's: 1 where they are as sure, below 0 where the
-            head says the contrary.
+        slope: of the head's log-odds over the model's, all outputs together: 1 where they are as
+            sure, below 0 where the head says the contrary.
+        says_contrary: whether it clearly does.
         divergence: Kullback-Leibler divergence of the model's probabilities from the head's, in
             nats an image; NaN for real values.
         head_by_class, model_by_class: (K,), AUROC of each class, or correlation of each output
             with its real-valued labels; NaN where it is undefined.
         by_chance: (K,), what a guess of them hardly exceeds (1.7 standard errors); NaN for a class
-            with fewer than four images with it or without.
+            with fewer than ten images with it or without.
         gives_probabilities: whether the model's outputs are probabilities already, which a loss
             of logits takes for something else.
         warnings: what a reader of the maps should know.
@@ -69,11 +71,14 @@ class HeadReport:
     r_squared: float
     slope: float
     divergence: float
+    says_contrary: bool
     head_by_class: Tensor
     model_by_class: Tensor
     by_chance: Tensor
     gives_probabilities: bool
     warnings: list[str] = field(default_factory=list)
+
+    _of_few: ClassVar[str] = "its figures here say little."
 
     def __post_init__(self) -> None:
         self.warnings += self._warnings()
@@ -87,7 +92,7 @@ class HeadReport:
                 "sigmoid are expected: its figures here, and what is chosen by them, are wrong. "
                 "Give HRCAM the model without its last activation."
             )
-        if self.slope < 0:
+        if self.says_contrary:
             found.append(
                 f"the head's scores fall where the model's rise (slope {self.slope:.2f}): its maps "
                 "are of the contrary. Are the labels of the model's sign and order?"
@@ -127,14 +132,15 @@ class HeadReport:
                 "the head's",
                 self.head_by_class,
                 self.head_auroc,
-                "no better than chance: its maps "
-                "mean nothing there. Check these labels, or fit on more images.",
+                "not clearly better than chance: its maps mean nothing there. Check these labels, "
+                "or fit on more images.",
             ),
             (
                 "the model's own",
                 self.model_by_class,
                 self.model_auroc,
-                "a guess. Are the labels in the order and of the sign of the model's outputs?",
+                "hardly more than a guess. Are the labels in the order and of the sign of the "
+                "model's outputs?",
             ),
         )
         found = []
@@ -165,12 +171,10 @@ class HeadReport:
             return []
         found: list[str] = []
         for counts, has in ((self.class_counts, "has"), (self.n - self.class_counts, "is not in")):
+            counts = counts.round(decimals=6)  # products of a mean and a number
             few = int(counts.argmin())
-            if counts[few] < FEW_IMAGES and not found:
-                found.append(
-                    f"class {few} {has} {counts[few]:g} images: what its map shows may be these "
-                    "images' alone."
-                )
+            if 0 < counts[few] < FEW_IMAGES and not found:
+                found.append(f"class {few} {has} {counts[few]:g} images: {self._of_few}")
         return found
 
     def __str__(self) -> str:

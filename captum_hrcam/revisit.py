@@ -179,7 +179,7 @@ class Revisit:
         verdict = trial.choose({n: partial(attribute, head) for n, head in trials.items()})
         return group.from_first(verdict)  # on which further passes depend
 
-    def _framing(self, head: Head, resolutions: dict[str, tuple[int, ...]]) -> framing.Framing:
+    def _framing(self, head: Head, resolutions: dict[str, tuple[int, ...]]) -> list[framing.Seen]:
         """How the finest layer that counts sees the images, of those that noise can be added to."""
         finest = next((name for name in resolutions if head.weights[name].any()), None)
         first, *rest = (x[: framing.IMAGES] for x in self.images.rows()[:-1])
@@ -188,8 +188,12 @@ class Revisit:
             return []
         found: list[Tensor] = []
 
+        def read(name: str, f: Tensor) -> None:
+            if name == finest:  # cloned, as it is kept after the hooks
+                found.append(f.clone())
+
         def features(images: Tensor) -> Tensor:
-            self._read((images, *rest), lambda name, f: found.append(f) if name == finest else None)
+            self._read((images, *rest), read)
             return found.pop()
 
         return framing.framing(features, first)

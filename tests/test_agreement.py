@@ -48,7 +48,8 @@ def test_figures_of_classes():
     assert found["agreement"] == accuracy_score(head.argmax(1), model.argmax(1))
     a, b = (s - s.mean(1, keepdim=True) for s in (head, model))
     fits = [linregress(b[:, k], a[:, k]) for k in range(3)]
-    assert found["slope"] == pytest.approx(sum(fit.slope for fit in fits) / 3)
+    centred = [(s - s.mean(0)).flatten() for s in (b, a)]
+    assert found["slope"] == pytest.approx(linregress(*centred).slope)
     assert found["r_squared"] == pytest.approx(sum(fit.rvalue**2 for fit in fits) / 3)
     p, q = softmax(model, 1), softmax(head, 1)
     assert found["divergence"] == pytest.approx(rel_entr(p, q).sum(1).mean())
@@ -71,6 +72,25 @@ def test_real_values_keep_their_sign():
     assert found["head_by_class"].tolist() == pytest.approx(expected)
     assert (found["head_by_class"] < found["by_chance"]).all()
     assert found["slope"] < 0 < found["r_squared"]
+    assert found["says_contrary"]
+
+
+def test_an_output_that_hardly_varies_does_not_decide_the_slope():
+    head, model = drawn(k=5)
+    model[:, 4] = -9 + 1e-6 * model[:, 4]
+    found = agreement_figures(head, (model > 0).double(), model, "binary_cross_entropy")
+    assert found["slope"] == pytest.approx(0.5, abs=0.1)
+    noise, other = drawn(seed=1)[0], drawn(seed=2)[1]
+    found = agreement_figures(noise, (other > 0).double(), other, "binary_cross_entropy")
+    assert not found["says_contrary"]
+
+
+def test_a_masked_class_adds_nothing_to_the_divergence():
+    head, model = drawn()
+    y = nn.functional.one_hot(model[:, :2].argmax(1), 3).double()
+    model[:, 2] = -torch.inf
+    found = agreement_figures(head, y, model, "cross_entropy")
+    assert 0 < found["divergence"] < 10
 
 
 def test_a_guess_hardly_exceeds_what_is_said_of_chance():
@@ -82,9 +102,9 @@ def test_a_guess_hardly_exceeds_what_is_said_of_chance():
     assert 0.01 < exceeds < 0.09  # of 300 labels; one of twenty
 
 
-def test_a_class_of_three_images_is_not_judged():
-    y = torch.zeros(20, 1).double()
-    y[:3] = 1
+def test_a_class_of_nine_images_is_not_judged():
+    y = torch.zeros(30, 1).double()
+    y[:9] = 1
     found = agreement_figures(y, y, y, "binary_cross_entropy")
     assert found["by_chance"].isnan().all()
 
@@ -93,6 +113,7 @@ def test_a_class_of_three_images_is_not_judged():
     ("loss", "outputs", "expected"),
     [
         ("cross_entropy", softmax(drawn()[1], 1), True),
+        ("cross_entropy", drawn()[1].softmax(1).bfloat16().float().numpy(), True),
         ("cross_entropy", log_softmax(drawn()[1], 1), False),
         ("cross_entropy", drawn()[1].sigmoid().numpy(), False),
         ("binary_cross_entropy", drawn()[1].sigmoid().numpy(), True),

@@ -89,7 +89,12 @@ def head_report(**changes: object) -> HeadReport:
     """Of a head that nothing is wrong with, but for ``changes``."""
     figures = dict.fromkeys(("head_accuracy", "model_accuracy", "model_auroc"), 0.95)
     figures |= {"head_auroc": 0.97, "agreement": 0.97, "r_squared": 0.8, "n_figures": 100}
-    figures |= {"slope": 0.9, "divergence": 0.1, "gives_probabilities": False}
+    figures |= {
+        "slope": 0.9,
+        "divergence": 0.1,
+        "gives_probabilities": False,
+        "says_contrary": False,
+    }
     figures |= {"head_by_class": torch.tensor([0.97, 0.97]), "by_chance": torch.tensor([0.6, 0.6])}
     figures |= {"model_by_class": torch.tensor([0.95, torch.nan])}
     given = {
@@ -118,22 +123,30 @@ def head_report(**changes: object) -> HeadReport:
         ({"head_auroc": 0.65, "n_figures": 16}, "no better than chance"),
         ({"n_figures": 3, "head_auroc": 1.0, "model_auroc": 1.0}, None),  # of three images
         ({"gives_probabilities": True}, "the model's outputs are probabilities"),
-        ({"slope": -0.5}, "the head's scores fall where the model's rise (slope -0.50)"),
+        (
+            {"slope": -0.5, "says_contrary": True},
+            "the head's scores fall where the model's rise (slope -0.50)",
+        ),
         (
             {"head_by_class": torch.tensor([0.97, 0.5])},
-            "class 1: the head's AUROC is 0.50, no better than chance",
+            "class 1: the head's AUROC is 0.50, not clearly better than chance",
         ),
         (
             {"model_by_class": torch.tensor([0.4, 0.5])},
-            "classes 0, 1: the model's own AUROC is 0.50 at most, a guess. Are the labels in",
+            "classes 0, 1: the model's own AUROC is 0.50 at most, hardly more than a guess.",
         ),
         (
             {"head_by_class": torch.tensor([0.1]), "by_chance": torch.tensor([0.2])}
             | {"class_counts": None, "model_by_class": torch.tensor([0.9])},
-            "output 0: the head's correlation with the labels is 0.10, no better than chance",
+            "output 0: the head's correlation with the labels is 0.10, not clearly better than",
         ),
-        ({"class_counts": torch.tensor([97.0, 3.0])}, "class 1 has 3 images"),
+        (
+            {"class_counts": torch.tensor([97.0, 3.0])},
+            "class 1 has 3 images: its figures here say little",
+        ),
         ({"class_counts": torch.tensor([97.0])}, "class 0 is not in 3 images"),
+        ({"class_counts": torch.tensor([90.0, 10 - 1e-9])}, None),
+        ({"class_counts": torch.tensor([100.0, 0.0])}, None),  # none here to be judged
         ({"class_counts": None}, None),
         (
             {"shares": {"first": torch.tensor([0.02, 0.1]), "last": torch.tensor([0.98, 0.9])}},

@@ -449,8 +449,8 @@ class TestWrongLabels:
     def several(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Six labels an image, each its own channel of a model that knows them all."""
         generator = torch.Generator().manual_seed(0)
-        y = (torch.rand(300, 6, generator=generator) < 0.2).double()
-        x = torch.randn(300, 6, 4, 4, generator=generator) + 2 * y[:, :, None, None].float()
+        y = (torch.rand(600, 6, generator=generator) < 0.2).double()
+        x = torch.randn(600, 6, 4, 4, generator=generator) + 2 * y[:, :, None, None].float()
         return x, y
 
     def warned(self, x: torch.Tensor, y: torch.Tensor, **options: str) -> list[str]:
@@ -467,7 +467,7 @@ class TestWrongLabels:
 
     def test_one_label_shuffled(self):
         x, y = self.several()
-        y[:, 2] = y[torch.randperm(300, generator=torch.Generator().manual_seed(1)), 2]
+        y[:, 2] = y[torch.randperm(600, generator=torch.Generator().manual_seed(1)), 2]
         head, model = self.warned(x, y, loss="binary_cross_entropy")
         assert "class 2: the head's AUROC" in head
         assert "class 2: the model's own AUROC" in model
@@ -480,7 +480,7 @@ class TestWrongLabels:
 
     def test_two_independent_labels_are_each_judged(self):
         x, y = self.several()
-        y[:, 0] = y[torch.randperm(300, generator=torch.Generator().manual_seed(1)), 0]
+        y[:, 0] = y[torch.randperm(600, generator=torch.Generator().manual_seed(1)), 0]
         head, model = self.warned(x, y[:, :2], loss="binary_cross_entropy")[-2:]
         assert "class 0: the head's AUROC" in head
         assert "class 0: the model's own AUROC" in model

@@ -7,7 +7,7 @@ from conftest import fit_quietly
 from torch import Tensor, nn
 
 from captum_hrcam import HRCAM
-from captum_hrcam.framing import framing, is_off
+from captum_hrcam.framing import Seen, framing
 
 X = torch.rand(8, 2, 48, 56, generator=torch.Generator().manual_seed(0))
 CONV = nn.Conv2d(2, 6, 3, padding=1)
@@ -24,7 +24,7 @@ PREPARED = {
 }
 
 
-def seen(prepare, x: Tensor = X, layer: nn.Module = CONV) -> list[tuple[float, float]]:
+def seen(prepare, x: Tensor = X, layer: nn.Module = CONV) -> list[Seen]:
     with torch.no_grad():
         return framing(lambda images: layer(prepare(images)).relu(), x)
 
@@ -34,30 +34,40 @@ def test_images_as_a_model_prepares_them(name):
     prepare, *expected = PREPARED[name]
     found = seen(prepare)
     for got, wanted in zip(found, expected, strict=True):
-        assert got == (pytest.approx(wanted[0], abs=0.05), pytest.approx(wanted[1], abs=0.03))
-        assert is_off(*got, 48) == (wanted != (1, 0))
+        assert got.scale == pytest.approx(wanted[0], abs=0.05)
+        assert got.offset == pytest.approx(wanted[1], abs=0.03)
+        assert got.is_off == (wanted != (1, 0))
 
 
 @pytest.mark.parametrize("axes", [1, 3])
 def test_in_one_and_three_dimensions(axes):
     x = torch.rand(8, 1, *[24] * axes, generator=torch.Generator().manual_seed(0))
     conv = {1: nn.Conv1d, 3: nn.Conv3d}[axes](1, 16, 3, padding=1)
-    assert all(not is_off(*along, 24) for along in seen(lambda v: v, x, conv))
+    assert [along.is_off for along in seen(lambda v: v, x, conv)] == [False] * axes
     flipped = seen(lambda v: v.flip(2), x, conv)
-    assert flipped[0][0] == pytest.approx(-1, abs=0.1)
-    assert all(not is_off(*along, 24) for along in flipped[1:])
+    assert flipped[0].scale == pytest.approx(-1, abs=0.1)
+    assert [along.is_off for along in flipped] == [True] + [False] * (axes - 1)
 
 
 def test_layers_that_do_not_tell():
     assert seen(lambda x: F.avg_pool2d(x, 4)) == []  # 12 cells
     assert seen(lambda x: x.mean((2, 3), keepdim=True).expand_as(x)) == []  # mixes all places
+    assert seen(lambda x: x * 0) == []
+    assert seen(lambda x: F.pad(x[..., 16:], (16, 0))) == []  # does not see the first strip at all
+    assert seen(lambda x: x * torch.nan) == []
+
+
+def test_kernels_without_padding_cost_edges_too():
+    wide = nn.Conv2d(2, 2, 15, bias=False)
+    nn.init.dirac_(wide.weight)
+    assert [along.is_off for along in seen(lambda x: x, layer=wide)] == [True, True]
 
 
 def test_a_coarser_layer_is_held_to_less():
-    assert is_off(0.92, 0, 64)
-    assert not is_off(0.92, 0, 24)
-    assert is_off(1, 0.05, 64)
-    assert not is_off(1, 0.05, 24)
+    assert Seen(0.92, 0, 64).is_off
+    assert not Seen(0.92, 0, 24).is_off
+    assert Seen(1, 0.05, 64).is_off
+    assert not Seen(1, 0.05, 24).is_off
 
 
 class Prepared(nn.Module):

@@ -137,9 +137,9 @@ def compare_paired(
         return PairedComparison(len(d), n_undefined, mean, (np.nan, np.nan), np.nan, np.nan)
     # 0.6 - 0.5 and 0.8 - 0.7 are equal but for rounding: neither a difference nor another rank.
     largest = np.maximum(np.abs(a), np.abs(b))
-    if largest.any():  # one huge figure shall not make all others equal
-        largest = np.minimum(largest, HUGE * np.median(largest[largest > 0]))
-    scale = max(largest.max(), TINY)
+    usual = np.median(largest[largest > 0]) if largest.any() else 0.0
+    # One huge figure shall not make all others equal.
+    scale = max(np.minimum(largest, HUGE * usual).max(), TINY)
     steps = np.where(np.abs(d) <= 1e-12 * np.maximum(largest, scale), 0, np.round(d / scale, 12))
     return PairedComparison(
         len(d),
