@@ -59,11 +59,12 @@ def framing(features: Callable[[Tensor], Tensor], images: Tensor) -> list[Seen]:
         return []
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(images.shape, generator=generator).to(images) * images.std()
+    given = images.min().item(), images.max().item()  # a model may refuse other values
     found = []
     for axis in axes:
         change = torch.stack(
             [
-                (features(images + strip) - before).float().square().sum((0, 1))
+                (features((images + strip).clamp(*given)) - before).float().square().sum((0, 1))
                 for strip in _strips(noise, axis)
             ]
         )
