@@ -26,7 +26,7 @@ CORE = 0.5  # of the largest change along an axis: what exceeds it belongs to th
 NARROW = 0.4  # of a side; a strip is a quarter of it
 LEAST_CELLS = 24  # along each axis: fewer do not tell a few hundredths of a side
 STRETCH, ASIDE = 0.05, 0.025  # of a side; finest layers of CNNs tried had .03 and .02 at most
-CELLS = 3  # that a strip's ends may be off by, of a coarser layer
+CELLS = 5  # that the strips may be off by: coarser layers see far, and had four at most
 
 
 class Seen(NamedTuple):
@@ -64,7 +64,7 @@ def framing(features: Callable[[Tensor], Tensor], images: Tensor) -> list[Seen]:
     for axis in axes:
         change = torch.stack(
             [
-                (features((images + strip).clamp(*given)) - before).float().square().sum((0, 1))
+                (features(_within(images + strip, *given)) - before).float().square().sum((0, 1))
                 for strip in _strips(noise, axis)
             ]
         )
@@ -77,6 +77,12 @@ def framing(features: Callable[[Tensor], Tensor], images: Tensor) -> list[Seen]:
         cells = before.shape[axis]
         found.append(Seen(scale, offset, cells) if width < NARROW else Seen(0.0, 0.0, cells))
     return found
+
+
+def _within(images: Tensor, low: float, high: float) -> Tensor:
+    """Mirrored at the limits, so that a black ground changes as much as the rest."""
+    images = low + (images - low).abs()
+    return (high - (high - images).abs()).clamp(min=low)
 
 
 def _strips(noise: Tensor, axis: int) -> list[Tensor]:

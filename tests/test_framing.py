@@ -18,7 +18,7 @@ PREPARED = {
     "strided": (lambda x: F.avg_pool2d(x, 2), (1, 0), (1, 0)),
     "padded": (lambda x: F.pad(x, (4, 4, 4, 4)), (48 / 56, 0), (56 / 64, 0)),
     "padded at the end": (lambda x: F.pad(x, (0, 8, 0, 0)), (1, 0), (56 / 64, -4 / 64)),
-    "cropped": (lambda x: x[..., 6:-6, :], (1.135, 0), (1, 0)),  # 48 / 36, if no strip were cut
+    "cropped": (lambda x: x[..., 8:-8, :], (1.2, 0), (1, 0)),  # 48 / 32, if no strip were cut
     "flipped": (lambda x: x.flip(3), (1, 0), (-1, 0)),
     "turned": (lambda x: x.transpose(2, 3), (0, 0), (0, 0)),
 }
