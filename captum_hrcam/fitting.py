@@ -38,7 +38,7 @@ class Chosen:
 class Fitted:
     """A head, its double that no held-out image has touched, and figures for a ``FitReport``.
 
-    The spread of its maps is yet to come.
+    The spread of its maps is yet to come, and what the places of layers and a choice add.
     """
 
     head: Head
@@ -106,6 +106,7 @@ def fit_head(
         "choices": chosen.why,
         "support": None,
         "change": None,
+        "framing": [],
         "class_counts": _class_counts(moments, recipe.loss),
         "figures_from": f"{len(y)} {'held-out' if val is None else 'validation'} images",
         "n_figures": len(y),

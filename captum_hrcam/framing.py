@@ -21,7 +21,7 @@ from torch import Tensor
 
 IMAGES = 8
 STRIPS = 4
-TRIFLE = 1e-3  # of the features' energy: no strip changes less where its place is seen
+TRIFLE = 1e-3  # of the features' energy: the strips change more where their places are seen
 CORE = 0.5  # of the largest change along an axis: what exceeds it belongs to the strip
 NARROW = 0.4  # of a side; a strip is a quarter of it
 LEAST_CELLS = 24  # along each axis: fewer do not tell a few hundredths of a side

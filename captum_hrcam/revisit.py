@@ -90,8 +90,8 @@ class Revisit:
             resolutions: layer name -> spatial size, shallow to deep; the images have been read.
         """
         kept = self._settled(fit, resolutions)
-        kept.figures["framing"] = self._framing(kept.head, resolutions) if self.places else []
         if self.places:
+            kept.figures["framing"] = self._framing(kept.head, resolutions)
             self._place(kept)
         return kept
 

@@ -163,9 +163,7 @@ def _pooled(
     maps: ArrayOrTensor, masks: ArrayOrTensor, spatial_dims: int, exact_below: int, bins: int
 ) -> float:
     pairs = Pairs.of(maps, masks, spatial_dims)
-    pooled = PooledAveragePrecision(spatial_dims, bins)
-    if pairs.maps.size > exact_below:
-        for a, m in zip(pairs.maps, pairs.masks, strict=True):
-            pooled._add(a, m)
-        return pooled.compute()
-    return average_precision(scale_batch(pairs.maps), pairs.masks)
+    pooled = PooledAveragePrecision(spatial_dims, bins, exact_below)
+    for a, m in zip(pairs.maps, pairs.masks, strict=True):
+        pooled._add(a, m)
+    return pooled.compute()
