@@ -27,18 +27,24 @@ def eval_mode(*modules: nn.Module) -> Iterator[None]:
     Contexts may be nested and open in several threads: a mode comes back with the last of them.
     Until then it is eval for every thread, so a model must not be trained meanwhile.
     """
-    with _LOCK:
-        lent = [m for m in _every(modules) if m.training or m in _LENT]
-        _LENT.update(lent)
-        for module in lent:
-            # Not .eval(): a model may override train(), and only the flag is ours to lend.
-            module.training = False
+    lent: list[nn.Module] = []
     try:
+        with _LOCK:
+            for module in _every(modules):
+                if module.training:
+                    _LENT[module] = 1  # whatever a context that was interrupted has left there
+                elif module in _LENT:
+                    _LENT[module] += 1
+                else:
+                    continue
+                lent.append(module)
+                # Not .eval(): a model may override train(), and only the flag is ours to lend.
+                module.training = False
         yield
     finally:
         with _LOCK:
-            _LENT.subtract(lent)
             for module in lent:
+                _LENT[module] -= 1
                 if not _LENT[module]:
                     del _LENT[module]
                     module.training = True
@@ -74,6 +80,12 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     if not torch.is_autocast_enabled(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+def autocast_dtype(device: torch.device | None) -> str | None:
+    """What models compute in under the caller's autocast; None where it is off."""
+    kind = "cpu" if device is None else device.type
+    return str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
 
 
 @contextmanager

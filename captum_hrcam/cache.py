@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -20,8 +22,9 @@ from captum_hrcam.files import written_whole
 from captum_hrcam.moments import Moments
 from captum_hrcam.rows import RowFile
 
-VERSION = 1
+VERSION = 2
 NEVER = "unknown"  # of a function, whose weights cannot be known
+PARTS = {False: "fitted", True: "held"}  # of the images: whether they are held out
 
 
 class DataDigest:
@@ -52,7 +55,8 @@ def model_digest(model: object) -> str:
     if not isinstance(model, nn.Module):
         return NEVER
     code = hashlib.blake2b(str(model).encode(), digest_size=16)
-    for name, value in model.state_dict().items():
+    # Of the buffers the state holds those only that are saved with a model.
+    for name, value in chain(model.state_dict().items(), model.named_buffers()):
         if not isinstance(value, torch.Tensor):  # a module's extra state may be anything
             return NEVER
         code.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
@@ -64,8 +68,10 @@ def model_digest(model: object) -> str:
 class FeatureCache:
     """The features of one frozen pass in a folder.
 
-    The rows lie in one file, their moments and the fingerprint in a second, which is written last
-    and whole: without it, after an interruption, nothing is trusted. No pickle in either.
+    The rows lie in one file, their moments, the fingerprint and that file's name in a second, which
+    is written last and whole: without it, after an interruption, nothing is trusted. Each pass has
+    a file of rows of its own: a fit in another process goes on with that it has. No pickle in
+    either.
 
     Args:
         folder: made where missing.
@@ -90,19 +96,18 @@ class FeatureCache:
                 f"({error.strerror}); name another",
             ) from error
         self._stem = f"features-{group.rank()}-of-{group.size()}"
-
-    @property
-    def _rows_file(self) -> Path:
-        return self.folder / f"{self._stem}.rows"
+        self.about = json.loads(json.dumps(self.about, default=int))  # NumPy's numbers, as a file
 
     @property
     def _about_file(self) -> Path:
         return self.folder / f"{self._stem}.npz"
 
     def begin(self) -> RowFile:
-        """A new file of rows; what was there before is no longer trusted."""
-        self._about_file.unlink(missing_ok=True)
-        return RowFile(self._rows_file)
+        """A new file of rows; what was there before makes room for it."""
+        for old in (self._about_file, *self.folder.glob(f"{self._stem}.*rows")):
+            with suppress(FileNotFoundError, PermissionError):  # Windows keeps what is in use
+                old.unlink()
+        return RowFile(self.folder / f"{self._stem}.{secrets.token_hex(8)}.rows")
 
     def complete(
         self, collector: FeatureCollector, digest: DataDigest, seen: dict[str, Any]
@@ -116,11 +121,12 @@ class FeatureCache:
         """
         rows = collector.kept
         assert isinstance(rows, RowFile)
-        rows.close()
+        rows.sync()
         about = self.about | {"data": digest.value(), "version": VERSION}
         note = {"about": about, "seen": seen, "widths": rows.widths, "n": collector.n}
+        note |= {"rows": rows.path.name}
         arrays: dict[str, Any] = {
-            f"{'held' if held else 'fitted'}.{name}": np.asarray(value)
+            f"{PARTS[held]}.{name}": np.asarray(value)
             for held, moments in collector.by_part.items()
             for name, value in vars(moments).items()
         }
@@ -136,24 +142,25 @@ class FeatureCache:
             with np.load(self._about_file, allow_pickle=False) as file:
                 found = {name: file[name] for name in file.files}
             note = json.loads(str(found.pop("note")))
-            whole = self._rows_file.stat().st_size == 4 * note["n"] * sum(note["widths"])
-        except (OSError, ValueError, KeyError, TypeError, BadZipFile):
+            rows = self.folder / Path(note["rows"]).name
+            whole = rows.stat().st_size == 4 * note["n"] * sum(note["widths"])
+            same = {k: v for k, v in note["about"].items() if k != "data"}
+            if not whole or same != self.about | {"version": VERSION}:
+                return None
+            moments = {held: _moments(found, part) for held, part in PARTS.items()}
+            return note | {"moments": moments, "file": RowFile.existing(rows, note["widths"])}
+        except Exception:  # whatever a damaged file makes zip, numpy or JSON say
             return None
-        same = {k: v for k, v in note["about"].items() if k != "data"}
-        if not whole or same != json.loads(json.dumps(self.about | {"version": VERSION})):
-            return None
-        return note | {"arrays": found}
 
     def restore(self, candidate: dict[str, Any]) -> FeatureCollector:
         """The collector of that pass."""
-        arrays = candidate["arrays"]
-        moments = {}
-        for held, part in ((False, "fitted"), (True, "held")):
-            values = {name: arrays[f"{part}.{name}"] for name in Moments.zeros(0, 0).__dict__}
-            n = int(values.pop("n"))
-            moments[held] = Moments(n, **{k: torch.from_numpy(v) for k, v in values.items()})
-        rows = RowFile.existing(self._rows_file, candidate["widths"])
-        return FeatureCollector(rows, moments)
+        return FeatureCollector(candidate["file"], candidate["moments"])
+
+
+def _moments(arrays: dict[str, Any], part: str) -> Moments:
+    values = {name: arrays[f"{part}.{name}"] for name in Moments.zeros(0, 0).__dict__}
+    n = int(values.pop("n"))
+    return Moments(n, **{k: torch.from_numpy(v) for k, v in values.items()})
 
 
 def is_read_once(data: Iterable[Any]) -> bool:

@@ -132,7 +132,8 @@ def _as_map(name: str, given: object, image: Tensor) -> Tensor:
     if first.ndim != image.ndim or len(first) != len(image):
         raise ValueError(
             f"methods: {name!r} gave shape {tuple(first.shape)} for inputs {tuple(image.shape)}, "
-            "expected (N, C, *spatial). Choose a layer with as many spatial dimensions."
+            "expected (N, C, *spatial). Choose a layer with as many spatial dimensions; in a "
+            "function give map[:, None]."
         )
     if first.is_complex():
         raise TypeError(f"methods: {name!r} gave complex numbers, expected real ones.")

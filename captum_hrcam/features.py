@@ -86,7 +86,7 @@ class Features:
     def chunks(self) -> Iterator["Features"]:
         """All rows, some megabytes at a time, so that no step copies everything."""
         step = max(1, CHUNK_BYTES // (4 * self.z.shape[1]))
-        for start in range(0, len(self), step):
+        for start in range(0, max(1, len(self)), step):  # of none one, without rows
             yield self[start : start + step]
             if self.forget is not None:
                 self.forget()

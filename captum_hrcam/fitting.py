@@ -46,7 +46,6 @@ class Fitted:
     figures: dict[str, Any]
 
 
-@torch.autocast("cpu", enabled=False)  # a caller's autocast is for the model, not for the solve
 def fit_head(
     train: FeatureCollector,
     val: FeatureCollector | None,

@@ -197,7 +197,7 @@ class FrozenPass:
 
 def keep(sample: Sample | None, rows: Tensor, inputs: tuple[Tensor, ...], y: Tensor) -> None:
     """Some rows of a batch's inputs and targets into a sample."""
-    if sample is not None and rows.any():
+    if sample is not None:
         sample.add(*(x.detach().cpu()[rows] for x in inputs), y[rows])
 
 

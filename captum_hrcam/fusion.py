@@ -49,7 +49,9 @@ def upsample(maps: Tensor, size: Sequence[int], mode: str | None = None) -> Tens
         return maps
     mode = mode or LINEAR_MODES[len(size)]
     align_corners = False if mode.endswith(("linear", "cubic")) else None
-    return F.interpolate(maps, size=size, mode=mode, align_corners=align_corners)
+    # In float32 rounding breaks ties: the one value of a flat map would become many.
+    exact = maps if maps.device.type == "mps" else maps.double()  # which has no float64
+    return F.interpolate(exact, size=size, mode=mode, align_corners=align_corners).to(maps.dtype)
 
 
 def same_axes(maps: Tensor, size: Sequence[int]) -> None:

@@ -91,7 +91,7 @@ def in_step(what: str) -> Iterator[None]:
     failed = torch.zeros(size(), dtype=torch.int64)
     try:
         yield
-    except Exception:
+    except BaseException:  # a keyboard's interrupt, too
         failed[rank()] = 1
         total(failed)
         raise

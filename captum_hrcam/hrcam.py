@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_hrcam import group, storage
-from captum_hrcam.activations import ReshapeTransform
+from captum_hrcam.activations import ReshapeTransform, autocast_dtype, full_precision
 from captum_hrcam.attribution import HeadAttribution, LayerLike
 from captum_hrcam.cache import NEVER, FeatureCache, model_digest
 from captum_hrcam.cascade import Cascade
@@ -202,15 +202,18 @@ class HRCAM(HeadAttribution):
         )
         places = "cascade" in solvers if place_layers == "auto" else bool(place_layers)
         few = Revisit(self._forward, self._native_maps, device, solvers, loss, places)
-        store = self._cache(cache, recipes[0], (targets, loss, n_classes, n_passes))
-        reading = Reading(frozen, few, recipes[0].needs_all_rows, n_passes, store, show_progress)
         begin = time.perf_counter()
         with group.in_step("reading the data"):
+            store = self._cache(cache, recipes[0], (targets, loss, n_classes, n_passes), device)
+            reading = Reading(
+                frozen, few, recipes[0].needs_all_rows, n_passes, store, show_progress
+            )
             train, val = reading.read(train_data, val_data)
         seconds = time.perf_counter() - begin
 
         def fit(local: Cascade | None) -> dict[str, Fitted]:
-            return {r.solver: fit_head(train, val, frozen.channels, r, local) for r in recipes}
+            with full_precision(torch.device("cpu")):  # a caller's autocast is for the model
+                return {r.solver: fit_head(train, val, frozen.channels, r, local) for r in recipes}
 
         chosen = few.settle(fit, frozen.resolutions)
         chosen.figures["choices"] += reading.notes
@@ -222,13 +225,18 @@ class HRCAM(HeadAttribution):
             extra_forwards=few.forwards,
             seconds_beside=time.perf_counter() - begin - seconds - chosen.figures["seconds_solve"],
         )
-        self._head, self.report = group.from_first((chosen.head, report))
-        for warning in report.warnings:
+        head, report = group.from_first((chosen.head, report))
+        for warning in report.warnings:  # which a caller may have made errors
             warnings.warn(warning, stacklevel=3)  # past the decorator, to the caller
+        self._head, self.report = head, report
         return report
 
     def _cache(
-        self, folder: str | os.PathLike[str] | None, recipe: Recipe, options: tuple[Any, ...]
+        self,
+        folder: str | os.PathLike[str] | None,
+        recipe: Recipe,
+        options: tuple[Any, ...],
+        device: torch.device | None,
     ) -> FeatureCache | None:
         """The folder that ``cache`` names, for this model, these layers and options."""
         if folder is None:
@@ -244,6 +252,7 @@ class HRCAM(HeadAttribution):
             "layers": list(self.layers),
             "to_input": self.attribute_to_layer_input,
             "options": options,
+            "autocast": autocast_dtype(device),
         }
         return FeatureCache(Path(folder), about)
 
@@ -344,10 +353,16 @@ class HRCAM(HeadAttribution):
             attribute_to_layer_input=to_input,
             reshape_transform=reshape_transform,
         )
+        names = list(loaded.layers)
+        if names != list(head.weights) and set(names) == set(head.weights):
+            raise ValueError(
+                f"layer: got the layers of {os.fspath(path)!r} in another order, "
+                f"{', '.join(names)}, expected {', '.join(head.weights)}. Leave layer=None."
+            )
         if len(loaded.layers) != len(head.weights):
             raise ValueError(
                 f"layer: got {len(loaded.layers)} layers, but {os.fspath(path)!r} holds "
                 f"{len(head.weights)}: {', '.join(head.weights)}."
             )
-        loaded._head = head.renamed(list(loaded.layers))
+        loaded._head = head.renamed(names)
         return loaded

@@ -115,7 +115,7 @@ class Reading:
         """The sample's labels as rows of targets; without columns where they are the model's."""
         *inputs, y = images.rows()
         if self.frozen.targets == "labels":
-            k = len(candidate["arrays"]["fitted.mean_y"])
+            k = len(candidate["moments"][False].mean_y)
             y = target_rows(y, len(y), k, self.frozen.loss)
         known = Sample(images.size)
         known.add(*inputs, y)

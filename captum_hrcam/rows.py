@@ -27,32 +27,29 @@ class RowFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.widths: list[int] = []
-        self._file: BinaryIO | None = open(path, "wb")  # noqa: SIM115
+        # Open until it is mapped: another fit may take the name away.
+        self._file: BinaryIO = open(path, "w+b")  # noqa: SIM115
         self._map: mmap.mmap | None = None
 
     @classmethod
     def existing(cls, path: Path, widths: list[int]) -> "RowFile":
         """One that was written before."""
         rows = cls.__new__(cls)
-        rows.path, rows.widths, rows._file, rows._map = path, widths, None, None
+        rows.path, rows.widths, rows._file, rows._map = path, widths, path.open("rb"), None
         return rows
 
     def add(self, *rows: Tensor) -> None:
         """Take one batch: a column of flags (n,), then columns (n, width)."""
         columns = [row.reshape(len(row), -1).float() for row in rows]
         self.widths = [column.shape[1] for column in columns]
-        assert self._file is not None, "rows were read already"
         with self._telling():
             self._file.write(torch.cat(columns, 1).numpy().data)
 
-    def close(self) -> None:
+    def sync(self) -> None:
         """Put all rows on the disk."""
-        if self._file is not None:
-            with self._telling():
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            self._file.close()
-            self._file = None
+        with self._telling():
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -67,10 +64,11 @@ class RowFile:
 
     def rows(self) -> tuple[Tensor, ...]:
         """The columns, (n,) bool and (n, width) each, views of the file."""
-        self.close()
-        with open(self.path, "rb") as file:
-            # Copy on write: a tensor must be writable, the file must not change.
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        if self._map is None:
+            self.sync()
+            with self._file:
+                # Copy on write: a tensor must be writable, the file must not change.
+                self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY)
         width = sum(self.widths)
         table = torch.from_numpy(np.frombuffer(self._map, dtype=np.float32)).reshape(-1, width)
         flags = []

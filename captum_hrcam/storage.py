@@ -55,7 +55,14 @@ def load(path: str | os.PathLike[str]) -> tuple[Head, bool]:
             f"1 to {VERSION}. Update captum-hrcam or fit again."
         )
     with _named(path):
-        return _head(state, tensors), bool(state["attribute_to_layer_input"])
+        return _head(state, tensors), _flag(state, "attribute_to_layer_input")
+
+
+def _flag(state: dict[str, Any], name: str) -> bool:
+    value = state[name]
+    if type(value) is not bool:
+        raise ValueError(f"{name} is {value!r}")
+    return value
 
 
 @contextmanager
@@ -79,6 +86,8 @@ def _named(path: Path) -> Iterator[None]:
 
 def _head(state: dict[str, Any], tensors: dict[str, Tensor]) -> Head:
     """The head, checked: each layer has all it needs, for as many classes, and finite."""
+    if not all(isinstance(name, str) for name in state["layers"]):
+        raise ValueError(f"layers are {state['layers']!r}")
     bias = tensors.pop("bias")
     fields = {
         field: {name: tensors.pop(f"{field}/{name}") for name in state["layers"]}
@@ -101,4 +110,6 @@ def _head(state: dict[str, Any], tensors: dict[str, Tensor]) -> Head:
             raise ValueError(f"{field} {name} of shape {tuple(value.shape)}, {len(bias)} classes")
         if value.dtype != torch.float64 or not value.isfinite().all():
             raise ValueError(f"{field} {name} not finite float64")
-    return Head(**fields, bias=bias, displacement=displacement, centred=bool(state["centred"]))
+    if any((value < 0).any() for value in fields["spread"].values()):
+        raise ValueError("a spread below 0")
+    return Head(**fields, bias=bias, displacement=displacement, centred=_flag(state, "centred"))

@@ -37,6 +37,16 @@ def test_gradients_of_the_callers_own_pass_still_flow(model):
     assert x.grad is not None
 
 
+def test_what_an_interrupted_context_left_behind_is_void_once_a_model_is_trained_again():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    interrupted = eval_mode(model)
+    interrupted.__enter__()  # never left, as by Ctrl-C in the midst of its end
+    model.train()
+    with eval_mode(model), eval_mode(model[0]):
+        assert not any(m.training for m in model.modules())
+    assert all(m.training for m in model.modules())
+
+
 def test_modes_come_back_one_by_one_also_after_an_error(model):
     model.train()
     model[2].eval()

@@ -4,6 +4,7 @@ import errno
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import BY_NAME, fit_quietly
@@ -11,7 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from captum_hrcam import HRCAM
-from captum_hrcam.cache import DataDigest, model_digest
+from captum_hrcam.cache import DataDigest, FeatureCache, model_digest
+from captum_hrcam.rows import RowFile
 
 CASE = BY_NAME["vgg2d"]
 N = 40
@@ -45,6 +47,10 @@ def fit(folder: Path, net: nn.Module | None = None, loader: object = None, **opt
     hrcam = HRCAM(net or model(), options.pop("layers", CASE.layers))
     loader = DataLoader(data(), batch_size=9) if loader is None else loader
     return fit_quietly(hrcam, loader, cache=folder, **options)
+
+
+def is_from_cache(hrcam: HRCAM) -> bool:
+    return any("of the same model" in choice for choice in hrcam.report.choices)
 
 
 @pytest.mark.parametrize("options", [{}, {"penalty": 0.1, "n_passes": 2}, {"targets": "model"}])
@@ -133,7 +139,7 @@ def test_an_interrupted_pass_leaves_nothing_to_trust(tmp_path):
 @pytest.mark.parametrize("damage", ["shorter rows", "broken note", "pickled note"])
 def test_a_damaged_cache_is_written_anew(tmp_path, damage):
     fit(tmp_path)
-    rows, note = tmp_path / "features-0-of-1.rows", tmp_path / "features-0-of-1.npz"
+    [rows], note = tmp_path.glob("features-0-of-1.*.rows"), tmp_path / "features-0-of-1.npz"
     if damage == "shorter rows":
         os.truncate(rows, rows.stat().st_size - 4)
     elif damage == "broken note":
@@ -161,7 +167,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path):
 def test_a_full_disk_keeps_the_old_head(tmp_path, monkeypatch):
     hrcam = fit_quietly(HRCAM(model(), CASE.layers), [data().tensors])
     head = hrcam.head
-    (tmp_path / "features-0-of-1.rows").symlink_to("/dev/full")
+    monkeypatch.setattr("captum_hrcam.cache.RowFile", lambda path: RowFile(Path("/dev/full")))
     x, y = (t.repeat(60, *[1] * (t.ndim - 1)) for t in data().tensors)
     with pytest.raises(OSError, match="cannot take more features") as told:
         hrcam.fit([(x, y)], solver="ridge", penalty=1.0, cache=tmp_path)
@@ -206,3 +212,49 @@ def test_a_model_with_more_state_than_tensors_is_read_again(tmp_path):
     for _ in range(2):
         hrcam = fit(tmp_path, net)
         assert not any(str(tmp_path) in choice for choice in hrcam.report.choices)
+
+
+def test_a_fit_beside_another_in_the_same_folder_keeps_its_own_features(tmp_path):
+    alone = fit_quietly(HRCAM(model(), CASE.layers), [data().tensors], solver="ridge")
+
+    def while_another_fits():
+        x, y = data().tensors
+        yield x[:20], y[:20]
+        fit(tmp_path, loader=[data(seed=1).tensors])  # begins later and ends sooner
+        yield x[20:], y[20:]
+
+    beside = fit(tmp_path, loader=while_another_fits())
+    again = fit(tmp_path)  # what lies there now is of one of the two, or nothing
+    for name, weight in alone.weights.items():
+        torch.testing.assert_close(beside.weights[name], weight, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(again.weights[name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_features_that_are_mapped_survive_a_later_fit(tmp_path):
+    cache = FeatureCache(tmp_path, {"model": "a"})
+    rows = cache.begin()
+    rows.add(torch.zeros(3), torch.arange(6.0).reshape(3, 2))
+    _, values = rows.rows()
+    cache.begin().add(torch.zeros(1), torch.zeros(1, 2))
+    assert values.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_buffer_that_is_not_saved_tells_models_apart():
+    net = nn.BatchNorm1d(2)
+    net.register_buffer("scale", torch.ones(1), persistent=False)
+    before = model_digest(net)
+    net.scale.mul_(2)
+    assert model_digest(net) != before
+
+
+def test_numpy_numbers_are_numbers(tmp_path):
+    fit(tmp_path, n_classes=np.int64(3), n_passes=np.int64(1))
+    assert is_from_cache(fit(tmp_path, n_classes=3, n_passes=1))
+
+
+def test_autocast_tells_features_apart(tmp_path):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fit(tmp_path)
+    assert not is_from_cache(fit(tmp_path))
+    assert is_from_cache(fit(tmp_path))

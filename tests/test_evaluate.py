@@ -467,14 +467,14 @@ REFUSED = {
     ),
     "mask size": (
         lambda: first(masks=torch.zeros(4, 16, 16)), {}, ValueError,
-        r"masks of shape \(4, 16, 16\) for inputs .*expected \(4, 32, 32\). Resize",
+        r"masks of shape \(4, 16, 16\) for inputs .*expected \(4, 32, 32\).* override mask",
     ),
     "item's mask size": (
         lambda: _Masks(mask=lambda i: torch.zeros(40, 32)), {}, ValueError, r"\(12, 40, 32\) for"
     ),
     "masks of two sizes": (
         lambda: _Masks(mask=lambda i: torch.zeros(32 + i, 32)), {}, ValueError,
-        "the masks of items 0 to 11 do not form a batch .*batch_size=1",
+        "the masks of items 0 to 11 do not form a batch .* override mask",
     ),
     "mask values": (
         lambda: first(masks=torch.full((4, 32, 32), 255)), {}, ValueError, "255.*mask > 0"

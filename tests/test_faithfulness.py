@@ -117,6 +117,24 @@ class TestCurves:
             np.testing.assert_allclose(curve(forward, x, maps, 0), expected)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_each_figure_is_its_images_own_whatever_the_batch(size):
+    model, (x, maps) = linear_model(size), batch(size)
+
+    def figures(x, maps):
+        return {
+            "deletion": deletion(model, x, maps, 1),
+            "road": road(model, x, maps, 1, noise=0.5),
+            "infidelity": infidelity(model, x, maps, 1, noise=0.5),
+            "sensitivity": sensitivity_max(lambda x, **_: x**2, x, 1, radius=0.5),
+        }
+
+    alone = [figures(x[i : i + 1], maps[i : i + 1]) for i in range(len(x))]
+    for name, together in figures(x, maps).items():
+        one_by_one = np.concatenate([each[name] for each in alone])
+        np.testing.assert_allclose(together, one_by_one, rtol=1e-4, atol=1e-7, err_msg=name)
+
+
 class TestHandMadeModel:
     def test_map_of_the_pixels_it_uses_beats_its_negative(self):
         model, x, maps = spot()
@@ -256,7 +274,7 @@ class TestCaptumMetrics:
         method, draw = Saliency(model), generator(4)
 
         def nearby(images):
-            return images + 0.05 * (2 * torch.rand(images.shape, generator=draw) - 1)
+            return images + 0.05 * (2 * torch.rand(images[:1].shape, generator=draw) - 1)
 
         def summed(images, target):
             images = images[0] if isinstance(images, tuple) else images

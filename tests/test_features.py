@@ -132,3 +132,17 @@ def test_a_sample_is_drawn_fairly_in_order_and_the_same_again(monkeypatch):
     assert found.mean().item() == pytest.approx(500, abs=60)  # four standard errors
     assert torch.equal(rows.sample(300).z, drawn.z)
     assert rows.sample(1000) is rows
+
+
+def test_a_rank_may_hold_nothing_out_or_all():
+    for held in (True, False):
+        collector = FeatureCollector()
+        collector.add(
+            torch.full((3,), held), torch.ones(3, 2), torch.zeros(3, 2), torch.eye(3), torch.eye(3)
+        )
+        rows = collector.rows()
+        empty = rows[rows.held != held]
+        assert [len(part) for part in empty.chunks()] == [0]
+        weight = torch.zeros(3, 2, dtype=torch.float64)
+        assert empty.scores(weight, weight[:, 0]).shape == (0, 3)
+        assert empty.layer_scores({"a": weight})["a"].shape == (0, 3)

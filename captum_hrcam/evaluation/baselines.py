@@ -70,15 +70,15 @@ def _last_layer_cam(
     for method in named:
         if module_of(method) is not module_of(named[0]):
             continue
-        layer = method.layer[-1] if isinstance(method.layer, (list, tuple)) else method.layer
         reshape = getattr(method, "reshape_transform", None)
-        try:
-            cam = CAM(method.forward_func, layer, reshape_transform=reshape)
-            cam.attribute(first, targets[:1])
-        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).split(". ")[0]
-        else:
-            cams.setdefault(next(iter(cam.layers)), cam)
+        for layer in method.layer if isinstance(method.layer, (list, tuple)) else [method.layer]:
+            try:
+                cam = CAM(method.forward_func, layer, reshape_transform=reshape)
+                cam.attribute(first, targets[:1])
+            except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+                reason = str(error).split(". ")[0]
+            else:
+                cams.setdefault(next(iter(cam.layers)), cam)
     return _last_to_run(cams, first) if cams else reason
 
 

@@ -14,6 +14,11 @@ from captum_hrcam.frozen_pass import to_device
 
 EXPECTED = "(inputs, target, mask) or (inputs, target, mask, kind)"
 ALL = "all"  # the kind of images of which none is known
+ONE_SIZE = "Give tensors of one size, in the data set's transform, or use batch_size=1."
+AS_IMAGES = (
+    "An image's transform is not applied to its mask: override mask(i) to resize and crop each as "
+    "its image (nearest neighbour)."
+)
 
 
 @dataclass(frozen=True)
@@ -100,9 +105,9 @@ def _read(
         images, labels = zip(*(_item(data, i) for i in index), strict=True)
         masks = [_mask(mask, i) for i in index] if mask else None
         yield (
-            _stacked(images, "images", index),
+            _stacked(images, "images", index, ONE_SIZE),
             list(labels),
-            None if masks is None else _stacked(masks, "masks", index),
+            None if masks is None else _stacked(masks, "masks", index, AS_IMAGES),
             [kind(i) for i in index] if kind else None,
         )
 
@@ -127,13 +132,13 @@ def _mask(mask: Callable[[int], Any], i: int) -> Any:
     return given
 
 
-def _stacked(items: Iterable[Any], what: str, index: range) -> Any:
+def _stacked(items: Iterable[Any], what: str, index: range, remedy: str) -> Any:
     try:
         return default_collate(list(items))
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"data: the {what} of items {index[0]} to {index[-1]} do not form a batch ({error}). "
-            "Give tensors of one size, in the data set's transform, or use batch_size=1."
+            f"{remedy}"
         ) from error
 
 
@@ -191,7 +196,7 @@ def _masks(mask: Any, images: Tensor) -> Tensor:
     if m.shape != (n, *space):
         raise ValueError(
             f"data: masks of shape {tuple(m.shape)} for inputs of shape {tuple(images.shape)}, "
-            f"expected {(n, *space)}. Resize and crop each mask as its image (nearest neighbour)."
+            f"expected {(n, *space)}. {AS_IMAGES}"
         )
     if not ((m == 0) | (m == 1)).all():
         raise ValueError(
@@ -204,11 +209,12 @@ def _masks(mask: Any, images: Tensor) -> Tensor:
 def _kinds(kind: Any, n: int) -> list[str]:
     if kind is None:
         return [ALL] * n
-    if not isinstance(kind, (tuple, list)) or [type(k) for k in kind] != [str] * n:
+    named = isinstance(kind, (tuple, list)) and all(isinstance(k, str) for k in kind)
+    if not named or len(kind) != n:
         raise ValueError(
             f"data: kinds are {_brief(kind)}, expected a list of {n} names, one for each image."
         )
-    return list(kind)
+    return [str(k) for k in kind]
 
 
 def _brief(x: object) -> str:

@@ -52,7 +52,8 @@ def evaluate(
             used: batches may be ``(inputs, target)``, and there are no figures of the whole set.
         faithfulness (dict): {name: f(inputs, maps, targets) -> (N,)}: figures that look at the
             model, not at masks; all on the model's device, targets (N,).
-        target (int): the class to explain in all images; by default each image's own label.
+        target (int): the class to explain in all images; by default each image's own label. A
+            model with one output has only 0.
         batch_size (int): of a data set; a loader has its own.
         baselines (bool): add rows for the centred Gaussian and, where no method is a CAM, for the
             CAM of the deepest layer that a method names. Warns where the model allows none, or the
@@ -127,10 +128,12 @@ class _Figures:
         self.kinds += batch.kinds
         for name, method in methods.items():  # one at a time: one method's maps in memory
             maps = compare({name: method}, batch.inputs, batch.targets)[name]
-            if not torch.isfinite(maps).all():
+            finite = torch.isfinite(maps.flatten(1)).all(1).cpu()
+            if not finite.all():
+                first = len(self.kinds) - len(maps) + int(finite.int().argmin())
                 raise ValueError(
-                    f"methods: {name!r} gave NaN or infinity for a batch, expected finite maps. "
-                    "Leave the method out, or repair the model or images that made them."
+                    f"methods: {name!r} gave NaN or infinity for image {first}, expected finite "
+                    "maps. Leave the method out, or repair the model or images that made them."
                 )
             if batch.masks is not None:
                 self._against_masks(name, maps.cpu().double(), batch.masks)

@@ -57,7 +57,7 @@ def infidelity(
             that methods of different scales compare. Class maps are no gradients: without this
             their scale alone decides. The factor may be negative, as Captum's: a map of the
             contrary has the same figure, which deletion and insertion tell apart.
-        seed (int): of the noise.
+        seed (int): of the noise, the same for all images.
 
     Returns:
         *ndarray*: (N,) float64, in squared logits.
@@ -82,7 +82,8 @@ def infidelity(
     generator = torch.Generator().manual_seed(seed)
 
     def gaussian(images: Tensor) -> tuple[Tensor, Tensor]:
-        drawn = torch.randn((len(images), 1, *images.shape[2:]), generator=generator)
+        # The same for all images, so that a figure is its image's, whatever batch it comes in.
+        drawn = torch.randn((1, 1, *images.shape[2:]), generator=generator)
         shift = (noise * drawn).to(images).expand_as(images)
         return shift, images - shift
 
@@ -124,7 +125,7 @@ def sensitivity_max(
         target (int, tuple, Tensor, or list): as for Captum's ``attribute``.
         radius (float): in the inputs' units.
         samples (int): x' per image; each costs one run of the method.
-        seed (int): of the draws.
+        seed (int): of the draws, the same for all images.
 
     Returns:
         *ndarray*: (N,) float64; not divided where A(x) is 0.
@@ -149,7 +150,8 @@ def sensitivity_max(
     generator = torch.Generator().manual_seed(seed)
 
     def nearby(images: Tensor) -> Tensor:
-        drawn = 2 * torch.rand(images.shape, generator=generator) - 1
+        # The same for all images, see above.
+        drawn = 2 * torch.rand(images[:1].shape, generator=generator) - 1
         return images + (radius * drawn).to(images)
 
     def explain(images: TensorOrTuple, target: TargetType = None) -> tuple[Tensor, ...]:

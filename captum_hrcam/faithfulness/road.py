@@ -58,8 +58,8 @@ def road(
             lowest: higher is better. "combined", (LeRF - MoRF) / 2: higher is better, 0 for a map
             that knows nothing.
         noise (float): its standard deviation, in the inputs' units; 0.01, the paper's, is meant
-            for images normalised to a deviation of about 1. The same noise serves all percentiles
-            and both orders.
+            for images normalised to a deviation of about 1. The same noise serves all images,
+            percentiles and both orders.
         seed (int): of the noise; the global random state is not touched.
 
     Returns:
@@ -115,18 +115,17 @@ class _Imputer:
     def __init__(self, inputs: Tensor, noise: float, seed: int) -> None:
         self.laplacian = _laplacian(tuple(inputs.shape[2:]))
         generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
-        self.noise = noise * drawn.numpy()
+        drawn = torch.randn(inputs.shape[1:], generator=generator, dtype=torch.float64)
+        self.noise = noise * drawn.flatten(1).numpy()  # (C, P)
 
     def __call__(self, inputs: Tensor, removed: Tensor) -> Tensor:
         """(N, C, *spatial) with the pixels of ``removed`` (N, 1, *spatial) imputed."""
         images = inputs.detach().cpu().double().flatten(2).numpy()
         masks = removed.cpu().flatten(1).numpy()
-        noise = self.noise.reshape(images.shape)
-        filled = [self._one(*image) for image in zip(images, masks, noise, strict=True)]
+        filled = [self._one(*image) for image in zip(images, masks, strict=True)]
         return torch.from_numpy(np.stack(filled)).reshape(inputs.shape).to(inputs)
 
-    def _one(self, image: Array, removed: Mask, noise: Array) -> Array:
+    def _one(self, image: Array, removed: Mask) -> Array:
         if not removed.any():
             return image
         rows = self.laplacian[removed]
@@ -137,7 +136,7 @@ class _Imputer:
         cg = require("scipy.sparse.linalg").cg
         filled = image.copy()
         for c, right in enumerate(known.T):
-            filled[c, removed] = cg(system, -right, rtol=1e-6)[0] + noise[c, removed]
+            filled[c, removed] = cg(system, -right, rtol=1e-6)[0] + self.noise[c, removed]
         return filled
 
 

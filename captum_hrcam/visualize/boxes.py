@@ -18,6 +18,7 @@ from captum_hrcam.visualize.panels import (
     wrap,
 )
 
+UPRIGHT = 1.3  # inches, a line of a method's name where names stand upright
 # As evaluate() names them.
 PAPER = [[f"{rate} {t}" for t in (0.3, 0.5, 0.8)] for rate in ("sensitivity", "specificity")]
 
@@ -66,9 +67,12 @@ def boxes_figure(
 
     columns = max(map(len, grid))
     width = min(WIDTH, 0.5 + 3.0 * columns)
-    slot = (width / columns - 0.35) / len(methods)
-    tilted = any(len(word) > letters(slot, TEXT) for m in methods for word in m.split())
-    height = 1.75 * len(grid) + (0.6 if tilted else 0.3)
+    inches = width / columns - 0.35  # of a panel
+    slot = inches / len(methods)
+    upright = any(len(word) > letters(slot, TEXT) for m in methods for word in m.split())
+    named = [wrap(m, UPRIGHT if upright else slot, TEXT) for m in methods]
+    lines = max(name.count("\n") + 1 for name in named)
+    height = 1.75 * len(grid) + (UPRIGHT if upright else 0.2 + 0.1 * lines)
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(len(grid), columns, squeeze=False)
     for line, row in zip(axes, grid, strict=True):
@@ -77,7 +81,8 @@ def boxes_figure(
             _share(line[: len(row)])
         for ax, name, panel in zip(line, row, samples, strict=False):
             _draw_boxes(ax, panel, methods)
-            ax.set_title((labels or {}).get(name, name), fontsize=TITLE, pad=3)
+            title = wrap((labels or {}).get(name, name), inches, TITLE)
+            ax.set_title(title, fontsize=TITLE, pad=3)
             ax.set_xticklabels([])
         for i, ax in enumerate(line[len(row) :]):
             ax.set_axis_off()
@@ -85,7 +90,10 @@ def boxes_figure(
                 handles, names = line[0].get_legend_handles_labels()
                 ax.legend(handles, names, fontsize=TEXT, loc="center left", frameon=False)
     for ax in axes[-1, : len(grid[-1])]:
-        _name_methods(ax, methods if tilted else [wrap(m, slot, TEXT) for m in methods], tilted)
+        ax.set_xticklabels(named)
+        if upright:
+            for label in ax.get_xticklabels():
+                label.set(rotation=90, ha="right", va="center", rotation_mode="anchor")
     return figure, axes
 
 
@@ -181,10 +189,3 @@ def _draw_boxes(ax: Axes, samples: Sequence[Array], methods: Sequence[str]) -> N
     ax.set_axisbelow(True)
     ax.tick_params(axis="y", labelsize=TEXT, length=2)
     ax.tick_params(axis="x", labelsize=TEXT, length=0, pad=12)
-
-
-def _name_methods(ax: Axes, names: Sequence[str], tilted: bool) -> None:
-    ax.set_xticklabels(names)
-    if tilted:
-        for label in ax.get_xticklabels():
-            label.set(rotation=35, ha="right", rotation_mode="anchor")

@@ -22,6 +22,7 @@ from captum_hrcam.visualize.panels import (
     outline,
     planes,
     to_pictures,
+    wrap,
 )
 
 NO_OUTLIER = 1e-9  # percent; of 0 Captum's sum may round above all there is
@@ -86,9 +87,10 @@ def comparison_figure(
 
     below = 0.45 if colorbar else 0.0
     figure, axes = image_grid(pictures, titles or ["image", *columns], captions, below=below)
+    panel = figure.get_figwidth() / axes.shape[1]
     for i, (row, picture) in enumerate(zip(axes, pictures, strict=True)):
         for ax, column in zip(row[1:], columns.values(), strict=True):
-            _draw_map(figure, ax, column[i], picture, sign, outlier_perc)
+            _draw_map(figure, ax, column[i], picture, sign, outlier_perc, panel)
         outline(row, edges[i], signed=sign == "all")
     if colorbar:
         _draw_colorbar(figure, axes, sign)
@@ -96,15 +98,17 @@ def comparison_figure(
 
 
 def _draw_map(
-    figure: Figure, ax: Axes, a: Array, picture: Array, sign: str, outlier_perc: float
+    figure: Figure, ax: Axes, a: Array, picture: Array, sign: str, outlier_perc: float, panel: float
 ) -> None:
-    """One map over its image; Captum refuses a map without the wanted sign, so it is shown bare."""
+    """One map over its image, ``panel`` inches wide; Captum refuses a map without the wanted sign,
+    so it is shown bare."""
     wanted = {"positive": a.max(), "negative": -a.min()}.get(sign, np.abs(a).max())
     if wanted <= 0:
         kind = sign if sign in ("positive", "negative") else "non-zero"
         ax.imshow(picture.mean(2), cmap="gray", vmin=0, vmax=1)
-        said = ax.text(0.5, 0.04, f"no {kind} part", transform=ax.transAxes, color="w", size=TEXT)
-        said.set(ha="center", path_effects=cased("k", 1.5))
+        words = wrap(f"no {kind} part", panel, TEXT)
+        said = ax.text(0.5, 0.04, words, transform=ax.transAxes, color="w", size=TEXT)
+        said.set(ha="center", path_effects=cased("k", 1.5), in_layout=False)
         return
     visualization.visualize_image_attr(
         (a / wanted)[..., None],  # Captum warns of maps whose values are small in themselves

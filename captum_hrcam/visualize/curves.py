@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from captum_hrcam.visualize.panels import COLORS, TEXT, WIDTH, Array, to_numpy
+from captum_hrcam.visualize.panels import COLORS, TEXT, WIDTH, Array, to_numpy, wrap
 
 STYLES = ("-", "--", "-.", ":")
 Curve = tuple[Any, Any]
@@ -57,7 +57,8 @@ def roc_figure(
             x, y = _from(start, fpr, tpr) if start else (fpr, tpr)
             style = STYLES[(i + i // len(COLORS)) % len(STYLES)]
             color = COLORS[i % len(COLORS)]
-            ax.plot(x, y, style, color=color, linewidth=1.4, label=f"{name} ({area:.3f})")
+            label = wrap(f"{name} ({area:.3f})", WIDTH / 4, TEXT)
+            ax.plot(x, y, style, color=color, linewidth=1.4, label=label)
         grey = np.geomspace(start, 1, 200) if start else np.array([0.0, 1.0])
         ax.plot(grey, grey, color="0.6", linewidth=0.8, zorder=0, label="chance (0.500)")
         ax.set(xlim=(start, 1), ylim=(0, 1.01), xscale="log" if start else "linear")

@@ -35,9 +35,11 @@ def image_grid(
 ) -> tuple[Figure, Array]:
     """Axes (N, columns) without ticks, images in the first; inches for colour bars kept free."""
     one_for_each("captions", captions, len(pictures), "images")
-    left = 0.0 if captions is None else 0.15 * max(c.count("\n") + 1 for c in captions)
-    panel = min(max((WIDTH - left - right) / len(titles), NARROWEST), WIDEST)
-    height = panel * pictures[0].shape[0] / pictures[0].shape[1]
+    rows_per_column = pictures[0].shape[0] / pictures[0].shape[1]
+    captions = [wrap(c, _panel(len(titles), right) * rows_per_column, TEXT) for c in captions or ()]
+    left = 0.15 * max((c.count("\n") + 1 for c in captions), default=0)
+    panel = _panel(len(titles), left + right)
+    height = panel * rows_per_column
     points = TITLE if panel > 1 else TEXT
     titles = [wrap(title, panel, points) for title in titles]
     above = 0.14 * max(title.count("\n") + 1 for title in titles)
@@ -49,10 +51,15 @@ def image_grid(
     for ax, picture in zip(axes[:, 0], pictures, strict=True):
         ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
     for ax, title in zip(axes[0], titles, strict=True):
-        ax.set_title(title, fontsize=points, pad=3)
-    for ax, caption in zip(axes[:, 0], captions or (), strict=False):
-        ax.set_ylabel(caption, fontsize=TEXT, labelpad=3)
+        ax.set_title(title, fontsize=points, pad=3, parse_math=False)
+    for ax, caption in zip(axes[:, 0], captions, strict=False):
+        ax.set_ylabel(caption, fontsize=TEXT, labelpad=3, parse_math=False)
     return figure, axes
+
+
+def _panel(columns: int, beside: float) -> float:
+    """The width of an image in inches, where so many are kept free beside them."""
+    return min(max((WIDTH - beside) / columns, NARROWEST), WIDEST)
 
 
 def outline(row: Array, mask: Array, *, signed: bool) -> None:

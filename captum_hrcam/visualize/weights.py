@@ -15,6 +15,7 @@ from captum_hrcam.visualize.panels import (
     ImageLike,
     array,
     one_for_each,
+    wrap,
 )
 
 PANELS = 8  # classes in one figure
@@ -64,13 +65,13 @@ def weights_figure(
     columns = min(len(shown), 4 if len(shown) != 6 else 3)
     rows = -(-len(shown) // columns)
     height = 0.22 * len(scaled) + 0.35
-    figure = Figure(
-        figsize=(min(WIDTH, 1.2 + 2.4 * columns), height * rows + 0.35), layout="constrained"
-    )
+    width = min(WIDTH, 1.2 + 2.4 * columns)
+    figure = Figure(figsize=(width, height * rows + 0.35), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for i, (ax, c) in enumerate(zip(axes, shown, strict=False)):
         _draw_weights(ax, {name: w[c] for name, w in scaled.items()})
-        ax.set_title(classes[c] if classes is not None else f"class {c}", fontsize=TITLE, pad=3)
+        title = classes[c] if classes is not None else f"class {c}"
+        ax.set_title(wrap(title, (width - 1.2) / columns, TITLE), fontsize=TITLE, pad=3)
         if i + columns >= len(shown):  # none below
             ax.set_xlabel("weight" if scale is None else "weight \u00d7 deviation", fontsize=TEXT)
             ax.tick_params(labelbottom=True)
