@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 ReshapeTransform = Callable[[Tensor], Tensor]
+Read = Callable[[str, Tensor], None]  # gets a layer's name and its feature maps (N, C, *spatial)
 Hook = Callable[..., None]
 
 _LOCK = threading.RLock()  # over _LENT, and over torch's hook numbers, which it counts without one
@@ -91,7 +92,7 @@ def autocast_dtype(device: torch.device | None) -> str | None:
 @contextmanager
 def read_feature_maps(
     layers: Mapping[str, nn.Module],
-    read: Callable[[str, Tensor], None],
+    read: Read,
     *,
     from_input: bool = False,
     reshape_transform: ReshapeTransform | None = None,

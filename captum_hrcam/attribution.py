@@ -16,6 +16,7 @@ from captum_hrcam._captum import (
     target_classes,
 )
 from captum_hrcam.activations import (
+    Read,
     ReshapeTransform,
     eval_mode,
     gap,
@@ -129,8 +130,12 @@ class HeadAttribution(LayerAttribution):
 
         Raises:
             AssertionError: Captum's, for a target out of range or missing.
-            RuntimeError: not fitted; a layer did not run or ran twice.
-            ValueError: another number of channels than the head's; an unknown option.
+            RuntimeError: not fitted; a layer did not run or ran twice; a function around a model
+                that is in training mode.
+            TypeError: a layer gave something else than one tensor.
+            ValueError: another number of channels than the head's; an unknown option; inputs of
+                another device, or without space for a map; a fusion that the head has no
+                statistics for, as CAM's.
         """
         fuse = Fusion(fusion, interpolate_mode, evidence_threshold)
         is_tuple, maps, sizes, spreads = self._fusable(
@@ -163,8 +168,8 @@ class HeadAttribution(LayerAttribution):
             where ``inputs`` is a tuple).
 
         Raises:
-            AssertionError, RuntimeError, ValueError: as :meth:`attribute`; "agreement" is no sum
-                over layers and is refused.
+            AssertionError, RuntimeError, TypeError, ValueError: as :meth:`attribute`; "agreement"
+                is no sum over layers and is refused.
         """
         fuse = Fusion(fusion, interpolate_mode, evidence_threshold)
         if fuse.name == "agreement":
@@ -198,14 +203,12 @@ class HeadAttribution(LayerAttribution):
             *Tensor* or *tuple[Tensor, ...]*: (N, K, \*spatial) for each input.
 
         Raises:
-            RuntimeError, ValueError: as :meth:`attribute`.
+            RuntimeError, TypeError, ValueError: as :meth:`attribute`.
         """
         fuse = Fusion(fusion, interpolate_mode, evidence_threshold)
-        is_tuple, inputs, args = as_tuples(inputs, additional_forward_args)
-        sizes = fuse.sizes(inputs)
-        head = self.head
-        maps = self._native_maps(head, inputs, args, None, fuse)
-        spreads = self._spreads(head, None, fuse)
+        is_tuple, maps, sizes, spreads = self._fusable(
+            inputs, None, additional_forward_args, fuse, every_class=True
+        )
         return format_output(is_tuple, tuple(fuse(maps.values(), size, spreads) for size in sizes))
 
     def native_maps(
@@ -231,7 +234,7 @@ class HeadAttribution(LayerAttribution):
             and added up they are :meth:`attribute`'s map.
 
         Raises:
-            AssertionError, RuntimeError, ValueError: as :meth:`attribute`.
+            AssertionError, RuntimeError, TypeError, ValueError: as :meth:`attribute`.
         """
         fuse = Fusion(fusion, None, evidence_threshold)
         head = self.head
@@ -253,7 +256,7 @@ class HeadAttribution(LayerAttribution):
             *Tensor*: (N, K) logits (real values for ``loss="mse"``).
 
         Raises:
-            RuntimeError, ValueError: as :meth:`attribute`.
+            RuntimeError, TypeError, ValueError: as :meth:`attribute`.
         """
         head = self.head
         _, inputs, args = as_tuples(inputs, additional_forward_args)
@@ -274,21 +277,21 @@ class HeadAttribution(LayerAttribution):
         target: TargetType,
         additional_forward_args: object,
         fuse: Fusion,
+        *,
+        every_class: bool = False,
     ) -> tuple[bool, dict[str, Tensor], list[tuple[int, ...]], list[Tensor]]:
-        """(inputs came as a tuple, native maps of the target, the sizes they are to have, the
-        spreads of the layers' maps)."""
+        """(inputs came as a tuple, native maps of the target or of every class, the sizes they are
+        to have, the layers' spreads where the fusion weighs by them)."""
         head = self.head
         is_tuple, inputs, args = as_tuples(inputs, additional_forward_args)
         sizes = fuse.sizes(inputs)
-        classes = target_classes(target, len(inputs[0]), head.n_outputs)
+        classes = None
+        if not every_class:
+            classes = target_classes(target, len(inputs[0]), head.n_outputs)
         maps = self._native_maps(head, inputs, args, classes, fuse)
-        return is_tuple, maps, sizes, self._spreads(head, classes, fuse)
-
-    def _spreads(self, head: Head, classes: Tensor | None, fuse: Fusion) -> list[Tensor]:
-        """Of each layer's map, where the fusion weighs layers by them."""
-        if fuse.name != "agreement":
-            return []
-        return [for_classes(head.spread[name], classes) for name in self.layers]
+        weighed = self.layers if fuse.name == "agreement" else ()
+        spreads = [for_classes(head.spread[name], classes) for name in weighed]
+        return is_tuple, maps, sizes, spreads
 
     @torch.no_grad()
     def _native_maps(
@@ -335,13 +338,13 @@ class HeadAttribution(LayerAttribution):
         self,
         inputs: tuple[Tensor, ...],
         args: tuple[Any, ...],
-        read: Callable[[str, Tensor], None],
+        read: Read,
     ) -> Any:
         """One forward pass in eval mode, each layer's feature maps read by the way."""
         model = module_behind(self.forward_func)
         if model is None:
             in_eval_mode(self.layers)
-        modules = [*self.layers.values()] if model is None else [model, *self.layers.values()]
+        modules = list(self.layers.values()) if model is None else [model]  # which has the layers
         on_device("inputs", inputs, model)
         with (
             eval_mode(*modules),

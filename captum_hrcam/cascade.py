@@ -13,10 +13,11 @@ Then every layer is solved once more towards the fused map of each image's own c
 mean of what the layers say, now with the covariance of its channels:
 W_l = (S + diag S)^-1 Cov(f_l, map). Last, in the sum each layer's map counts by its correlation
 with what all deeper layers say times its place from the deepest, or by the root or the square of
-this (see ``fitting``); in the harmonic mean by the root of its place. A fine layer that the deeper
-ones do not confirm is heard less; with ``leaves_out`` one that they hardly confirm, as in textures,
-not at all (see ``grain``), and of the others the finer ones do not count for more. Neither masks
-nor gradients are involved. What was tried on the way is in the documentation, "Choosing the head".
+this (see ``layer_counts``); in the harmonic mean by the root of its place. A fine layer that the
+deeper ones do not confirm is heard less; with ``leaves_out`` one that they hardly confirm, as in
+textures, not at all (see ``grain``), and of the others the finer ones do not count for more.
+Neither masks nor gradients are involved. What was tried on the
+way is in the documentation, "Choosing the head".
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -27,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_hrcam.activations import full_precision
+from captum_hrcam.activations import Read, full_precision
 from captum_hrcam.cells import CellMoments, Covariances, MapMoments, pool, solve, unit
 from captum_hrcam.fusion import agree, contract, upsample
 from captum_hrcam.grain import without_grain
@@ -37,7 +38,6 @@ IMAGES = 160  # a thousand instead of 200 changed no figure by more than .02
 BATCH = 16
 LEAST = 0.01  # of a correlation: a layer that is not confirmed fades, its map stays to be seen
 
-Read = Callable[[str, Tensor], None]
 Pairs = tuple[Tensor, ...]
 
 

@@ -24,8 +24,14 @@ def is_number(value: object) -> TypeGuard[float]:
 
 def positive(argument: str, value: float) -> None:
     """Refuse anything but a finite number above 0."""
-    if not is_number(value) or not 0 < value < 1e300:
+    if not is_number(value) or not 0 < value < math.inf:
         raise ValueError(f"{argument}: got {value!r}, expected a finite number above 0.")
+
+
+def not_negative(argument: str, value: float) -> None:
+    """Refuse anything but a finite number of at least 0."""
+    if not is_number(value) or not 0 <= value < math.inf:
+        raise ValueError(f"{argument}: got {value!r}, expected a finite number >= 0.")
 
 
 def whole(argument: str, value: int, least: int) -> None:

@@ -18,20 +18,27 @@ from torch import Tensor
 
 from captum_hrcam import group
 from captum_hrcam.labels import PRESENT, model_targets
-from captum_hrcam.perturbation import deletion_curve, insertion_curve
+from captum_hrcam.perturbation import Score, deletion_curve, insertion_curve
 
 IMAGES = 24
 BATCH = 8
 TRIFLE = 0.01  # of a probability: an image where so little changes says nothing of its map
 FEW = 4  # images that say something are needed
 ENOUGH = 0.5  # of the support, which is 1.00 for the CNNs of the benchmark
-CURVES = (insertion_curve, deletion_curve)
-OPPOSITE = (deletion_curve, partial(deletion_curve, fractions=(0.0,)))
 GOOD = torch.tensor([1.0, -1.0])  # more of the one is better, of the other less
 
 Inputs: TypeAlias = tuple[Tensor, ...]
 Attribute: TypeAlias = Callable[[Inputs, Tensor], Tensor]
 Curve: TypeAlias = Callable[..., Tensor]
+
+
+def unchanged(score: Score, images: Tensor, maps: Tensor) -> Tensor:
+    """The score of the images as they are, (N, 1), beside the two curves."""
+    return score(images)[:, None]
+
+
+CURVES = (insertion_curve, deletion_curve)
+OPPOSITE = (deletion_curve, unchanged)  # of the negated map: what it marks least goes first
 
 
 @dataclass
@@ -87,10 +94,12 @@ class Trial:
         """
         names = list(candidates)
         image, label = self._present()
-        n = group.count(len(image))
+        n, k = group.count(len(image)), self.y.shape[1]
         if n == 0:
             return Verdict(names[0], f"{names[0]}: no held-out image has a class to judge by")
-        if self.outputs(tuple(x[:1] for x in self.images)).shape[1] != self.y.shape[1]:
+        # A rank may have none of the images.
+        mute = len(self.y) > 0 and self.outputs(tuple(x[:1] for x in self.images)).shape[1] != k
+        if group.count(int(mute)):
             return Verdict(names[0], f"{names[0]}: the model gives no score of each class")
         maps = {name: self._maps(attribute, image, label) for name, attribute in candidates.items()}
         found = {name: group.gather(self._tests(m, image, label)) for name, m in maps.items()}

@@ -141,9 +141,10 @@ class FeatureCollector:
             outputs: the model's (B, K').
         """
         for is_held, rows in ((False, ~held), (True, held)):
-            known = self.by_part.setdefault(is_held, Moments.zeros(z.shape[1], y.shape[1]))
+            if is_held not in self.by_part:
+                self.by_part[is_held] = Moments.zeros(z.shape[1], y.shape[1])
             if rows.any():
-                self.by_part[is_held] = known + Moments.of(z[rows], y[rows], within[rows])
+                self.by_part[is_held] += Moments.of(z[rows], y[rows], within[rows])
         self.kept.add(held, z, y, outputs)
 
     @property

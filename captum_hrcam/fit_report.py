@@ -1,6 +1,6 @@
 """What a fit found: a head's report, and how the head came about."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
@@ -73,14 +73,14 @@ class FitReport(HeadReport):
     penalty: float | None
     penalty_path: list[tuple[float, float, float]]
     choices: list[str]
-    support: float | None
-    change: float | None
+    support: float | None = None
+    change: float | None = None
     seconds_pass: float
     seconds_solve: float
     extra_forwards: int
     contrast: Tensor | None
     displacement: dict[str, Tensor]
-    framing: list[Seen]
+    framing: list[Seen] = field(default_factory=list)
     seconds_beside: float
 
     _of_few: ClassVar[str] = "what its map shows may be these images' alone."

@@ -1,7 +1,7 @@
 """From pooled features to a head: choose, solve, balance layers, calibrate, fold, report."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 
 from captum_hrcam import group, solvers
-from captum_hrcam.agreement import accuracy, agreement_figures, layer_shares
+from captum_hrcam.agreement import agreement_figures, layer_shares
 from captum_hrcam.cascade import Cascade
 from captum_hrcam.features import MAX_SAMPLE, FeatureCollector, Features
 from captum_hrcam.head import Head, centre, fold, split_layers
 from captum_hrcam.labels import check_classes, loss_per_sample
+from captum_hrcam.layer_counts import cascade_weight
 from captum_hrcam.moments import Moments
 from captum_hrcam.recipe import Recipe
-
-TOLERANCE = 0.02  # of the accuracy that each step to a sharper map may cost
-POWERS = {"by its root": 0.5, "as it is": 1.0, "squared": 2.0}  # of how a cascade's layers count
 
 
 @dataclass
@@ -75,7 +73,9 @@ def fit_head(
     chosen = _choose(recipe, part, part_moments, held, channels)
     if local is not None:
         if recipe.solver == "cascade":
-            chosen.weight, why = _cascade(local, part, part_moments, held, channels, recipe.loss)
+            chosen.weight, why = cascade_weight(
+                local, part, part_moments, held, channels, recipe.loss
+            )
             chosen.why.insert(0, why)
         chosen.left_out = [name for name in channels if name not in local.counts]
         chosen.why = local.why + chosen.why
@@ -93,24 +93,16 @@ def fit_head(
     scores, y, outputs = map(
         group.gather, (held.scores(held_weight, held_bias), held.y, held.outputs)
     )
-    path = chosen.path
-    figures = {
-        "n": moments.n,
-        "channels": channels,
-        "shares": layer_shares(_layer_scores(sample, head.weights)),
+    path, layers = chosen.path, _layer_scores(sample, head.weights)
+    figures = _figures(moments, channels, layers, scores, y, outputs, recipe.loss)
+    figures |= {
+        "figures_from": f"{len(y)} {'held-out' if val is None else 'validation'} images",
         "solver": recipe.solver,
         "balance_layers": chosen.recipe.balance_layers,
         "penalty": float(chosen.recipe.penalty) if recipe.solver == "ridge" else None,
         "penalty_path": path.rows() if path else [],
         "choices": chosen.why,
-        "support": None,
-        "change": None,
-        "framing": [],
-        "class_counts": _class_counts(moments, recipe.loss),
-        "figures_from": f"{len(y)} {'held-out' if val is None else 'validation'} images",
-        "n_figures": len(y),
         "seconds_solve": time.perf_counter() - begin,
-        **agreement_figures(scores, y, outputs, recipe.loss),
     }
     return Fitted(head, trial, figures)
 
@@ -123,19 +115,37 @@ def check_head(
     layers = _layer_scores(rows, head.weights)
     scores = torch.stack(list(layers.values())).sum(0) + head.bias
     y, outputs = group.gather(rows.y), group.gather(rows.outputs)
+    figures_from = f"{len(y)} of them" if len(y) < moments.n else "all of them"
+    figures = _figures(moments, channels, layers, scores, y, outputs, loss)
+    return figures | {"figures_from": figures_from}
+
+
+def _figures(
+    moments: Moments,
+    channels: Mapping[str, int],
+    layers: dict[str, Tensor],
+    scores: Tensor,
+    y: Tensor,
+    outputs: Tensor,
+    loss: str,
+) -> dict[str, Any]:
+    """What every ``HeadReport`` says: the data, the layers' shares, head and model.
+
+    Args:
+        moments: of all images.
+        channels: layer name -> C_l.
+        layers: layer name -> (n, K), its part of the score.
+        scores, y, outputs: (m, K), (m, K) and (m, K') of the images that are judged.
+        loss: see ``labels.LOSSES``.
+    """
     return {
         "n": moments.n,
-        "class_counts": _class_counts(moments, loss),
+        "class_counts": None if loss == "mse" else moments.mean_y * moments.n,
         "channels": dict(channels),
         "shares": layer_shares(layers),
-        "figures_from": f"{len(y)} of them" if len(y) < moments.n else "all of them",
         "n_figures": len(y),
         **agreement_figures(scores, y, outputs, loss),
     }
-
-
-def _class_counts(moments: Moments, loss: str) -> Tensor | None:
-    return None if loss == "mse" else moments.mean_y * moments.n
 
 
 def _unit(part: Features, loss: str) -> Tensor:
@@ -194,7 +204,7 @@ def _solve(
     if chosen.weight is not None:
         bias = -chosen.weight @ moments.mean_z
         # Its classes are learned apart from each other, so each has a scale of its own.
-        return _calibrated(chosen.weight, bias, sample, recipe.loss, per_class=True)
+        return solvers.calibrated(chosen.weight, bias, sample, recipe.loss, per_class=True)
     scale = moments.scale if recipe.standardize else torch.ones_like(moments.scale)
     if recipe.solver == "pattern":
         weight = solvers.pattern(moments) * (scale / moments.scale) / unit[:, None]
@@ -211,7 +221,7 @@ def _solve(
     weight, bias = fold(weight * factors * unit[:, None], zero, moments.mean_z, scale)
     if recipe.loss == "cross_entropy":
         weight, bias = centre(weight, bias)
-    return _calibrated(weight, bias, sample, recipe.loss)
+    return solvers.calibrated(weight, bias, sample, recipe.loss)
 
 
 def _ridge(recipe: Recipe, rows: Features, moments: Moments, unit: Tensor) -> Tensor:
@@ -229,62 +239,6 @@ def _ridge(recipe: Recipe, rows: Features, moments: Moments, unit: Tensor) -> Te
         recipe.loss,
         [float(recipe.penalty)],
     )[0]
-
-
-def _calibrated(
-    weight: Tensor, bias: Tensor, sample: Features, loss: str, per_class: bool = False
-) -> tuple[Tensor, Tensor]:
-    scores, y = group.gather(sample.scores(weight, bias)), group.gather(sample.y)
-    a, d = solvers.rescale(scores, y, loss, per_class=per_class)
-    return weight * a[:, None], bias * a + d
-
-
-def _cascade(
-    local: Cascade,
-    part: Features,
-    moments: Moments,
-    held: Features,
-    channels: dict[str, int],
-    loss: str,
-) -> tuple[Tensor, str]:
-    """(K, N) of all layers, from the pattern of the last, and how they count: see ``_steepest``."""
-    pattern = split_layers(solvers.pattern(moments) / moments.scale, channels)
-    means = {name: m[0] for name, m in split_layers(moments.mean_z[None], channels).items()}
-    names = list(local.resolutions)
-    weights = local.fit(pattern[names[-1]], {name: means[name] for name in names})
-    none = {name: torch.zeros_like(rows) for name, rows in pattern.items()}
-    is_texture = len(local.counts) < len(names)
-    tried: dict[str, tuple[Tensor, float, float]] = {}
-    for name, power in list(POWERS.items())[: 2 if is_texture else 3]:
-        counted = {layer: weights[layer] * count**power for layer, count in local.counts.items()}
-        weight = torch.cat(list((none | counted).values()), 1)
-        calibrated = _calibrated(weight, -weight @ moments.mean_z, part, loss, per_class=True)
-        scores, y = group.gather(held.scores(*calibrated)), group.gather(held.y)
-        tried[name] = weight, accuracy(scores, y, loss), local.likeness(power)
-    found, right, like = zip(*tried.values(), strict=True)
-    best = _steepest(right, like)
-    told = ", ".join(f"{name} {r:.3f}, {c:.3f}" for name, (_, r, c) in tried.items())
-    by = "confirmation" if is_texture else "confirmation times place"
-    return found[best], (
-        f"layers count by {by}, {list(tried)[best]}; held-out accuracy "
-        f"({TOLERANCE} less is let pass) and correlation with what layers agree on: {told}"
-    )
-
-
-def _steepest(right: Sequence[float], like: Sequence[float]) -> int:
-    """Which of ``POWERS`` layers count by: steps are taken from the first while the data let them.
-
-    The root is nearer to the model, as what fine layers say of all tissue blurs the score; each
-    step draws the sharper map, and is taken where held-out accuracy does not fall by more than the
-    tolerance. The last is for objects that the finest layers see whole: where the sum gets more
-    like the fused map, which is high only where all layers are.
-    """
-    best = 0
-    for step in range(1, len(right)):
-        if right[step] < right[best] - TOLERANCE or (step == 2 and like[2] <= like[1]):
-            break
-        best = step
-    return best
 
 
 def _head(

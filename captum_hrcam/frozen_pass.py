@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from captum_hrcam import group
-from captum_hrcam.activations import gap, plain, spatial_variance
+from captum_hrcam.activations import Read, gap, plain, spatial_variance
 from captum_hrcam.cache import DataDigest
 from captum_hrcam.checks import no_channels_last, one_row_per_image, same_shape, shallow_to_deep
 from captum_hrcam.features import FeatureCollector, Sample, held_out
 from captum_hrcam.labels import model_targets, n_label_columns, target_rows
 from captum_hrcam.tracing import holds_channels_last
 
-Read = Callable[[str, Tensor], None]
 Forward = Callable[[tuple[Tensor, ...], tuple[Any, ...], Read], Any]
 
 
@@ -88,7 +87,7 @@ class FrozenPass:
             keep(images, ~is_held, inputs, y)
             keep(held, is_held, inputs, y)
 
-    def compare(
+    def fingerprint(
         self,
         data: Iterable[Any],
         argument: str,
@@ -97,9 +96,13 @@ class FrozenPass:
         *,
         progress: str | None = None,
     ) -> None:
-        """Read all of ``data`` without the model, to know whether it was read before.
+        """Read all of ``data`` into ``digest`` without the model, to know if it was read before.
 
-        ``images`` receives inputs and labels as they came; none for ``targets="model"``.
+        Args:
+            data, argument, progress: as for ``read``.
+            digest: receives inputs and labels.
+            images: receives inputs and labels as they came, but not of images that are held out;
+                labels without columns for ``targets="model"``.
         """
         for inputs, labels, places, _ in self._batches(data, argument, progress):
             digest.add(inputs, labels)

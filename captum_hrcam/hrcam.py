@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_hrcam import group, storage
-from captum_hrcam.activations import ReshapeTransform, autocast_dtype, full_precision
+from captum_hrcam.activations import Read, ReshapeTransform, autocast_dtype, full_precision
 from captum_hrcam.attribution import HeadAttribution, LayerLike
 from captum_hrcam.cache import NEVER, FeatureCache, model_digest
 from captum_hrcam.cascade import Cascade
@@ -19,7 +19,7 @@ from captum_hrcam.checks import batches, one_of, same_channels, whole
 from captum_hrcam.features import FeatureCollector
 from captum_hrcam.fit_report import FitReport
 from captum_hrcam.fitting import Fitted, check_head, fit_head
-from captum_hrcam.frozen_pass import FrozenPass, Read, device_of
+from captum_hrcam.frozen_pass import FrozenPass, device_of
 from captum_hrcam.head import Head
 from captum_hrcam.labels import LOSSES
 from captum_hrcam.reading import Reading
@@ -175,7 +175,8 @@ class HRCAM(HeadAttribution):
         Raises:
             ValueError: an unknown option, an empty loader, labels or features out of range.
             TypeError: data that are no batches; a batch or label of the wrong type.
-            RuntimeError: a layer did not run, or ran more than once.
+            RuntimeError: a layer did not run, or ran more than once; another rank failed.
+            OSError: ``cache`` cannot be written, or the disk is full.
 
         A failed fit leaves the earlier head.
         """

@@ -100,7 +100,7 @@ class Reading:
         digest, images = DataDigest(), Sample(self.few.images.size)
         for i in range(self.n_passes):
             progress = self._progress("comparison", i)
-            self.frozen.compare(data, "train_data", digest, images, progress=progress)
+            self.frozen.fingerprint(data, "train_data", digest, images, progress=progress)
         if digest.value() != candidate["about"]["data"]:
             return None
         self.few.images = self._with_targets(images, candidate)

@@ -1,7 +1,8 @@
-"""Heads from pooled features: pattern, ridge, and the paper's Adam; all convex but small.
+"""Heads from pooled features: pattern, ridge, and the paper's Adam; calibration and layer balance.
 
-Every solver returns weights (K, N) on *standardised* features; `rescale` then turns their scores
-into calibrated ones, s -> a s + d, which keeps maps complete.
+``pattern`` and ``ridge`` return weights (K, N) on *standardised* features; ``rescale`` then turns
+their scores into calibrated ones, s -> a s + d, which keeps maps complete. ``adam`` returns weights
+and bias on raw features, which are used as they are.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -80,6 +81,15 @@ def rescale(
     if per_class:
         a = a.clamp(min=a.max().item() / 100)
     return a, d.detach() - a * mean
+
+
+def calibrated(
+    weight: Tensor, bias: Tensor, sample: Features, loss: str, per_class: bool = False
+) -> tuple[Tensor, Tensor]:
+    """W (K, N) and b (K,) with scores rescaled to the sample's targets; of all ranks."""
+    scores, y = group.gather(sample.scores(weight, bias)), group.gather(sample.y)
+    a, d = rescale(scores, y, loss, per_class=per_class)
+    return weight * a[:, None], bias * a + d
 
 
 @dataclass

@@ -43,14 +43,12 @@ class Call:
 
     @property
     def is_channels_last(self) -> bool:
-        """Whether a linear layer or a layer norm in it gives such a tensor, and no convolution
-        has its first axis for channels."""
+        """Whether what it gives ends in channels, see ``_ends_in_channels``."""
         if not self.shape:
             return False
-        runs = [run for run in self.runs() if run.shape == self.shape]
-        is_last = any(_last_axis(run.module) == self.shape[-1] for run in runs)
-        convolved = (getattr(run.module, "out_channels", None) for run in self.runs())
-        return is_last and all(channels != self.shape[0] for channels in convolved)
+        runs = list(self.runs())
+        givers = [run.module for run in runs if run.shape == self.shape]
+        return _ends_in_channels(self.shape, givers, [run.module for run in runs])
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -86,13 +84,26 @@ def n_weights(modules: Iterable[nn.Module]) -> int:
 
 
 def holds_channels_last(module: nn.Module, f: Tensor) -> bool:
-    r"""Whether what it gives, (N, \*axes), has a linear layer's or a layer norm's features last,
-    and no convolution's channels first."""
+    """The same of a module that gave f, whose runs were not traced."""
     if f.ndim < 4 or f.shape[1] == f.shape[-1]:
         return False
     inside = list(module.modules())
-    is_last = any(_last_axis(m) == f.shape[-1] for m in inside)
-    return is_last and all(getattr(m, "out_channels", None) != f.shape[1] for m in inside)
+    return _ends_in_channels(tuple(f.shape[1:]), inside, inside)
+
+
+def _ends_in_channels(
+    axes: tuple[int, ...], givers: Iterable[nn.Module], inside: Iterable[nn.Module]
+) -> bool:
+    """Whether a tensor (N, *axes) has a linear layer's or a layer norm's features last, and no
+    convolution's channels first.
+
+    Args:
+        axes: its shape without the batch.
+        givers: modules that may have given it.
+        inside: all modules that took part in it.
+    """
+    is_last = any(_last_axis(module) == axes[-1] for module in givers)
+    return is_last and all(getattr(m, "out_channels", None) != axes[0] for m in inside)
 
 
 def _last_axis(module: nn.Module) -> int | None:

@@ -38,7 +38,7 @@ class Residual(nn.Module):
         self.stem = CONV[d](2, 4, 3, padding=1)
         self.conv = CONV[d](4, 4, 3, padding=1)
         self.relu = nn.ReLU(inplace=True)
-        self.down = CONV[d](4, 8, 3, stride=2, padding=1, dilation=1)
+        self.down = CONV[d](4, 8, 3, stride=2, padding=1)
         self.gap = nn.Sequential(GAP[d](1), nn.Flatten())
         self.fc = nn.Linear(8, k)
 
@@ -49,12 +49,12 @@ class Residual(nn.Module):
 
 
 class Depthwise(nn.Module):
-    """A depthwise, dilated convolution between pointwise ones; no padding, so odd sizes."""
+    """A strided, dilated, depthwise convolution between pointwise ones."""
 
     def __init__(self, d: int, k: int = 3) -> None:
         super().__init__()
         self.expand = nn.Sequential(CONV[d](2, 6, 1), nn.SiLU())
-        self.depthwise = CONV[d](6, 6, 3, stride=2, dilation=1, groups=6, padding=1)
+        self.depthwise = CONV[d](6, 6, 3, stride=2, dilation=2, groups=6, padding=2)
         self.project = nn.Sequential(nn.GELU(), CONV[d](6, 5, 1))
         self.gap = nn.Sequential(GAP[d](1), nn.Flatten())
         self.fc = nn.Linear(5, k)

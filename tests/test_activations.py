@@ -204,3 +204,9 @@ def test_spatial_variance_beside_a_large_mean(channels_last):
     f = f.to(memory_format=torch.channels_last) if channels_last else f
     expected = f.double().flatten(2).var(2, correction=0)
     torch.testing.assert_close(spatial_variance(f, gap(f)).double(), expected, rtol=1e-4, atol=0)
+
+
+def test_spatial_variance_keeps_half_precision_from_overflowing():
+    f = torch.full((1, 1, 4, 4), 300.0, dtype=torch.float16)
+    f[..., 0] = 700
+    assert spatial_variance(f, gap(f)).item() == pytest.approx(f.float().var(correction=0).item())

@@ -7,7 +7,7 @@ from scipy.stats import linregress, pearsonr
 from sklearn.metrics import accuracy_score, roc_auc_score
 from torch import nn
 
-from captum_hrcam.agreement import agreement_figures, auroc, by_class
+from captum_hrcam.agreement import agreement_figures, auroc, by_class, layer_shares
 
 
 def drawn(n: int = 80, k: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,6 +75,12 @@ def test_real_values_keep_their_sign():
     assert found["says_contrary"]
 
 
+@pytest.mark.parametrize(("n", "expected"), [(9, False), (10, True)])
+def test_a_few_images_do_not_say_the_contrary(n, expected):
+    _, model = drawn(n)
+    assert agreement_figures(-model, model, model, "mse")["says_contrary"] == expected
+
+
 def test_an_output_that_hardly_varies_does_not_decide_the_slope():
     head, model = drawn(k=5)
     model[:, 4] = -9 + 1e-6 * model[:, 4]
@@ -132,3 +138,9 @@ def test_one_image_tells_no_agreement():
     one = torch.ones(1, 3).double()
     found = agreement_figures(one, one, one, "mse")
     assert all(torch.tensor(found[name]).isnan() for name in ("r_squared", "slope"))
+
+
+def test_a_layer_that_says_nothing_has_no_share():
+    shares = layer_shares({"a": torch.randn(50, 2).double(), "b": torch.ones(50, 2).double()})
+    assert shares["a"].tolist() == pytest.approx([1, 1])
+    assert shares["b"].tolist() == pytest.approx([0, 0])

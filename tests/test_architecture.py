@@ -40,14 +40,14 @@ ORDER = [
         "solvers",
         "storage",
     },
-    {"attribution", "cascade", "fitting"},
+    {"attribution", "cascade", "fitting", "layer_counts"},
     {"reading", "revisit"},
     {"cam", "hrcam"},
     {"compare", "visualize"},
     {"evaluation", "faithfulness"},
 ]
 ALONE = {"datasets", "metrics"}
-EXTRAS = {"sklearn", "scipy", "pandas", "nibabel", "skimage"}
+EXTRAS = {"sklearn", "scipy", "pandas", "nibabel"}
 
 
 def imported(path: Path) -> set[str]:

@@ -151,6 +151,12 @@ def test_classes_apart_have_each_their_own_scale_and_none_vanishes(data):
     assert better < loss_per_sample(scores * shared + shared_d, y, "cross_entropy").mean()
 
 
+def test_scores_that_tell_nothing_become_the_shares_of_the_classes():
+    y = torch.eye(3)[[0] * 8 + [1, 2]].double()
+    _, d = solvers.rescale(torch.zeros(10, 3), y, "cross_entropy")
+    torch.testing.assert_close(d.softmax(0), y.mean(0), rtol=1e-4, atol=1e-5)
+
+
 def test_separable_classes_keep_a_finite_temperature():
     y = torch.nn.functional.one_hot(torch.arange(40) % 2, 2).double()
     a, d = solvers.rescale(y * 2 - 1, y, "cross_entropy")

@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from captum_hrcam.visualize import (
-    SIGNS,
     boxes_figure,
     comparison_figure,
     layers_figure,
     roc_figure,
     weights_figure,
 )
+from captum_hrcam.visualize.comparison import SIGNS
 
 IMAGES = torch.rand(2, 1, 12, 16, generator=torch.Generator().manual_seed(0))
 SPOT = torch.zeros(2, 1, 12, 16)

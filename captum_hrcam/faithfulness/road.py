@@ -10,10 +10,9 @@ from torch import Tensor
 
 from captum_hrcam._captum import TargetType
 from captum_hrcam.activations import eval_mode
-from captum_hrcam.checks import one_of
+from captum_hrcam.checks import not_negative, one_of
 from captum_hrcam.faithfulness.scores import (
     Forward,
-    check_noise,
     checked,
     modules_of,
     outputs_of,
@@ -84,7 +83,7 @@ def road(
     """
     inputs, maps = checked(forward_func, inputs, maps)
     one_of("order", order, ORDERS)
-    check_noise("noise", noise)
+    not_negative("noise", noise)
     _check_percentiles(percentiles, maps[0].numel())
     fill = _Imputer(inputs, noise, seed)
 

@@ -1,6 +1,5 @@
 """What the model says of a target, and the maps it is held against, checked."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -64,12 +63,6 @@ def checked_images(inputs: Tensor) -> Tensor:
     if not torch.isfinite(inputs).all():
         raise ValueError("inputs: NaN or infinity among the values. Mend or leave out the images.")
     return plain(inputs)
-
-
-def check_noise(argument: str, value: float) -> None:
-    """Refuse a size of noise that is negative or not finite."""
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{argument}: got {value!r}, expected a finite number >= 0.")
 
 
 def modules_of(forward_func: object) -> list[nn.Module]:

@@ -8,7 +8,7 @@ def require(name: str) -> ModuleType:
     """The module ``name``, or an ImportError that says what to install.
 
     Args:
-        name: a module of scikit-learn, scipy or scikit-image.
+        name: a module of scikit-learn, scipy or pandas.
 
     Raises:
         ImportError: the package is not installed.
@@ -23,6 +23,6 @@ def require(name: str) -> ModuleType:
     except ImportError as error:
         package = name.partition(".")[0]
         raise ImportError(
-            f"this metric needs the package {package!r}, which is not part of the plain install: "
+            f"this needs the package {package!r}, which is not part of the plain install: "
             'pip install "captum-hrcam[eval]"'
         ) from error

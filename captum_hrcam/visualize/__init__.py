@@ -8,13 +8,12 @@ columns (7.2 inches) with text of at least 7 points, in colours that the colour-
 from captum_hrcam.visualize.boxes import boxes_figure
 from captum_hrcam.visualize.case_browser import case_browser
 from captum_hrcam.visualize.cases import Case, collect_cases
-from captum_hrcam.visualize.comparison import SIGNS, comparison_figure
+from captum_hrcam.visualize.comparison import comparison_figure
 from captum_hrcam.visualize.curves import roc_figure
 from captum_hrcam.visualize.layers import layers_figure
 from captum_hrcam.visualize.weights import weights_figure
 
 __all__ = [
-    "SIGNS",
     "Case",
     "boxes_figure",
     "case_browser",

@@ -113,6 +113,10 @@ def head_report(**changes: object) -> HeadReport:
     [
         ({}, None),
         ({"agreement": 0.6}, "agree on 60.0% only of what they decide: the map explains the head"),
+        ({"agreement": 0.89}, "agree on 89.0% only"),
+        ({"agreement": 0.91}, None),
+        ({"r_squared": 0.49}, "R^2 of the head's and the model's scores is 0.49"),
+        ({"r_squared": 0.51}, None),
         ({"r_squared": 0.2}, "R^2 of the head's and the model's scores is 0.20"),
         ({"agreement": float("nan"), "r_squared": float("nan")}, None),
         ({"head_auroc": 0.55}, "AUROC is 0.55 on 100 images, no better than chance"),
@@ -162,6 +166,14 @@ def test_warns_of_what_misleads_and_of_nothing_else(changes, expected):
     if expected is not None:
         assert expected in warnings[0]
         assert f"warning: {warnings[0]}" in str(head_report(**changes))
+
+
+def test_the_table_shows_eight_classes_and_no_nan():
+    shares = {"first": torch.full((9,), 0.25), "last": torch.full((9,), 0.75)}
+    text = str(head_report(shares=shares, agreement=float("nan"), r_squared=float("nan")))
+    assert text.count(" 75.0%") == 8
+    assert " 75.0% ..." in text
+    assert "agree on -; log-odds: R^2 -," in text
 
 
 def test_randomised_labels_are_no_better_than_chance():

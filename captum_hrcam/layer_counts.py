@@ -1,0 +1,69 @@
+"""How much each layer of a cascade counts in the sum: confirmation times place, to some power.
+
+Confirmation is how well the deeper layers' maps agree with the layer's, place its rank counted from
+the deepest. The power is the largest of ``POWERS`` that held-out images allow.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from captum_hrcam import group
+from captum_hrcam.agreement import accuracy
+from captum_hrcam.cascade import Cascade
+from captum_hrcam.features import Features
+from captum_hrcam.head import split_layers
+from captum_hrcam.moments import Moments
+from captum_hrcam.solvers import calibrated, pattern
+
+TOLERANCE = 0.02  # of the accuracy that each step to a sharper map may cost
+POWERS = {"by its root": 0.5, "as it is": 1.0, "squared": 2.0}
+
+
+def cascade_weight(
+    cascade: Cascade,
+    part: Features,
+    moments: Moments,
+    held: Features,
+    channels: dict[str, int],
+    loss: str,
+) -> tuple[Tensor, str]:
+    """(K, N) of all layers, from the pattern of the last, and how they count: see ``steepest``."""
+    start = split_layers(pattern(moments) / moments.scale, channels)
+    means = {name: m[0] for name, m in split_layers(moments.mean_z[None], channels).items()}
+    names = list(cascade.resolutions)
+    weights = cascade.fit(start[names[-1]], {name: means[name] for name in names})
+    none = {name: torch.zeros_like(rows) for name, rows in start.items()}
+    is_texture = len(cascade.counts) < len(names)
+    tried: dict[str, tuple[Tensor, float, float]] = {}
+    for name, power in list(POWERS.items())[: 2 if is_texture else 3]:
+        counted = {layer: weights[layer] * count**power for layer, count in cascade.counts.items()}
+        weight = torch.cat(list((none | counted).values()), 1)
+        candidate = calibrated(weight, -weight @ moments.mean_z, part, loss, per_class=True)
+        scores, y = group.gather(held.scores(*candidate)), group.gather(held.y)
+        tried[name] = weight, accuracy(scores, y, loss), cascade.likeness(power)
+    found, right, like = zip(*tried.values(), strict=True)
+    best = steepest(right, like)
+    told = ", ".join(f"{name} {r:.3f}, {c:.3f}" for name, (_, r, c) in tried.items())
+    by = "confirmation" if is_texture else "confirmation times place"
+    return found[best], (
+        f"layers count by {by}, {list(tried)[best]}; held-out accuracy "
+        f"({TOLERANCE} less is let pass) and correlation with what layers agree on: {told}"
+    )
+
+
+def steepest(right: Sequence[float], like: Sequence[float]) -> int:
+    """Which of ``POWERS`` layers count by: steps are taken from the first while the data let them.
+
+    The root is nearer to the model, as what fine layers say of all tissue blurs the score; each
+    step draws the sharper map, and is taken where held-out accuracy does not fall by more than the
+    tolerance. The last is for objects that the finest layers see whole: where the sum gets more
+    like the fused map, which is high only where all layers are.
+    """
+    best = 0
+    for step in range(1, len(right)):
+        if right[step] < right[best] - TOLERANCE or (step == 2 and like[2] <= like[1]):
+            break
+        best = step
+    return best
