@@ -205,11 +205,12 @@ def _solve(
         bias = -chosen.weight @ moments.mean_z
         # Its classes are learned apart from each other, so each has a scale of its own.
         return solvers.calibrated(chosen.weight, bias, sample, recipe.loss, per_class=True)
-    scale = moments.scale if recipe.standardize else torch.ones_like(moments.scale)
+    scale = moments.scale
     if recipe.solver == "pattern":
-        weight = solvers.pattern(moments) * (scale / moments.scale) / unit[:, None]
+        weight = solvers.pattern(moments) / unit[:, None]
     else:
         weight = _ridge(recipe, rows, moments, unit)
+        scale = scale if recipe.standardize else torch.ones_like(scale)
     for name, part in zip(channels, weight.split(list(channels.values()), 1), strict=True):
         if name in chosen.left_out:
             part.zero_()
@@ -225,8 +226,8 @@ def _solve(
 
 
 def _ridge(recipe: Recipe, rows: Features, moments: Moments, unit: Tensor) -> Tensor:
-    """(K, N) on standardised features, of targets in units; all rows are read from disk again for
-    each step, or once."""
+    """(K, N), of targets in units, on features less their mean, standardised or not; all rows are
+    read from disk again for each step, or once."""
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         x = _standardised(rows, moments, recipe.standardize)

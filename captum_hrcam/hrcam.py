@@ -147,8 +147,8 @@ class HRCAM(HeadAttribution):
             balance_layers (str or None): of pattern and ridge: "equal" gives every layer the same
                 standardised norm, "information" one by what it tells alone; "auto" is "equal" for
                 pattern, None else.
-            standardize (bool): scale each channel by its standard deviation over images and cells
-                for the fit; folded into the weights.
+            standardize (bool): of ridge, whose penalty depends on it: scale each channel by its
+                standard deviation over images and cells for the fit; folded into the weights.
             place_layers (bool or "auto"): measure by how much each layer's map lies beside what it
                 marks, on up to 48 training images, of classes that show in some place where there
                 are such, and the same mirrored through their middle; and draw it there.
