@@ -49,7 +49,7 @@ def fit_head(
     val: FeatureCollector | None,
     channels: Mapping[str, int],
     recipe: Recipe,
-    local: Cascade | None,
+    cascade: Cascade | None,
 ) -> Fitted:
     """Choose on held-out features, then solve on all.
 
@@ -59,8 +59,9 @@ def fit_head(
             the head is then solved on too.
         channels: layer name -> C_l, in the order of the features.
         recipe: how to solve.
-        local: what fits the layers of a cascade; layers that it does not know or left out, any
-            head after it leaves out too. None where there is no cascade.
+        cascade: fits solver "cascade", and must have done so before any other recipe is fitted:
+            layers that it does not know or has left out get no weight in those heads either.
+            None where no recipe is a cascade.
     """
     begin = time.perf_counter()
     channels = dict(channels)
@@ -71,14 +72,14 @@ def fit_head(
     if val is not None:
         part, part_moments, held = sample, moments, val.rows().sample(group.part(MAX_SAMPLE))
     chosen = _choose(recipe, part, part_moments, held, channels)
-    if local is not None:
+    if cascade is not None:
         if recipe.solver == "cascade":
             chosen.weight, why = cascade_weight(
-                local, part, part_moments, held, channels, recipe.loss
+                cascade, part, part_moments, held, channels, recipe.loss
             )
             chosen.why.insert(0, why)
-        chosen.left_out = [name for name in channels if name not in local.counts]
-        chosen.why = local.why + chosen.why
+        chosen.left_out = [name for name in channels if name not in cascade.counts]
+        chosen.why = cascade.why + chosen.why
     weight, bias = _solve(chosen, rows, sample, moments, channels)
     if not (weight.isfinite().all() and bias.isfinite().all()):
         raise ValueError(

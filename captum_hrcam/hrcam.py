@@ -195,35 +195,37 @@ class HRCAM(HeadAttribution):
         device = device_of(self.forward_func)
         names = list(self.layers)
         solvers = [r.solver for r in recipes]
-        in_order = "cascade" in solvers
+        has_cascade = "cascade" in solvers
         is_bare = self.reshape_transform is None and not self.attribute_to_layer_input
         modules = self.layers if is_bare else {}
         frozen = FrozenPass(
-            self._forward, names, targets, loss, n_classes, device, in_order, modules
+            self._forward, names, targets, loss, n_classes, device, has_cascade, modules
         )
-        places = "cascade" in solvers if place_layers == "auto" else bool(place_layers)
-        few = Revisit(self._forward, self._native_maps, device, solvers, loss, places)
+        places = has_cascade if place_layers == "auto" else bool(place_layers)
+        revisit = Revisit(self._forward, self._native_maps, device, solvers, loss, places)
         begin = time.perf_counter()
         with group.in_step("reading the data"):
             store = self._cache(cache, recipes[0], (targets, loss, n_classes, n_passes), device)
-            reading = Reading(
-                frozen, few, recipes[0].needs_all_rows, n_passes, store, show_progress
-            )
+            keep_all = recipes[0].needs_all_rows
+            reading = Reading(frozen, revisit, keep_all, n_passes, store, show_progress)
             train, val = reading.read(train_data, val_data)
         seconds = time.perf_counter() - begin
 
-        def fit(local: Cascade | None) -> dict[str, Fitted]:
+        def fit(cascade: Cascade | None) -> dict[str, Fitted]:
+            # In order: a cascade comes first, and says which layers the heads after it leave out.
             with full_precision(torch.device("cpu")):  # a caller's autocast is for the model
-                return {r.solver: fit_head(train, val, frozen.channels, r, local) for r in recipes}
+                return {
+                    r.solver: fit_head(train, val, frozen.channels, r, cascade) for r in recipes
+                }
 
-        chosen = few.settle(fit, frozen.resolutions)
+        chosen = revisit.settle(fit, frozen.resolutions)
         chosen.figures["choices"] += reading.notes
         report = FitReport(
             **chosen.figures,
             displacement={n: d.clone() for n, d in chosen.head.displacement.items()},
             resolutions=frozen.resolutions,
             seconds_pass=seconds,
-            extra_forwards=few.forwards,
+            extra_forwards=revisit.forwards,
             seconds_beside=time.perf_counter() - begin - seconds - chosen.figures["seconds_solve"],
         )
         head, report = group.from_first((chosen.head, report))

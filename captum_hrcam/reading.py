@@ -23,7 +23,7 @@ class Reading:
 
     Args:
         frozen: the model.
-        few: takes samples of the images by the way.
+        revisit: its samples are filled while the images pass by.
         keep_all: whether the features of every image are kept.
         n_passes: how often to read the training data.
         cache: where those features lie between fits.
@@ -34,7 +34,7 @@ class Reading:
     """
 
     frozen: FrozenPass
-    few: Revisit
+    revisit: Revisit
     keep_all: bool
     n_passes: int
     cache: FeatureCache | None
@@ -52,7 +52,7 @@ class Reading:
         with torch.random.fork_rng(devices=[]):  # a shuffling loader draws from the global state
             train = self._known(train_data)
             if train is None:
-                train = self._train(train_data, self.few.held if val_data is None else None)
+                train = self._train(train_data, self.revisit.held if val_data is None else None)
             if train.n < MIN_IMAGES:
                 whose = " on each rank" if group.size() > 1 else ""
                 raise ValueError(
@@ -60,7 +60,7 @@ class Reading:
                 )
             val = None
             if val_data is not None:
-                val, held = FeatureCollector(), self.few.held
+                val, held = FeatureCollector(), self.revisit.held
                 note = "HR-CAM validation" if self.show_progress else None
                 self.frozen.read(val_data, "val_data", val, held, held, progress=note)
         return train, val
@@ -77,7 +77,7 @@ class Reading:
                 data,
                 "train_data",
                 collector,
-                self.few.images,
+                self.revisit.images,
                 held,
                 digest=digest,
                 progress=self._progress("pass", i),
@@ -97,13 +97,13 @@ class Reading:
         candidate = None if self.cache is None or is_read_once(data) else self.cache.candidate()
         if self.cache is None or candidate is None:
             return None
-        digest, images = DataDigest(), Sample(self.few.images.size)
+        digest, images = DataDigest(), Sample(self.revisit.images.size)
         for i in range(self.n_passes):
             progress = self._progress("comparison", i)
             self.frozen.fingerprint(data, "train_data", digest, images, progress=progress)
         if digest.value() != candidate["about"]["data"]:
             return None
-        self.few.images = self._with_targets(images, candidate)
+        self.revisit.images = self._with_targets(images, candidate)
         self.frozen.channels = candidate["seen"]["channels"]
         self.frozen.resolutions = {k: tuple(v) for k, v in candidate["seen"]["resolutions"].items()}
         self.notes.append(

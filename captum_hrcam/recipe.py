@@ -71,7 +71,11 @@ class Recipe:
         return self.solver in ("ridge", "adam")
 
     def candidates(self) -> list["Recipe"]:
-        """The recipes to choose between, the first the one to doubt least; one, but for "auto"."""
+        """The recipes to choose between, one unless solver is "auto".
+
+        The first is kept where the evidence does not decide; a cascade is the first, as it also
+        decides which layers the others leave out (``fit_head``).
+        """
         if self.solver != "auto":
             return [self]
         if self.penalty != "auto":

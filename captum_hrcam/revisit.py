@@ -87,7 +87,7 @@ class Revisit:
         where the outputs speak for nothing.
 
         Args:
-            fit: gives the heads by their solvers' names, from what fits a cascade.
+            fit: cascade (None without one) -> {solver: its head}; called again for fewer layers.
             resolutions: layer name -> spatial size, shallow to deep; the images have been read.
         """
         kept = self._settled(fit, resolutions)
@@ -102,14 +102,14 @@ class Revisit:
         resolutions: dict[str, tuple[int, ...]],
     ) -> Fitted:
         layers = list(resolutions)
-        of_all, verdict = self._best(fit(self._local(resolutions)))
+        of_all, verdict = self._best(fit(self._cascade(resolutions)))
         if verdict is None or not doubtful(verdict.support) or len(layers) == 1:
             return of_all
         kept, why, largest = of_all, IN_VAIN, 0.0
         while len(layers) > 1:
             layers = layers[: (len(layers) + 1) // 2]
             part = {name: resolutions[name] for name in layers}
-            chosen, verdict = self._best(fit(self._local(part)))
+            chosen, verdict = self._best(fit(self._cascade(part)))
             assert verdict is not None, "there were several heads before"
             if verdict.support >= ENOUGH and verdict.margin > largest:
                 deeper = [name for name in resolutions if name not in part]
@@ -128,8 +128,8 @@ class Revisit:
         chosen.figures["choices"].insert(0, f"solver {verdict.why}")
         return chosen, verdict
 
-    def _local(self, resolutions: dict[str, tuple[int, ...]]) -> Cascade | None:
-        """What fits a cascade of these layers, where a solver asks for it."""
+    def _cascade(self, resolutions: dict[str, tuple[int, ...]]) -> Cascade | None:
+        """A cascade of these layers, still to be fitted; None where no solver is one."""
         if "cascade" not in self.solvers:
             return None
         *inputs, y = self.images.rows()
