@@ -15,7 +15,7 @@ Read = Callable[[str, Tensor], None]  # gets a layer's name and its feature maps
 Hook = Callable[..., None]
 
 _LOCK = threading.RLock()  # over _LENT, and over torch's hook numbers, which it counts without one
-_LENT: Counter[nn.Module] = Counter()  # modules in a lent eval mode -> how many contexts want it
+_LENT: Counter[nn.Module] = Counter()  # modules put in eval mode -> contexts that still need it
 _INNERMOST = threading.local()  # .context: the one whose hooks answer in this thread
 SQUARES = 2**21  # values squared at a time: 8 MB, which an allocator keeps at hand
 CANCELLED = 1e-3  # of a squared mean: a smaller variance has lost four of seven digits

@@ -73,13 +73,13 @@ def one_row_per_image(layer: str, f: Tensor, n: int) -> None:
 
 
 def in_eval_mode(layers: Mapping[str, nn.Module]) -> None:
-    """Refuse layers in training mode of a model that a function hides: its other modules, which
-    nobody here can switch, would take in the images or draw."""
+    """Refuse layers in training mode where a function hides the model: its other modules cannot be
+    switched from here, and would update their statistics or drop at random."""
     training = [name for name, layer in layers.items() if layer.training]
     if training:
         raise RuntimeError(
             f"forward_func: got a function, and layer {training[0]!r} of the model behind it is in "
-            "training mode, where BatchNorm would change and Dropout draw. Call model.eval(), or "
+            "training mode: BatchNorm would update, Dropout drop at random. Call model.eval(), or "
             "pass the model itself."
         )
 

@@ -1,10 +1,12 @@
 """Between heads, without masks: whose maps mark what the frozen model uses?
 
-Blur the marked pixels away, or show only them; a map is the truer the lower the first and the
-higher the second leaves the model's probability of the class. Accuracy never tells a good map.
+Two tests: blur away what a map marks (deletion), or show nothing else (insertion). The better map
+leaves the class a lower probability in the first and a higher one in the second. A head's accuracy
+says nothing about its maps.
 
-And does the best of them at all? What it marks least must count for less. In layers that mix all
-places, as a transformer's deep ones, the evidence may lie anywhere but at the object.
+Then, does even the better map mark what the model uses? Blurring what it marks least must cost less
+probability than blurring what it marks most. In layers that mix all places, as a transformer's deep
+ones, the evidence may lie anywhere but at the object.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Pooled features of all images: what of them is kept, in memory or on disk, and how fairly."""
+"""Pooled features of all images: their moments, and the rows kept, a fair sample or all."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field

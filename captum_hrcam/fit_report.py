@@ -39,8 +39,8 @@ class FitReport(HeadReport):
             much the support is worth.
         seconds_pass: seconds for the frozen pass.
         seconds_solve: seconds for the solve.
-        extra_forwards: forward passes of single images beside the frozen pass: up to 64 for what
-            is ordinary in the maps, more for a cascade, for a choice and for the places of layers.
+        extra_forwards: forward passes of single images after the frozen pass: up to 64 for how maps
+            usually vary, more for a cascade, for a choice and for the places of layers.
         contrast: (K,), how much more a class's map of the deepest layer varies over space in
             images of the class than in others, a ratio of deviations over up to 64 images; NaN
             where fewer than four are of either kind, None for real values. A class told by what is
@@ -50,8 +50,8 @@ class FitReport(HeadReport):
         framing: for each axis of the image how the finest layer sees it, scale and offset in sides:
             (1, 0) as it was given, (-1, 0) flipped, (0, 0) along another axis; empty where it was
             not measured (as ``displacement``, or with fewer than 24 cells).
-        seconds_beside: seconds for all else: the heads that were not chosen, what is ordinary in
-            the maps, the choice, the places of layers.
+        seconds_beside: seconds for all else: the heads that were not chosen, how maps usually vary,
+            the choice, the places of layers.
 
     Examples::
 
@@ -141,7 +141,7 @@ class FitReport(HeadReport):
         lines += self._layer_table() + self._contrasts() + self._figures()
         lines.append(
             f"pass {self.seconds_pass:.1f} s, solve {self.seconds_solve:.1f} s, all else "
-            f"{self.seconds_beside:.1f} s; forward passes of single images beside: "
+            f"{self.seconds_beside:.1f} s; further forward passes of single images: "
             f"{self.extra_forwards}"
         )
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
@@ -159,7 +159,7 @@ class FitReport(HeadReport):
             if by.any()
         ]
         if not told:
-            return ["no layer's map is moved: on the images looked at none lies clearly aside"]
+            return ["no layer's map is moved: none was found clearly displaced"]
         return [f"maps moved to where their layers look, in cells: {', '.join(told)}"]
 
     def _contrasts(self) -> list[str]:

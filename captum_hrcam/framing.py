@@ -26,7 +26,7 @@ CORE = 0.5  # of the largest change along an axis: what exceeds it belongs to th
 NARROW = 0.4  # of a side; a strip is a quarter of it
 LEAST_CELLS = 24  # along each axis: fewer do not tell a few hundredths of a side
 STRETCH, ASIDE = 0.05, 0.025  # of a side; finest layers of CNNs tried had .03 and .02 at most
-CELLS = 5  # that the strips may be off by: coarser layers see far, and had four at most
+CELLS = 5  # of tolerance: coarser layers have wide receptive fields, and were off by four at most
 
 
 class Seen(NamedTuple):

@@ -39,11 +39,12 @@ class HRCAM(HeadAttribution):
         s   = W z + b                                            (K,)
         A^c = sum over l of up( sum over i in l of W[c, i] f_i ) (H, W)
 
-    Layers' maps that :meth:`fit` found to lie beside what they see are moved back before ``up``,
-    each map's mean kept (``place_layers``). Upsampling is linear, so channels are contracted
-    first, inside the forward hook, and one map per layer is upsampled: a map costs about one
-    forward pass, without gradients. The mean of A^c over its pixels, plus b_c, is the head's
-    score s_c when every upscale factor is a whole number (always, at native resolution).
+    Where :meth:`fit` measured that a layer's map is displaced from what the layer responds to, the
+    map is shifted back before ``up``, its mean unchanged (``place_layers``). Upsampling is linear,
+    so channels are contracted first, inside the forward hook, and one map per layer is upsampled: a
+    map costs about one forward pass, without gradients. The mean of A^c over its pixels, plus b_c,
+    is the head's score s_c when every upscale factor is a whole number (always, at native
+    resolution).
 
     Source: Shinde et al. 2021, PeerJ Computer Science 7:e622,
     https://doi.org/10.7717/peerj-cs.622.
@@ -131,17 +132,20 @@ class HRCAM(HeadAttribution):
                 an image (n, K), or real values; "model": the model's own predictions.
             loss (str): "cross_entropy", "binary_cross_entropy" (several labels per image, or one
                 logit) or "mse".
-            solver (str): "auto" fits "cascade" and "pattern"; it keeps the pattern only if its maps
-                of 24 held-out images better mark what the model uses, both blurred away and shown
-                alone, by more than a standard error; at 28 forward passes for each image. Layers
-                whose maps the deeper ones hardly confirm, as in textures, it gives weights of zero,
-                and deep layers with which maps do not mark what the model uses, as in transformers;
-                it says so. (Where a penalty is given it is "ridge", where a balance of layers,
-                or for "mse", "pattern"; nothing is then chosen or left out.)
-                "pattern", W = Cov(f, y) / Var(f) for each channel alone, over images and cells
-                (Haufe et al. 2014); "cascade", each layer learns where everything deeper finds
-                evidence, from 160 training images read six times (five layers); "ridge",
-                penalised loss; "adam", the paper's head.
+            solver (str): how W is found.
+                "pattern": W = Cov(f, y) / Var(f) for each channel alone, over images and cells
+                (Haufe et al. 2014).
+                "cascade": each layer learns where all deeper layers find evidence, from 160
+                training images that are read six times (for five layers).
+                "ridge": penalised loss. "adam": the paper's head.
+                "auto": fits "cascade" and "pattern", and compares their maps on 24 held-out images
+                by blurring away what they mark and by showing it alone (28 forward passes for each
+                image). The cascade is kept unless the pattern is better in both by more than a
+                standard error. Two kinds of layers get weights of zero, and the report names them:
+                layers whose maps the deeper ones hardly confirm, as in textures; and deep layers
+                whose maps do not mark what the model uses, as in transformers. With a ``penalty``
+                "auto" means "ridge"; with ``balance_layers``, or for "mse", it means "pattern";
+                nothing is then compared or left out.
             penalty (float or "auto"): ridge's penalty on standardised weights; "auto" takes the
                 strongest within one standard error of the best held-out loss.
             balance_layers (str or None): of pattern and ridge: "equal" gives every layer the same
@@ -149,11 +153,11 @@ class HRCAM(HeadAttribution):
                 pattern, None else.
             standardize (bool): of ridge, whose penalty depends on it: scale each channel by its
                 standard deviation over images and cells for the fit; folded into the weights.
-            place_layers (bool or "auto"): measure by how much each layer's map lies beside what it
-                marks, on up to 48 training images, of classes that show in some place where there
-                are such, and the same mirrored through their middle; and draw it there.
-                ``report.displacement`` says by how much. "auto" does so where a cascade is fitted:
-                for "cascade", and for "auto" without a penalty or balance, but not for "mse".
+            place_layers (bool or "auto"): measure how far each layer's map is displaced from what
+                it marks, and shift it back; ``report.displacement`` says by how much. Measured on
+                up to 48 training images and their mirror images, of classes whose maps mark a place
+                if there are any. "auto" does so where a cascade is fitted: for "cascade", and for
+                "auto" without a penalty or balance, but not for "mse".
             n_classes (int): the head's outputs; by default those of the model.
             n_passes (int): how often to read ``train_data``, for augmenting loaders. Where they
                 shuffle, pass ``val_data``: else an image is both fitted and held out.

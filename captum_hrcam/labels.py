@@ -102,8 +102,8 @@ def check_classes(mean: Tensor, loss: str) -> None:
     absent = (mean <= 0).nonzero().flatten().tolist()
     if absent:
         raise ValueError(
-            f"labels: class {absent[0]} has no sample in train_data ({len(absent)} such of "
-            f"{len(mean)}), so nothing tells what it looks like. Add samples, pass n_classes, or "
+            f"labels: class {absent[0]} has no sample in train_data ({len(absent)} of "
+            f"{len(mean)} classes have none): it cannot be fitted. Add samples, pass n_classes, or "
             "use targets='model'."
         )
     always = (mean >= 1).nonzero().flatten().tolist()

@@ -49,17 +49,17 @@ def cascade_weight(
     by = "confirmation" if is_texture else "confirmation times place"
     return found[best], (
         f"layers count by {by}, {list(tried)[best]}; held-out accuracy "
-        f"({TOLERANCE} less is let pass) and correlation with what layers agree on: {told}"
+        f"(a loss of {TOLERANCE} is accepted) and correlation with what layers agree on: {told}"
     )
 
 
 def steepest(right: Sequence[float], like: Sequence[float]) -> int:
-    """Which of ``POWERS`` layers count by: steps are taken from the first while the data let them.
+    """Which of ``POWERS``: from the first, one step after the other as far as the data allow.
 
-    The root is nearer to the model, as what fine layers say of all tissue blurs the score; each
-    step draws the sharper map, and is taken where held-out accuracy does not fall by more than the
-    tolerance. The last is for objects that the finest layers see whole: where the sum gets more
-    like the fused map, which is high only where all layers are.
+    The root stays nearest to the model: what fine layers say of all tissue blurs the score. Each
+    step sharpens the map; it is taken where held-out accuracy falls by no more than the tolerance.
+    The last is for objects that the finest layers see whole, so it is taken only where it makes the
+    sum more like the fused map, which is high only where all layers are.
     """
     best = 0
     for step in range(1, len(right)):

@@ -26,13 +26,13 @@ from captum_hrcam import group
 from captum_hrcam.fusion import same_axes
 
 IMAGES = 48
-FURTHEST = 1.5  # pixels that a map is moved by, or half as many of its cells; in cells never more
+FURTHEST = 1.5  # pixels that a map is moved by at most, or half as many cells if that is further
 REACH = 4  # cells between the two maps, at most; twice the displacement
 PEAKS = 2  # power of what exceeds a map's mean: the objects count, not the ground
 FOLDS = 8  # of the images, for the error of what was found; no fewer images tell anything
 STANDS_OUT = 3  # standard errors that a peak is to have
 CORE = 0.5  # of the peak: what exceeds it belongs to the peak
-TYPICAL = 0.5  # cells by which maps lie beside what they mark: what errors are held against
+TYPICAL = 0.5  # cells, a usual displacement; one with a larger error is mostly drawn to 0
 
 Maps = dict[str, Tensor]
 
@@ -69,7 +69,8 @@ class Displacements:
 
     Args:
         native_maps: (inputs, rows) -> {layer: (n, 1, *cells)}, one map for each image.
-        count: whether these images do; a rank without any that should takes part nevertheless.
+        count: whether these images count. A rank that has none still passes one on, uncounted, as
+            all ranks must call the group.
     """
 
     native_maps: Callable[[tuple[Tensor, ...], slice], Maps]

@@ -95,18 +95,18 @@ class HeadReport:
         if self.says_contrary:
             found.append(
                 f"the head's scores fall where the model's rise (slope {self.slope:.2f}): its maps "
-                "are of the contrary. Are the labels of the model's sign and order?"
+                "show the contrary. Do the labels have the sign and order of the model's outputs?"
             )
         elif self.agreement < 0.9:
             found.append(
-                f"head and model agree on {self.agreement:.1%} only of what they decide: the map "
-                "explains the head. More layers may help, or targets='model' for labels that the "
-                "model does not follow."
+                f"head and model agree on only {self.agreement:.1%} of their decisions: the map "
+                "explains the head, not the model. More layers may help, or targets='model' where "
+                "the model does not follow the labels."
             )
         elif self.r_squared < 0.5:
             found.append(
                 f"R^2 of the head's and the model's scores is {self.r_squared:.2f}: the map "
-                "explains the head, and the model less. More layers may help, or targets='model'."
+                "explains the head more than the model. More layers may help, or targets='model'."
             )
         # About 1.7 standard errors of the AUROC of a guess, where classes are of equal size.
         by_chance = min(1.0, 0.5 + self.n_figures**-0.5)

@@ -1,5 +1,5 @@
-"""A few training images once more through the frozen model: a cascade, what is ordinary, a choice,
-where the layers look."""
+"""After the frozen pass a few training images go through the model again: to fit a cascade, to
+measure how maps usually vary, to choose between heads, and to place the layers' maps."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from captum_hrcam.head import Head
 from captum_hrcam.labels import model_targets
 
 SPREAD_IMAGES = 64
-SHOWS = 2  # times as much a class's map varies in its own images as in others, where it has a place
+SHOWS = 2  # a class has a place if its map varies this many times as much in its own images
 DEEPER = (
     "without {}: the model's outputs did not speak for maps that these layers are part of, as "
     "where deep layers mix all places; solver='cascade' keeps them"
@@ -31,7 +31,7 @@ IN_VAIN = "all layers stay: without the deeper ones the outputs do not speak for
 
 @dataclass
 class Revisit:
-    """Samples of the images, taken by the way in the frozen pass, and the model to read them with.
+    """The images sampled during the frozen pass, and what is measured on them afterwards.
 
     Args:
         forward: ``forward(inputs, args, read)`` runs the model and calls ``read(name, f)``.

@@ -1,4 +1,4 @@
-"""How far a head's maps vary over space: in all images, and in those of a class beside the others'.
+"""How much a head's maps vary over space: in all images, and in a class's images against others.
 
 A class that a model tells by what it does not find, the last of four textures or the healthy one,
 has no place: its map is flat in its own images and dips in the others', where their evidence lies.

@@ -112,8 +112,8 @@ def head_report(**changes: object) -> HeadReport:
     ("changes", "expected"),
     [
         ({}, None),
-        ({"agreement": 0.6}, "agree on 60.0% only of what they decide: the map explains the head"),
-        ({"agreement": 0.89}, "agree on 89.0% only"),
+        ({"agreement": 0.6}, "agree on only 60.0% of their decisions: the map explains the head"),
+        ({"agreement": 0.89}, "agree on only 89.0%"),
         ({"agreement": 0.91}, None),
         ({"r_squared": 0.49}, "R^2 of the head's and the model's scores is 0.49"),
         ({"r_squared": 0.51}, None),
