@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from captum_hrcam import group, solvers
-from captum_hrcam.agreement import agreement_figures, layer_shares
 from captum_hrcam.cascade import Cascade
 from captum_hrcam.features import MAX_SAMPLE, FeatureCollector, Features
 from captum_hrcam.head import Head, centre, fold, split_layers
+from captum_hrcam.head_and_model import agreement_figures, layer_shares
 from captum_hrcam.labels import check_classes, loss_per_sample
 from captum_hrcam.layer_counts import cascade_weight
 from captum_hrcam.moments import Moments

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from captum_hrcam import group
-from captum_hrcam.agreement import accuracy
 from captum_hrcam.cascade import Cascade
 from captum_hrcam.features import Features
 from captum_hrcam.head import split_layers
+from captum_hrcam.head_and_model import accuracy
 from captum_hrcam.moments import Moments
 from captum_hrcam.solvers import calibrated, pattern
 

@@ -21,8 +21,8 @@ class HeadReport:
             shares of a class add up to 1.
         figures_from: the data that the figures below were computed on.
         n_figures: their number.
-        head_accuracy, model_accuracy: share of right classes, of what ``agreement`` counts; NaN
-            where it is undefined.
+        head_accuracy, model_accuracy: share of images whose class is right; with
+            ``loss="binary_cross_entropy"`` of all images' outputs. NaN where it is undefined.
         head_auroc, model_auroc: area under ROC, each class against the rest, averaged.
         agreement: share of images to which head and model give the same class; with
             ``loss="binary_cross_entropy"`` of all images' outputs, decided alike.

@@ -31,11 +31,11 @@ ORDER = [
     },
     {"cache", "rows"},
     {
-        "agreement",
         "choosing",
         "finding",
         "fit_report",
         "frozen_pass",
+        "head_and_model",
         "report",
         "solvers",
         "storage",

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from captum_hrcam import CAM, compare, evaluate, metrics
 from captum_hrcam.datasets import SimulatedPathology
-from captum_hrcam.evaluation.figures import ORACLE_IOU, SetFigures, default_metrics
+from captum_hrcam.evaluation.measures import ORACLE_IOU, SetFigures, default_metrics
 from captum_hrcam.evaluation.result import Evaluation
 
 N = 12

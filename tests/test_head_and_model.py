@@ -7,7 +7,7 @@ from scipy.stats import linregress, pearsonr
 from sklearn.metrics import accuracy_score, roc_auc_score
 from torch import nn
 
-from captum_hrcam.agreement import agreement_figures, auroc, by_class, layer_shares
+from captum_hrcam.head_and_model import agreement_figures, auroc, by_class, layer_shares
 
 
 def drawn(n: int = 80, k: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
