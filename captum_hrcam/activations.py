@@ -206,6 +206,8 @@ def _spatial(name: str, value: Any, reshape_transform: ReshapeTransform | None) 
             "Choose a layer with a single tensor as output."
         )
     value = value.detach()
+    if value.is_quantized:
+        value = value.dequantize()
     if reshape_transform is not None:
         value = reshape_transform(value)
     if value.ndim < 3 or value.ndim > 5 or 0 in value.shape:

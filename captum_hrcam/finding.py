@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_hrcam.activations import ReshapeTransform
-from captum_hrcam.layers import refuse_parallel, unwrap
+from captum_hrcam.layers import refuse_parallel, refuse_scripted, unwrap
 from captum_hrcam.tracing import Call, map_shapes, n_weights, trace
 
 
@@ -53,11 +53,12 @@ def find_layers(
     - Never chosen: what only passes maps on (pooling, dropout, flattening, and what follows a
       pooling without a convolution), a layer that runs several times, the classifier, auxiliary
       ones, and outputs other than one tensor (N, C, \*spatial), as tokens or channels that come
-      last. It warns where most of the model works on such.
+      last. It warns where most of the model works on such. Nor what the scores (N, K) in the
+      model's output do not depend on, as a decoder beside them.
 
     Branches and functional operations between modules are invisible to it, and of a network that
-    upsamples again (U-Net) it sees the ascent alone, so print and read what it found. The model
-    runs in eval mode and is left as it was.
+    upsamples again before its scores it sees the ascent alone, so print and read what it found. The
+    model runs in eval mode and is left as it was.
 
     Args:
         model (Module): a CNN in 1D, 2D or 3D.
@@ -90,6 +91,7 @@ def find_layers(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module.")
     refuse_parallel("model", model)
+    refuse_scripted("model", model)
     if not isinstance(example_inputs, (Tensor, tuple)):
         raise TypeError(
             f"example_inputs: got {type(example_inputs).__name__}, expected a tensor "
@@ -106,10 +108,14 @@ def find_layers(
     image = max(images, key=lambda x: x.ndim)
     model = unwrap(model)  # type: ignore[assignment]
     run = trace(model, inputs, map_shapes(image, reshape_transform))
-    found = _last_of_each_resolution(_layers_in(run, []))
+    layers = _layers_in(run, [])
+    # Scores may depend on none of them: of features that were detached.
+    found = _last_of_each_resolution([layer for layer in layers if layer.reaches] or layers)
     other = _other_layout(run)
     if not found:
-        remedy = ". Name the layers yourself, with reshape_transform for tokens."
+        remedy = _several_runs(run) or (
+            ". Name the layers yourself, with reshape_transform for tokens."
+        )
         raise ValueError(
             "model: no layer that runs once gives feature maps (N, C, *spatial) of as many spatial "
             f"dimensions as the input, {image.ndim - 2}" + (f": {other}" if other else remedy)
@@ -117,6 +123,17 @@ def find_layers(
     if other:
         warnings.warn(f"find_layers: {other}", stacklevel=3)  # past the decorator, to the caller
     return FoundLayers({layer.name: layer.shape for layer in found})
+
+
+def _several_runs(run: Call) -> str:
+    """What to do where layers run for several inputs."""
+    names = [call.name for call in run.runs() if call.repeated and call.shape]
+    if not names:
+        return ""
+    return (
+        f"; {len(set(names))} run several times, as {names[-1]!r}. Where a model takes several "
+        "images, explain one of them: pass a module of that image alone, what the others give kept."
+    )
 
 
 def _other_layout(run: Call) -> str:
@@ -158,9 +175,9 @@ def _layers_in(call: Call, before: list[Call]) -> list[Call]:
     if call.repeated or call.adds_nothing or call.is_channels_last:
         return []
     entry = call.entry or (inside[0].size if inside else ())
-    if not call.shape:  # vectors or several tensors: a classifier, or the network wrapped
+    if not call.shape:  # several tensors; or vectors: a classifier, or the network wrapped
         goes_on = not before or any(_halved(before[-1].size, run.size) for run in inside)
-        return inside if goes_on else []
+        return inside if goes_on or not call.given else []
     # Whether a layer before it has its input's resolution; a pooling in between hides it.
     preceded = bool(before) and not _halved(before[-1].size, entry)
     if not preceded and (not call.learned or call.bare == "Norm"):

@@ -181,7 +181,9 @@ class FrozenPass:
         if k == 0:
             raise ValueError(
                 "n_classes: the model's output is no row of scores (N, K), so the number of "
-                "classes is unknown. Pass n_classes."
+                "classes is unknown. Give HRCAM a function that picks the scores out, as lambda x: "
+                "model(x).logits, and the layers as modules; or pass n_classes, and the head is "
+                "compared with nothing."
             )
         if k == 1 and self.loss == "cross_entropy":
             raise ValueError(
@@ -227,8 +229,17 @@ def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, 
         items = tuple(rest)
     elif len(items) > 1 and not (isinstance(items[-1], Tensor) and items[-1].ndim > 2):
         items = items[:-1]
-    bad = [x for x in items if not isinstance(x, Tensor) or x.ndim < 2 or 0 in x.shape]
-    if bad or not items:
+    if isinstance(labels, (int, float)) or getattr(labels, "ndim", 1) == 0:
+        raise TypeError(
+            f"{argument}: it gave one sample, with the label {labels!r:.40}, expected batches. "
+            "Wrap it in torch.utils.data.DataLoader(..., batch_size=32)."
+        )
+    # Beside the images one number for each will do.
+    is_fine = [
+        isinstance(x, Tensor) and x.ndim >= (1 if i else 2) and 0 not in x.shape
+        for i, x in enumerate(items)
+    ]
+    if not is_fine or not all(is_fine):
         got = ", ".join(_brief(x) for x in items) or "nothing"
         raise TypeError(
             f"{argument}: a batch must be (*inputs, label) with inputs (N, C, *spatial), "
@@ -242,6 +253,8 @@ def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, 
 
 def score_rows(output: Any, n: int) -> Tensor:
     """The model's output as (n, K'), float32 on the CPU; K' = 0 where it is no row of scores."""
+    if isinstance(output, Tensor) and output.ndim > 2 and output.shape[2:].numel() == 1:
+        output = output.flatten(1)  # of a convolution as classifier
     if isinstance(output, Tensor) and output.is_floating_point() and output.ndim <= 2:
         # A model that squeezes its output squeezes a batch of one away, too.
         is_squeezed = n == 1 and output.ndim < 2

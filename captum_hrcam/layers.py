@@ -42,13 +42,18 @@ def resolve_layers(
         name, module = _resolve(item, i, named, names)
         if module in resolved.values():
             raise ValueError(f"layer: {name!r} is listed twice; list each layer once.")
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ValueError(
-                f"layer: {name!r} is a scripted or traced module, where hooks do not run. Use the "
-                "model before torch.jit.script or torch.jit.trace."
-            )
+        refuse_scripted(f"layer: {name!r}", module)
         resolved[name] = module
     return resolved
+
+
+def refuse_scripted(argument: str, module: nn.Module) -> None:
+    """Refuse modules whose code no hook sees."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ValueError(
+            f"{argument} is a scripted or traced module, where hooks do not run. Use the model "
+            "before torch.jit.script or torch.jit.trace."
+        )
 
 
 def refuse_parallel(argument: str, model: Any) -> None:

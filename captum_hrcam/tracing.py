@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +16,20 @@ from captum_hrcam.activations import ReshapeTransform, eval_mode, trace_modules
 ShapeOf = Callable[[nn.Module, Any], tuple[int, ...]]
 
 # By class name, so that timm's, MONAI's and one's own layers are known too.
-_ADDS_NOTHING = re.compile("Pool|Drop|StochasticDepth|Identity|Flatten|Permute")
+_ADDS_NOTHING = re.compile("Pool|Pad|Drop|StochasticDepth|Identity|Flatten|Permute")
 _BARE = re.compile("Conv|Norm|Linear")
+MERGED = 4  # times that neighbouring tokens may be merged
 PREFIX = 8  # tokens that may stand beside those of the cells: of classes, registers
+
+
+def _bare(module: nn.Module) -> str:
+    """Conv, Norm or Linear, of a module or, in a row of nothing but such, of the first; else ""."""
+    inside = list(module.children())
+    if not inside:
+        found = _BARE.search(type(module).__name__)
+        return found.group() if found else ""
+    kinds = [_bare(m) for m in inside] if type(module) is nn.Sequential else [""]
+    return kinds[0] if all(kinds) else ""
 
 
 @dataclass
@@ -32,14 +43,15 @@ class Call:
     given: tuple[int, ...] = ()  # its output's shape as it is, () where that is no tensor
     gives_last: bool = False  # its output is the very tensor that the last run inside gave
     repeated: bool = False
+    reaches: bool = True  # whether the model's scores depend on its output, as far as is known
+    node: Any = field(default=None, repr=False)  # that made its output, of autograd's graph
     inside: list["Call"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         kind = type(self.module).__name__
         self.learned = next(self.module.parameters(), None) is not None
         self.adds_nothing = not self.learned and bool(_ADDS_NOTHING.search(kind))
-        bare = None if any(True for _ in self.module.children()) else _BARE.search(kind)
-        self.bare = bare.group() if bare else ""
+        self.bare = _bare(self.module)
 
     @property
     def is_channels_last(self) -> bool:
@@ -62,15 +74,17 @@ class Call:
 
     def in_other_layouts(self) -> list["Call"]:
         """The outermost runs in it whose output is the image's, but no map: channels last, or
-        tokens, (N, length, C) of about as many as a map before them has cells."""
-        cells = {math.prod(run.size) for run in self.runs() if run.shape}
+        tokens, (N, length, C) of about as many as a map before them has cells, or, merged, a half
+        or less on each side."""
+        sizes = {run.size for run in self.runs() if run.shape}
+        cells = {math.prod(size) >> len(size) * k for size in sizes for k in range(MERGED + 1)}
         found, unseen = [], list(self.inside)
         while unseen:
             run = unseen.pop(0)
             if run.shape and not run.is_channels_last:
                 continue
             length = run.given[1] if len(run.given) == 3 else 0
-            if run.shape or any(n <= length <= n + PREFIX for n in cells):
+            if run.shape or any(n <= length <= n + PREFIX for n in cells if n > 1):
                 found.append(run)
             else:
                 unseen = run.inside + unseen
@@ -121,14 +135,17 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], shape_of: ShapeOf) -> Call:
     last: list[Any] = [None]  # no other output is held: memory is that of a plain forward
 
     def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
-        shapes = (shape_of(module, x) for x in (*args, *kwargs.values()))
-        running.append(Call(name, module, entry=next(filter(None, shapes), ())[1:]))
+        shapes = [shape_of(module, x)[1:] for x in (*args, *kwargs.values())]
+        # Of several maps the smallest: a block is entered once the others are brought to its size.
+        entry = min(filter(None, shapes), key=math.prod, default=())
+        running.append(Call(name, module, entry=entry))
 
     def leave(name: str, module: nn.Module, args: Any, output: Any) -> None:
         while (call := running.pop()).name != name:
             pass  # runs whose error the model caught
         call.shape, call.gives_last = shape_of(module, output), output is last[0]
-        call.given = tuple(output.shape) if isinstance(output, Tensor) else ()
+        if isinstance(output, Tensor):
+            call.given, call.node = tuple(output.shape), output.grad_fn
         last[0] = output
         calls.append(call)
         running[-1].inside.append(call)
@@ -138,12 +155,45 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], shape_of: ShapeOf) -> Call:
         trace_modules(model, enter, leave),
         eval_mode(model),
         torch.random.fork_rng(devices=list(devices)),
+        # The graph tells what depends on what; it keeps no tensor, so memory stays as it was.
+        torch.enable_grad(),
+        torch.autograd.graph.saved_tensors_hooks(lambda x: (), lambda x: x),
     ):
-        model(*inputs)
+        output = model(*(_in_graph(x) for x in inputs))
     runs = Counter(call.name for call in calls)
+    seen = _nodes_behind(output)
     for call in calls:
         call.repeated = runs[call.name] > 1
+        call.reaches = not seen or call.node is None or call.node in seen
     return root
+
+
+def _in_graph(x: Any) -> Any:
+    """An input that autograd follows, whether or not the model's parameters are frozen; no leaf,
+    which a model must not change in place."""
+    floats = isinstance(x, Tensor) and x.is_floating_point()
+    return x.detach().requires_grad_().clone() if floats else x
+
+
+def _nodes_behind(output: Any) -> set[Any]:
+    """Of autograd's graph all that the scores in a model's output, (N, K), depend on."""
+    unseen = [x.grad_fn for x in _tensors(output) if x.numel() == math.prod(x.shape[:2])]
+    seen: set[Any] = set()
+    while unseen:
+        node = unseen.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            unseen += [following for following, _ in node.next_functions]
+    return seen
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Those in a tensor, or in nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list, Mapping)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(item)
 
 
 def map_shapes(image: Tensor, reshape_transform: ReshapeTransform | None) -> ShapeOf:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2 as T
 
+from captum_hrcam.datasets.files import read_image
 from captum_hrcam.datasets.isic import ISIC2019
 from captum_hrcam.datasets.splits import held_out
 
@@ -123,6 +124,29 @@ def test_masks(root):
     assert brightness[mask].mean() < brightness[~mask].mean() - 50
     assert data.mask(data.names.index("ISIC_0000001")) is None
     assert ISIC2019(root).mask(0) is None
+
+
+def test_a_mask_may_be_stored_as_ones(small):
+    file = small / MASKS / "ISIC_0000000_segmentation.png"
+    expected = ISIC2019(small, "all", masks=small / MASKS).mask(0)
+    with Image.open(file) as stored:
+        Image.fromarray((np.asarray(stored) > 127).astype(np.uint8)).save(file)
+    assert torch.equal(ISIC2019(small, "all", masks=small / MASKS).mask(0), expected)
+
+
+def test_an_image_of_16_bits_is_refused(small):
+    ramp = np.linspace(0, 65535, 48 * 36).reshape(36, 48).astype(np.uint16)
+    Image.fromarray(ramp).save(small / "deep.png")
+    with pytest.raises(ValueError, match=r"deep.png: has more than 8 bits a pixel .*'I;16'"):
+        read_image(small / "deep.png")
+
+
+@pytest.mark.parametrize("table", ["GroundTruth", "Metadata"])
+def test_an_image_listed_twice_is_refused(small, table):
+    path = small / f"ISIC_2019_Training_{table}.csv"
+    path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
+    with pytest.raises(ValueError, match=rf"{table}.csv: 'ISIC_\d+\w*' stands in 2 rows"):
+        ISIC2019(small)
 
 
 def test_mask_of_another_shape_is_refused(small):

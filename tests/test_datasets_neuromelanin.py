@@ -185,6 +185,20 @@ def test_sessions_and_suffix(small):
     assert data.to_nifti(items, torch.zeros(4, 16, 16)).shape == (28, 32, 8)
 
 
+def test_magnitude_and_phase_are_two_kinds(small):
+    for part in ("mag", "phase"):
+        path = small / "sub-01" / "anat" / f"sub-01_part-{part}_MTw.nii"
+        write_scan(path, midbrain(True, 9), "RAS")
+    scan(small, "sub-01").unlink()
+    for subject in ("sub-02", "sub-03", "sub-04"):
+        path = scan(small, subject)
+        path.rename(path.with_name(f"{subject}_part-mag_MTw.nii.gz"))
+    with pytest.raises(ValueError, match=r"kinds, part-mag_MTw, part-phase_MTw\. .*'part-mag_MTw'"):
+        NeuromelaninMRI(small, "all")
+    data = NeuromelaninMRI(small, "all", suffix="part-mag_MTw", **RANGE)
+    assert data.subjects.count("sub-01") == 4
+
+
 def test_group_column_positive_and_several_others(small):
     (small / "participants.tsv").write_text(
         "participant_id\tdx\nsub-01\tcontrol\nsub-02\tMSA\nsub-03\tPD\nsub-04\tPD\n"
@@ -254,11 +268,30 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"no column 'diagnosis'; it has .*'age', 'group'"):
             NeuromelaninMRI(small, group_column="diagnosis")
 
-    @pytest.mark.parametrize("value", ["n/a", ""])
+    @pytest.mark.parametrize("value", ["n/a", "", "N/A", "NaN", "None"])
     def test_subject_without_group(self, small, value):
         participants(small, lambda text: text.replace("sub-03\t52\tPD", f"sub-03\t52\t{value}"))
         with pytest.raises(ValueError, match=r"participants.tsv: sub-03 has no group"):
             NeuromelaninMRI(small)
+
+    def test_subject_in_two_rows(self, small):
+        participants(small, lambda text: text + "sub-03\t52\tcontrol\n")
+        with pytest.raises(ValueError, match=r"participants.tsv: 'sub-03' stands in 2 rows"):
+            NeuromelaninMRI(small)
+
+    def test_one_scan_in_two_files(self, small):
+        gz = scan(small, "sub-01")
+        nib.save(nib.load(gz), gz.with_suffix(""))
+        with pytest.raises(ValueError, match=r"sub-01_MTw.nii: is there as .nii.gz, too"):
+            NeuromelaninMRI(small)
+
+    def test_scan_that_does_not_say_how_the_head_lies(self, small):
+        path = scan(small, "sub-01")
+        image = nib.Nifti1Image(nib.load(path).get_fdata(), None)
+        image.header["sform_code"] = image.header["qform_code"] = 0
+        nib.save(image, path)
+        with pytest.raises(ValueError, match=r"sub-01_MTw.nii.gz: does not say how the head lies"):
+            NeuromelaninMRI(small, "all")
 
     def test_subject_without_row(self, small):
         participants(small, lambda text: text.replace("sub-04\t53\tPD\n", ""))

@@ -249,6 +249,50 @@ class Auxiliary(nn.Module):
         return self.head(self.stage3(x)) + self.age(age), aux1, aux2
 
 
+class Segmenting(nn.Module):
+    """Scores from the coarse maps, a mask from the fine ones."""
+
+    def __init__(self, gives_both=False, detached=False):
+        super().__init__()
+        self.fine, self.coarse, self.decoder = stage(3, 4), stage(4, 8), stage(12, 4)
+        self.mask, self.fc = conv(4, 1), nn.Linear(8, 2)
+        self.gives_both, self.detached = gives_both, detached
+
+    def forward(self, x):
+        x -= x.mean()  # in place, as models may
+        fine = self.fine(x)
+        coarse = self.coarse(F.max_pool2d(fine, 2))
+        decoded = self.decoder(torch.cat([fine, F.interpolate(coarse, scale_factor=2)], 1))
+        mask = self.mask(decoded)
+        scores = self.fc((coarse.detach() if self.detached else coarse).mean((2, 3)))
+        return {"mask": mask, "label": [scores]} if self.gives_both else scores
+
+
+class Skipping(nn.Module):
+    """The input comes in again at the end, through a row of bare layers that runs last."""
+
+    def __init__(self):
+        super().__init__()
+        self.block, self.last = stage(3, 4), stage(4, 8)
+        self.skip = nn.Sequential(conv(3, 8, stride=2), nn.BatchNorm2d(8))
+        self.fc = nn.Linear(8, 2)
+
+    def forward(self, x):
+        last = self.last(F.max_pool2d(self.block(x), 2))
+        return self.fc(F.relu(last + self.skip(x)).mean((2, 3)))
+
+
+class Twice(nn.Module):
+    """Two images through one layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared = conv(3, 4)
+
+    def forward(self, x):
+        return (self.shared(x) - self.shared(x.flip(3))).mean((2, 3))
+
+
 class Pair(nn.Module):
     """Gives its maps twice, as a tuple."""
 
@@ -365,9 +409,25 @@ class TestHomeMade:
             "stage3",
         ]
 
-    def test_tuples_are_passed_over(self):
+    def test_what_gives_several_tensors_is_opened(self):
         network = stage(3, 4), Pair(stage(4, 4)), PoolFirst(2), stage(4, 4)
+        assert self.find(*network, *head(4)) == ["1.inner", "3"]
+
+    def test_padding_is_no_layer(self):
+        network = stage(3, 4), nn.ZeroPad2d(1), nn.MaxPool2d(2), stage(4, 4)
         assert self.find(*network, *head(4)) == ["0", "3"]
+
+    @pytest.mark.parametrize("frozen", [False, True])
+    @pytest.mark.parametrize("gives_both", [False, True])
+    def test_a_decoder_beside_the_scores_is_passed_over(self, gives_both, frozen):
+        model = Segmenting(gives_both).requires_grad_(not frozen)
+        assert find_layers(model, X) == ["fine", "coarse"]
+
+    def test_detached_features_are_layers_all_the_same(self):
+        assert find_layers(Segmenting(detached=True).requires_grad_(False), X)[0] == "decoder"
+
+    def test_a_projection_of_a_skip_is_no_layer(self):
+        assert find_layers(Skipping(), X) == ["block", "last"]
 
     def test_layer_that_runs_twice_is_passed_over(self):
         twice = stage(4, 4)
@@ -433,13 +493,15 @@ class TestFindLayers:
             find_layers(nn.DataParallel(Lines()), X)
 
     @pytest.mark.parametrize(
-        "model", [nn.Sequential(nn.Flatten(), nn.Linear(3072, 3)), torch.jit.script(stage(3, 4))]
+        ("model", "message"),
+        [
+            (nn.Sequential(nn.Flatten(), nn.Linear(3072, 3)), "as the input, 2. Name the layers"),
+            (Twice(), "as the input, 2; 1 run several times, as 'shared'. .* explain one of them"),
+            (torch.jit.script(stage(3, 4)), "model is a scripted or traced module"),
+        ],
     )
-    def test_no_layer_found(self, model):
-        with pytest.raises(
-            ValueError,
-            match=r"no layer that runs once .* as the input, 2",
-        ):
+    def test_no_layer_found(self, model, message):
+        with pytest.raises(ValueError, match=message):
             find_layers(model, X)
 
     @pytest.mark.parametrize(("model", "images"), [(swin, X), (Signals, torch.randn(2, 2, 40))])

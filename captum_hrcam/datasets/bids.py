@@ -4,6 +4,10 @@ from pathlib import Path
 
 from captum_hrcam.datasets.files import read_table
 
+MISSING = ("", "n/a", "na", "nan", "none")  # BIDS writes n/a, other programs what they like
+# Entities of a name that make another kind of image of it: one echo, magnitude or phase.
+OF_KIND = ("mod", "echo", "flip", "inv", "mt", "part")
+
 
 def read_groups(folder: Path, column: str, expected: str) -> dict[str, str]:
     """{participant: group} from ``participants.tsv``; ValueError for one without a group."""
@@ -11,7 +15,7 @@ def read_groups(folder: Path, column: str, expected: str) -> dict[str, str]:
     rows = read_table(table, ("participant_id", column), expected, delimiter="\t")
     groups = {row["participant_id"].strip(): row[column].strip() for row in rows}
     for subject, group in groups.items():
-        if group in ("", "n/a"):  # BIDS writes a missing value as n/a
+        if group.lower() in MISSING:
             raise ValueError(
                 f"{table}: {subject} has no {column}; expected a group for every participant."
             )
@@ -22,18 +26,25 @@ def find_scans(
     folder: Path, participants: list[str], suffix: str | None, expected: str
 ) -> dict[str, list[Path]]:
     """
-    {participant: scans in anat/}, all of one BIDS suffix.
+    {participant: scans in anat/}, all of one kind.
+
+    Args:
+        suffix: what their names end with, as "MTw" or "part-mag_MTw"; None for all.
 
     Raises:
         FileNotFoundError: a participant without scan.
-        ValueError: scans of someone who is no participant; scans of several suffixes.
+        ValueError: scans of someone who is no participant; scans of several kinds; one scan twice.
     """
     table = folder / "participants.tsv"
     scans: dict[str, list[Path]] = {subject: [] for subject in participants}
     for anat in sorted([*folder.glob("sub-*/anat"), *folder.glob("sub-*/ses-*/anat")]):
         subject = anat.relative_to(folder).parts[0]
         found = sorted([*anat.glob("sub-*.nii.gz"), *anat.glob("sub-*.nii")])
-        found = [path for path in found if suffix in (None, _suffix(path))]
+        if suffix is not None:
+            found = [path for path in found if _stem(path).endswith(f"_{suffix}")]
+        twice = [path for path in found if path.suffix == ".nii" and Path(f"{path}.gz") in found]
+        if twice:
+            raise ValueError(f"{twice[0]}: is there as .nii.gz, too. Remove one of them.")
         if found and subject not in scans:
             raise ValueError(f"{table}: no row for {subject}, who has the scan {found[0]}.")
         if found:
@@ -45,15 +56,20 @@ def find_scans(
                 f"{folder / subject / 'anat' / name}: not found, but {table} lists {subject}. "
                 f"{expected}"
             )
-    suffixes = sorted({_suffix(path) for paths in scans.values() for path in paths})
-    if len(suffixes) > 1:
+    kinds = sorted({_kind(path) for paths in scans.values() for path in paths})
+    if len(kinds) > 1:
         raise ValueError(
-            f"suffix: {folder} has scans of several kinds, {', '.join(suffixes)}. Name the one to "
-            f"take, as suffix={suffixes[0]!r}."
+            f"suffix: {folder} has scans of several kinds, {', '.join(kinds)}. Name the one to "
+            f"take, as suffix={kinds[0]!r}."
         )
     return scans
 
 
-def _suffix(path: Path) -> str:
-    """The last part of the name, as MTw in sub-01_run-1_MTw.nii.gz."""
-    return path.name.split(".")[0].split("_")[-1]
+def _kind(path: Path) -> str:
+    """What a scan shows, as part-mag_MTw in sub-01_run-1_part-mag_MTw.nii.gz."""
+    *entities, suffix = _stem(path).split("_")
+    return "_".join([e for e in entities if e.split("-")[0] in OF_KIND] + [suffix])
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0]

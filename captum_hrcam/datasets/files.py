@@ -3,13 +3,18 @@
 import csv
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 # What Pillow raises for damaged files depends on the format and on where the damage lies.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+
+
+class _MoreThan8Bits(ValueError):
+    """An image that is whole, but cannot be shown as it is."""
 
 
 def check_split(split: str, allowed: Sequence[str]) -> None:
@@ -26,9 +31,10 @@ def existing(path: Path, expected: str) -> Path:
 
 
 def read_table(
-    path: Path, columns: Iterable[str], expected: str, delimiter: str = ","
+    path: Path, columns: Sequence[str], expected: str, delimiter: str = ","
 ) -> list[dict[str, str]]:
-    """The rows of a CSV or TSV file by column name, checked to hold ``columns`` in every row."""
+    """The rows of a CSV or TSV file by column name, checked to hold ``columns`` in every row, the
+    first of them another value in each."""
     # Excel saves with a byte-order mark, which would become part of the first column's name.
     with existing(path, expected).open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, delimiter=delimiter)
@@ -44,6 +50,9 @@ def read_table(
             raise ValueError(f"{path}, line {line}: expected {len(header)} fields, as its header.")
     if not rows:
         raise ValueError(f"{path}: holds a header and no rows. {expected}")
+    first, n = Counter(row[columns[0]].strip() for row in rows).most_common(1)[0]
+    if n > 1:
+        raise ValueError(f"{path}: {first!r} stands in {n} rows, expected one. Remove the others.")
     return rows
 
 
@@ -70,11 +79,17 @@ def check_listed(table: Path, folder: Path, names: Sequence[str], expected: str)
 
 
 def read_image(path: Path, mode: str = "RGB") -> Image.Image:
-    """The decoded image in Pillow's ``mode``; OSError naming a missing or damaged file."""
+    """The decoded image in Pillow's ``mode``, of 8 bits; OSError naming a missing or damaged file,
+    ValueError one of more bits."""
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would cut off all above 255
+                raise _MoreThan8Bits(
+                    f"{path}: has more than 8 bits a pixel (Pillow's mode {image.mode!r}). Convert "
+                    "it to 8 bits, with the window that it is to be seen in."
+                )
             return image.convert(mode)
-    except FileNotFoundError:
+    except (FileNotFoundError, _MoreThan8Bits):
         raise
     except _DAMAGED as error:
         raise OSError(

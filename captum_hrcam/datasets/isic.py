@@ -166,7 +166,7 @@ class ISIC2019(VisionDataset):
                 f"{self.path(i)}, {width}x{height}. Expected the mask of this image."
             )
         resized = mask.resize((width, height), Image.Resampling.NEAREST)
-        return torch.from_numpy(np.asarray(resized) > 127)
+        return torch.from_numpy(np.asarray(resized) > 0)  # stored as 255, or as 1
 
     def extra_repr(self) -> str:
         """The split and how many images each class has, for ``repr``."""

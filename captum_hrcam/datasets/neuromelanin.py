@@ -45,8 +45,8 @@ class NeuromelaninMRI(VisionDataset):
         split (str): "train", "test" or "all".
         group_column (str): the column of ``participants.tsv`` with the group.
         positive (str): the group of label 1; all others are 0.
-        suffix (str): the BIDS suffix of the scans to take, as "MTw" for ``sub-01_MTw.nii.gz``; None
-            where all scans have the same one.
+        suffix (str): the BIDS suffix of the scans to take, as "MTw" for ``sub-01_MTw.nii.gz``, or
+            more of their names' end, as "part-mag_MTw"; None where all scans are of one kind.
         slices (tuple[int, int]): start and stop, counted upwards from the lowest slice, 0; None for
             all.
         box (tuple[int, int, int, int]): y0, y1, x0, x1: rows and columns of the slice as shown,
@@ -70,7 +70,8 @@ class NeuromelaninMRI(VisionDataset):
     Raises:
         FileNotFoundError: root, ``participants.tsv`` or a participant's scan is missing.
         ValueError: unknown split; no group column; a subject without group or row; ``positive``
-            or the other groups empty; several suffixes; slices or box outside a scan.
+            or the other groups empty; several kinds of scans; a scan without orientation; slices
+            or box outside one.
         OSError: a scan is damaged or truncated.
         ImportError: nibabel is not installed: ``pip install "captum-hrcam[mri]"``.
 

@@ -37,6 +37,13 @@ def open_scan(path: Path) -> Any:
         raise _unreadable(path, error) from error
     if len(scan.shape) < 3 or any(n != 1 for n in scan.shape[3:]):
         raise ValueError(f"{path}: has shape {scan.shape}, expected one 3D volume.")
+    if isinstance(scan, nib.Nifti1Pair) and not (
+        scan.header["sform_code"] or scan.header["qform_code"]
+    ):
+        raise ValueError(
+            f"{path}: does not say how the head lies (sform_code and qform_code are 0), so left "
+            "and right cannot be told. Convert it anew from its source, or set its affine."
+        )
     if np.isnan(nib.io_orientation(scan.affine)).any():
         raise ValueError(f"{path}: its affine is singular:\n{scan.affine}")
     return scan
