@@ -13,7 +13,7 @@ from captum_hrcam.activations import Read, gap, plain, spatial_variance
 from captum_hrcam.cache import DataDigest
 from captum_hrcam.checks import no_channels_last, one_row_per_image, same_shape, shallow_to_deep
 from captum_hrcam.features import FeatureCollector, Sample, held_out
-from captum_hrcam.labels import model_targets, n_label_columns, target_rows
+from captum_hrcam.labels import label_tensor, model_targets, n_label_columns, target_rows
 from captum_hrcam.tracing import holds_channels_last
 
 Forward = Callable[[tuple[Tensor, ...], tuple[Any, ...], Read], Any]
@@ -73,7 +73,7 @@ class FrozenPass:
             progress: the progress bar's text; None draws none.
         """
         for inputs, labels, places, is_first in self._batches(data, argument, progress):
-            z, within, outputs = self._pool(inputs, argument)
+            z, within, outputs = self._pool(inputs, argument, places)
             y = self._target_rows(labels, outputs)
             if digest is not None:
                 digest.add(inputs, labels)
@@ -105,9 +105,10 @@ class FrozenPass:
                 labels without columns for ``targets="model"``.
         """
         for inputs, labels, places, _ in self._batches(data, argument, progress):
+            n = len(places)
+            y = torch.zeros(n, 0) if labels is None else label_tensor(labels, n)
             digest.add(inputs, labels)
-            rows = torch.zeros(len(places), 0) if labels is None else torch.as_tensor(labels)
-            keep(images, ~held_out(places), inputs, rows.cpu())
+            keep(images, ~held_out(places), inputs, y)
 
     def _batches(
         self, data: Iterable[Any], argument: str, progress: str | None
@@ -130,7 +131,9 @@ class FrozenPass:
                 "batches once: make it anew, or pass what can be read again."
             )
 
-    def _pool(self, inputs: tuple[Tensor, ...], argument: str) -> tuple[Tensor, Tensor, Tensor]:
+    def _pool(
+        self, inputs: tuple[Tensor, ...], argument: str, places: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Averages and variances over cells (n, N), the model's outputs (n, K'), on the CPU."""
         n = len(inputs[0])
         pooled: dict[str, Tensor] = {}
@@ -155,10 +158,12 @@ class FrozenPass:
         z, within = (
             torch.cat([d[name].cpu() for name in self.layers], 1) for d in (pooled, varied)
         )
-        if not (torch.isfinite(z) & torch.isfinite(within)).all():
+        finite = (torch.isfinite(z) & torch.isfinite(within)).all(1)
+        if not finite.all():
             raise ValueError(
-                f"{argument}: NaN or infinity in the pooled features of a batch. Check the inputs "
-                "and the model's weights."
+                f"{argument}: NaN or infinity in the pooled features of {(~finite).sum()} images of "
+                f"a batch, first of image {places[~finite][0]} (from 0). Check this input and the "
+                "model's weights."
             )
         return z, within, outputs
 

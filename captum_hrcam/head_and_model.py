@@ -54,6 +54,7 @@ def agreement_figures(scores: Tensor, y: Tensor, outputs: Tensor, loss: str) -> 
         "head_by_class": by_class(scores, y, loss),
         "model_by_class": by_class(outputs, y, loss) if has_model else none,
         "by_chance": _by_chance(y, loss),
+        "has_model": has_model,
         "says_contrary": False,
         "gives_probabilities": has_model and _are_probabilities(outputs, loss),
     }

@@ -8,6 +8,23 @@ LOSSES = ("cross_entropy", "binary_cross_entropy", "mse")
 PRESENT = 0.5  # a class is in an image from this target on
 
 
+def label_tensor(labels: object, n: int) -> Tensor:
+    """One batch of labels, (n, ...) on the CPU; TypeError or ValueError of anything else."""
+    try:
+        y = torch.as_tensor(labels).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"labels: got {type(labels).__name__}, expected a tensor or numbers. The loader must "
+            "yield (*inputs, label)."
+        ) from error
+    if y.ndim == 0 or y.shape[0] != n:
+        raise ValueError(
+            f"labels: got shape {tuple(y.shape)} for a batch of {n} images, expected {n} labels. "
+            "The loader must yield (*inputs, label)."
+        )
+    return y
+
+
 def target_rows(labels: object, n: int, n_classes: int, loss: str) -> Tensor:
     """Check one batch of labels and return it as rows of targets.
 
@@ -25,18 +42,7 @@ def target_rows(labels: object, n: int, n_classes: int, loss: str) -> Tensor:
         TypeError: labels are not a tensor or numbers.
         ValueError: wrong length, range or NaN; the message says which value.
     """
-    try:
-        y = torch.as_tensor(labels).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"labels: got {type(labels).__name__}, expected a tensor or numbers. The loader must "
-            "yield (*inputs, label)."
-        ) from error
-    if y.ndim == 0 or y.shape[0] != n:
-        raise ValueError(
-            f"labels: got shape {tuple(y.shape)} for a batch of {n} images, expected {n} labels. "
-            "The loader must yield (*inputs, label)."
-        )
+    y = label_tensor(labels, n)
     if y.ndim == 2 and y.shape[1] == 1 and not (loss == "cross_entropy" and n_classes == 1):
         y = y[:, 0]
     if y.ndim == 1 and loss == "cross_entropy":

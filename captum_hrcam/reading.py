@@ -47,7 +47,7 @@ class Reading:
         """The features of both.
 
         Raises:
-            ValueError: fewer than five images to fit on.
+            ValueError: fewer than five images to fit on, or all of a rank's held out.
         """
         with torch.random.fork_rng(devices=[]):  # a shuffling loader draws from the global state
             train = self._known(train_data)
@@ -57,6 +57,11 @@ class Reading:
                 whose = " on each rank" if group.size() > 1 else ""
                 raise ValueError(
                     f"train_data: got {train.n} images, expected at least {MIN_IMAGES}{whose}."
+                )
+            if train.by_part[False].n == 0:  # of few images on many ranks
+                raise ValueError(
+                    f"train_data: all {train.n} images of rank {group.rank()} are among the fifth "
+                    "that is held out. Give each rank more images."
                 )
             val = None
             if val_data is not None:

@@ -37,6 +37,8 @@ class HeadReport:
             with its real-valued labels; NaN where it is undefined.
         by_chance: (K,), what a guess of them hardly exceeds (1.7 standard errors); NaN for a class
             with fewer than ten images with it or without.
+        has_model: whether the model's output is a score for each of the head's outputs, to compare
+            with; NaN in the figures above where it is not.
         gives_probabilities: whether the model's outputs are probabilities already, which a loss
             of logits takes for something else.
         warnings: what a reader of the maps should know.
@@ -75,6 +77,7 @@ class HeadReport:
     head_by_class: Tensor
     model_by_class: Tensor
     by_chance: Tensor
+    has_model: bool
     gives_probabilities: bool
     warnings: list[str] = field(default_factory=list)
 
@@ -86,6 +89,12 @@ class HeadReport:
     def _warnings(self) -> list[str]:
         """What a reader of the maps should know."""
         found = []
+        if not self.has_model:
+            found.append(
+                "the model's output is no score for each of the head's outputs, so the head was "
+                "compared with nothing. Give HRCAM a function that picks the scores out, as "
+                "lambda x: model(x).logits."
+            )
         if self.gives_probabilities:
             found.append(
                 "the model's outputs are probabilities, where scores as before a softmax or "

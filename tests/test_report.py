@@ -93,6 +93,7 @@ def head_report(**changes: object) -> HeadReport:
         "slope": 0.9,
         "divergence": 0.1,
         "gives_probabilities": False,
+        "has_model": True,
         "says_contrary": False,
     }
     figures |= {"head_by_class": torch.tensor([0.97, 0.97]), "by_chance": torch.tensor([0.6, 0.6])}
@@ -127,6 +128,10 @@ def head_report(**changes: object) -> HeadReport:
         ({"head_auroc": 0.65, "n_figures": 16}, "no better than chance"),
         ({"n_figures": 3, "head_auroc": 1.0, "model_auroc": 1.0}, None),  # of three images
         ({"gives_probabilities": True}, "the model's outputs are probabilities"),
+        (
+            {"has_model": False, "agreement": float("nan"), "r_squared": float("nan")},
+            "the head was compared with nothing. Give HRCAM a function that picks the scores out",
+        ),
         (
             {"slope": -0.5, "says_contrary": True},
             "the head's scores fall where the model's rise (slope -0.50)",
