@@ -161,9 +161,8 @@ class FrozenPass:
         finite = (torch.isfinite(z) & torch.isfinite(within)).all(1)
         if not finite.all():
             raise ValueError(
-                f"{argument}: NaN or infinity in the pooled features of {(~finite).sum()} images of "
-                f"a batch, first of image {places[~finite][0]} (from 0). Check this input and the "
-                "model's weights."
+                f"{argument}: NaN or infinity in the pooled features, first of image "
+                f"{places[~finite][0]} (from 0). Check this input, and the model's weights."
             )
         return z, within, outputs
 
