@@ -256,7 +256,11 @@ DATA = {
         ValueError, r"is \(3, 8, 12\) in one batch and \(2, 8, 12\)",
         fit([(X, Y), (torch.zeros(12, 3, 8, 12), Y)]),
     ),
-    "NaN": (ValueError, r"pooled features, first of image \d+ \(from 0\)", fit([(with_value(X, NAN), Y)])),
+    "NaN": (
+        ValueError,
+        r"NaN or infinity in the pooled features, first of image 12 \(from 0\)",
+        fit([(X, Y), (with_value(X, NAN), Y)]),
+    ),
     "infinity": (ValueError, "NaN or infinity in the pool", fit([(with_value(X, INF), Y)])),
     "NaN without labels": (
         ValueError, "NaN or infinity in the pool", fit([with_value(X, NAN)], targets="model")
