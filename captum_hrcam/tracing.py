@@ -150,13 +150,14 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], shape_of: ShapeOf) -> Call:
         calls.append(call)
         running[-1].inside.append(call)
 
-    devices = {p.device for p in model.parameters() if p.is_cuda}
+    state = [*model.parameters(), *model.buffers()]
+    devices = {x.device for x in state if x.is_cuda}
     with (
         trace_modules(model, enter, leave),
         eval_mode(model),
         torch.random.fork_rng(devices=list(devices)),
         # The graph tells what depends on what; it keeps no tensor, so memory stays as it was.
-        torch.enable_grad(),
+        torch.set_grad_enabled(not any(x.is_inference() for x in state)),
         torch.autograd.graph.saved_tensors_hooks(lambda x: (), lambda x: x),
     ):
         output = model(*(_in_graph(x) for x in inputs))
@@ -172,7 +173,7 @@ def _in_graph(x: Any) -> Any:
     """An input that autograd follows, whether or not the model's parameters are frozen; no leaf,
     which a model must not change in place."""
     floats = isinstance(x, Tensor) and x.is_floating_point()
-    return x.detach().requires_grad_().clone() if floats else x
+    return x.detach().clone().requires_grad_().clone() if floats else x
 
 
 def _nodes_behind(output: Any) -> set[Any]:

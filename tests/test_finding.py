@@ -423,6 +423,14 @@ class TestHomeMade:
         model = Segmenting(gives_both).requires_grad_(not frozen)
         assert find_layers(model, X) == ["fine", "coarse"]
 
+    def test_models_and_images_of_inference_mode(self):
+        with torch.inference_mode():
+            model, images = nn.Sequential(stage(3, 4), nn.MaxPool2d(2), *head(4)), X.clone()
+            assert find_layers(model, images) == ["0"]
+        assert find_layers(model, X) == ["0"]
+        trained = nn.Sequential(stage(3, 4), nn.MaxPool2d(2), *head(4))
+        assert find_layers(trained, images) == ["0"]
+
     def test_detached_features_are_layers_all_the_same(self):
         assert find_layers(Segmenting(detached=True).requires_grad_(False), X)[0] == "decoder"
 
