@@ -157,7 +157,7 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], shape_of: ShapeOf) -> Call:
         eval_mode(model),
         torch.random.fork_rng(devices=list(devices)),
         # The graph tells what depends on what; it keeps no tensor, so memory stays as it was.
-        torch.set_grad_enabled(not any(x.is_inference() for x in state)),
+        torch.set_grad_enabled(not any(x.is_inference() for x in state if not is_lazy(x))),
         torch.autograd.graph.saved_tensors_hooks(lambda x: (), lambda x: x),
     ):
         output = model(*(_in_graph(x) for x in inputs))
