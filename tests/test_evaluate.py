@@ -11,11 +11,11 @@ import pytest
 import torch
 from captum.attr import LayerGradCam, Saliency
 from cases import TwoInputs
-from conftest import BY_NAME, State
+from conftest import BY_NAME, State, fit_quietly
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from captum_hrcam import CAM, compare, evaluate, metrics
+from captum_hrcam import CAM, HRCAM, compare, evaluate, metrics
 from captum_hrcam.datasets import SimulatedPathology
 from captum_hrcam.evaluation.measures import ORACLE_IOU, SetFigures, default_metrics
 from captum_hrcam.evaluation.result import Evaluation
@@ -553,9 +553,28 @@ def test_refused_before_the_model_runs(model):
 
 
 def test_map_with_nan_names_its_method(model):
-    broken = {"broken": lambda inputs, **_: inputs / 0, "fine": Saliency(model)}
-    with pytest.raises(ValueError, match="methods: 'broken' gave NaN or infinity"):
-        evaluate(broken, DATA, baselines=False)
+    seen = []
+
+    def broken(inputs, **_):
+        seen.extend(inputs)
+        maps = inputs.clone()
+        maps[[len(seen) - len(inputs) + i == 7 for i in range(len(inputs))]] /= 0
+        return maps
+
+    with pytest.raises(ValueError, match="methods: 'broken' gave NaN or infinity for image 7,"):
+        evaluate({"broken": broken, "fine": Saliency(model)}, DATA, batch_size=3, baselines=False)
+
+
+@pytest.mark.parametrize("order", [["2", "3"], ["3", "2"]])
+def test_the_baseline_cam_is_of_the_deepest_layer_of_one_method(model, order):
+    hrcam = fit_quietly(HRCAM(model, order), [batches(N)[0][:2]], solver="pattern")
+    expected = evaluate(CAM(model, "3"), DATA).values("CAM", "pixel AUROC")
+    np.testing.assert_array_equal(evaluate(hrcam, DATA).values("CAM", "pixel AUROC"), expected)
+
+
+def test_kinds_may_be_strings_of_numpys(model):
+    data = first(kinds=list(np.array(["a", "b", "a", "b"])))
+    assert sorted(evaluate(Saliency(model), data).frame["kind"].unique()) == ["a", "b"]
 
 
 def test_class_that_the_model_lacks_is_refused(model):

@@ -36,6 +36,17 @@ def test_upsampling_by_whole_factors_keeps_the_mean(d):
     torch.testing.assert_close(up.flatten(2).mean(2), a.flatten(2).mean(2))
 
 
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_upsampling_keeps_ties(d):
+    values = torch.randn(50, 1, *[1] * d)
+    flat = upsample(values.expand(-1, 1, *SIZES[d]), [7 * n for n in SIZES[d]])
+    assert torch.equal(flat, values.expand_as(flat))
+    corner = torch.cat([values, torch.zeros_like(values)], 2)  # the highest where it is positive
+    up = upsample(corner, [16, *[1] * (d - 1)])
+    assert (up[:, :, :4] == values).all()  # a plateau, half a cell wide
+    assert up.dtype == values.dtype
+
+
 def test_map_of_that_size_is_given_back_without_work():
     a = torch.randn(2, 1, 4, 5)
     assert upsample(a, (4, 5)) is a

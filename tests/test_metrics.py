@@ -203,6 +203,16 @@ def test_histograms_come_close_to_exact(bins):
     assert 0 < abs(streamed - exact) < 1 / bins  # 0 would mean: not the histogram's figure
 
 
+@pytest.mark.parametrize("sigma", [1, 2, 3])
+def test_histograms_are_right_of_maps_of_a_few_high_peaks(sigma):
+    rng = np.random.default_rng(0)
+    masks = rng.random((6, 100, 100)) < 0.1
+    maps = np.exp(sigma * (rng.normal(size=masks.shape) + masks))
+    assert metrics.pxap(maps, masks, exact_below=0) == pytest.approx(
+        metrics.pxap(maps, masks), abs=1e-3
+    )
+
+
 @pytest.mark.parametrize(
     ("pooled", "size"), [(metrics.pxap, (60, 60)), (metrics.vxap, (15, 15, 16))]
 )

@@ -243,6 +243,29 @@ def test_long_names_of_layers_break_behind_a_dot():
     assert all(line.endswith(".") for line in lines[:-1])
 
 
+def test_long_captions_are_wrapped_and_dollars_are_no_formula():
+    caption = "Patient 12, slice 9 of 20, left side, 5$ and 6$"
+    figure, axes = comparison_figure(IMAGES, {"costs $5 and $6": SPOT}, captions=[caption, "y"])
+    assert axes[0, 0].get_ylabel().replace("\n", " ") == caption
+    assert not axes[0, 0].yaxis.label.get_parse_math()
+    assert not axes[0, 1].title.get_parse_math()
+    figure.draw_without_rendering()
+    assert axes[0, 0].yaxis.label.get_window_extent().height <= axes[0, 0].bbox.height
+
+
+@pytest.mark.parametrize("n", [1, 12])
+def test_names_do_not_squeeze_boxes_or_curves(n):
+    names = [f"HR-CAM, agreement of all layers, {i}" for i in range(n)]
+    rates = np.linspace(0, 1, 9)
+    for figure, axes in (
+        boxes_figure({"Dice": dict.fromkeys(names, rates)}),
+        roc_figure(dict.fromkeys(names, (rates, rates**0.5))),
+    ):
+        figure.draw_without_rendering()
+        assert axes.flat[0].get_position().width > 0.35
+        assert axes.flat[0].get_position().height > 0.35
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -10,6 +10,7 @@ from matplotlib.ticker import NullFormatter
 from captum_hrcam.visualize.panels import COLORS, TEXT, WIDTH, Array, to_numpy, wrap
 
 STYLES = ("-", "--", "-.", ":")
+CROWD = 8  # lines of names: more would hide the curves, and stand below them
 Curve = tuple[Any, Any]
 
 
@@ -49,15 +50,16 @@ def roc_figure(
         raise ValueError(f"log_from: got {log_from}, expected between 0 and 1, or None for none.")
 
     panels = 1 if log_from is None else 2
-    figure = Figure(figsize=(WIDTH / 2 * panels, 3.2), layout="constrained")
+    labels = [wrap(f"{name} ({_area(*c):.3f})", WIDTH / 4, TEXT) for name, c in checked.items()]
+    lines = sum(label.count("\n") + 1 for label in labels)
+    below = 0.14 * -(-lines // panels) + 0.4 if lines > CROWD else 0.0
+    figure = Figure(figsize=(WIDTH / 2 * panels, 3.2 + below), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for ax, start in zip(axes, (0.0, log_from), strict=False):
-        for i, (name, (fpr, tpr)) in enumerate(checked.items()):
-            area = float((np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2).sum())
+        for i, (label, (fpr, tpr)) in enumerate(zip(labels, checked.values(), strict=True)):
             x, y = _from(start, fpr, tpr) if start else (fpr, tpr)
             style = STYLES[(i + i // len(COLORS)) % len(STYLES)]
             color = COLORS[i % len(COLORS)]
-            label = wrap(f"{name} ({area:.3f})", WIDTH / 4, TEXT)
             ax.plot(x, y, style, color=color, linewidth=1.4, label=label)
         grey = np.geomspace(start, 1, 200) if start else np.array([0.0, 1.0])
         ax.plot(grey, grey, color="0.6", linewidth=0.8, zorder=0, label="chance (0.500)")
@@ -68,10 +70,17 @@ def roc_figure(
             ax.xaxis.set_minor_formatter(NullFormatter())
         ax.tick_params(labelsize=TEXT, length=2)
     axes[0].set_ylabel("true positive rate", fontsize=TEXT)
-    axes[0].legend(
-        fontsize=TEXT, title="area under the curve", title_fontsize=TEXT, loc="lower right"
-    )
+    legend = {"fontsize": TEXT, "title": "area under the curve", "title_fontsize": TEXT}
+    if below:
+        handles, _ = axes[0].get_legend_handles_labels()
+        figure.legend(handles=handles, loc="outside lower center", ncols=panels, **legend)
+    else:
+        axes[0].legend(loc="lower right", **legend)
     return figure, axes
+
+
+def _area(fpr: Array, tpr: Array) -> float:
+    return float((np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2).sum())
 
 
 def _curve(name: str, curve: Curve) -> Curve:
