@@ -3,7 +3,6 @@
 import warnings
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from captum_hrcam.activations import ReshapeTransform
@@ -30,7 +29,6 @@ class FoundLayers(list[str]):
         )
 
 
-@torch.no_grad()
 def find_layers(
     model: nn.Module,
     example_inputs: Tensor | tuple[Any, ...],
@@ -121,7 +119,7 @@ def find_layers(
             f"dimensions as the input, {image.ndim - 2}" + (f": {other}" if other else remedy)
         )
     if other:
-        warnings.warn(f"find_layers: {other}", stacklevel=3)  # past the decorator, to the caller
+        warnings.warn(f"find_layers: {other}", stacklevel=2)
     return FoundLayers({layer.name: layer.shape for layer in found})
 
 

@@ -51,11 +51,11 @@ def framing(features: Callable[[Tensor], Tensor], images: Tensor) -> list[Seen]:
 
     Args:
         features: images -> the finest layer's maps (n, C, \*cells).
-        images: (n, C, \*spatial), some.
+        images: (n, C, \*spatial), some; of a layer of ``LEAST_CELLS`` or more.
     """
     before = features(images)
     axes = range(2, images.ndim)
-    if before.ndim != images.ndim or min(before.shape[2:]) < LEAST_CELLS:
+    if before.ndim != images.ndim:
         return []
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(images.shape, generator=generator).to(images) * images.std()

@@ -223,13 +223,13 @@ def layer_norms(
     """Factors (N,) that bring each layer's standardised weights to the wanted norm.
 
     None leaves them, "equal" gives every layer norm 1, "information" the root of what the layer
-    alone tells on held-out data, 1 - loss / loss of the mean.
+    alone tells on held-out data, 1 - loss / loss of the mean, never below 0.
     """
     if balance is None:
         return torch.ones(weight.shape[1], dtype=weight.dtype)
     factors = []
     for name, part in zip(channels, weight.split(list(channels.values()), 1), strict=True):
         norm = part.norm().clamp(min=1e-300)
-        wanted = 1.0 if balance == "equal" else max(information[name], 0.0) ** 0.5
+        wanted = 1.0 if balance == "equal" else information[name] ** 0.5
         factors.append((wanted / norm).expand(part.shape[1]) if part.any() else part[0])
     return torch.cat(factors)

@@ -176,6 +176,39 @@ class TestLayersThatMixPlaces:
         assert report.support < -0.9
 
 
+class OftenRight(Mixing):
+    """The first layer marks what lights up in a little more than half of the images, as a pixel of
+    clutter has it; in the others, and in all deeper layers, the sum lies anywhere but there."""
+
+    def forward(self, x):
+        f = F.avg_pool2d(x[:, :2], 2)
+        mixed = f.sum((2, 3), keepdim=True) / 32 - f  # its average is that of f
+        f = torch.where(x[:, 2:, :1, :1] > 0.1, f, mixed)
+        f = self.first(f.repeat_interleave(2, 2).repeat_interleave(2, 3))
+        for layer in self.mixed:
+            mixed = layer(mixed)
+        return self.fc((f + mixed).mean((2, 3)))
+
+
+def test_a_margin_without_support_leaves_no_layer_out(monkeypatch):
+    x, y, _ = squares(200, 1)
+    verdicts, best = [], Revisit._best
+
+    def keep(*args):
+        fitted, verdict = best(*args)
+        verdicts.append(verdict)
+        return fitted, verdict
+
+    monkeypatch.setattr(Revisit, "_best", keep)
+    model = OftenRight()
+    nn.init.zeros_(model.fc.bias)
+    hrcam = fit_quietly(HRCAM(model, list(TestLayersThatMixPlaces.LAYERS)), [(x, y)])
+    assert verdicts[-1].margin > 0
+    assert 0 < verdicts[-1].support < 0.5
+    assert all(weight.any() for weight in hrcam.weights.values())
+    assert hrcam.report.choices[1].startswith("all layers stay")
+
+
 class CoarseFirst(Squares):
     """As a decoder: the coarse map runs before the finer ones."""
 
@@ -374,6 +407,23 @@ def test_any_dimension_and_no_class_without_a_map(name):
     assert torch.isfinite(maps).all()
     assert (maps.flatten(2).std(2) > 0).all()
     assert hrcam.head.centred is False
+
+
+@pytest.mark.parametrize(
+    ("loss", "low", "high"), [("cross_entropy", 0.3, 0.7), ("binary_cross_entropy", 0, 0.5)]
+)
+def test_a_class_is_in_an_image_from_a_half_on(loss, low, high):
+    """So softer labels give the same weights, but for their size."""
+    x, y, _ = squares(120, 0)
+    layers, hard = ["fine", "middle", "coarse"], F.one_hot(y).double()
+    options = {"solver": "cascade", "place_layers": False, "loss": loss}
+    of_hard, of_soft = (
+        fit_quietly(HRCAM(Squares(), layers), [(x, rows)], **options).weights
+        for rows in (hard, low + (high - low) * hard)
+    )
+    for name in layers:
+        one, other = (F.normalize(weights[name], dim=1) for weights in (of_hard, of_soft))
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_several_labels_and_one_logit():

@@ -169,6 +169,74 @@ def test_no_support_where_few_images_say_anything():
     assert not doubtful(verdict.support)
 
 
+@pytest.mark.parametrize(("n", "is_told"), [(3, False), (4, True)])
+def test_four_images_say_something(n, is_told):
+    x = bright_corners(8)
+    x[n:] = 0
+    marks = {"corner": mark_corner, "again": mark_corner}
+    verdict = Trial(softmax_scores, (x,), labels(8), loss="cross_entropy").choose(marks)
+    assert (verdict.support == pytest.approx(1)) == is_told
+    assert math.isnan(verdict.support) != is_told
+
+
+def test_a_half_is_support_enough_and_none_is_no_doubt():
+    supports = [None, math.nan, -1.0, 0.49, 0.5, 1.0]
+    assert list(map(doubtful, supports)) == [False, False, True, True, False, False]
+
+
+def three_corners(inputs: tuple[Tensor, ...]) -> Tensor:
+    """A class for each of three corners that is bright."""
+    x = inputs[0]
+    return 4 * torch.stack([corner(x), corner(x.flip(2)), corner(x.flip(3))], 1)
+
+
+@pytest.mark.parametrize("right", [0, 1, 2])
+def test_of_three_classes_the_one_that_is_spoken_for(right):
+    """The map of one class marks its corner, those of the others all but theirs."""
+    x, y = torch.zeros(15, 1, SIZE, SIZE), torch.arange(15) % 3
+    bright = bright_corners(15)
+    turned = bright, bright.flip(2), bright.flip(3)
+    for c in range(3):
+        x[y == c] = turned[c][y == c]
+
+    def mark(inputs: tuple[Tensor, ...], classes: Tensor) -> Tensor:
+        a = mark_corner(inputs, classes)
+        own = torch.stack([a, a.flip(2), a.flip(3)])[classes, torch.arange(len(classes))]
+        is_right = (classes == right)[:, None, None, None]
+        return torch.where(is_right, own, -own)
+
+    trial = Trial(three_corners, (x,), torch.eye(3)[y], loss="binary_cross_entropy")
+    verdict = trial.choose({"map": mark, "again": mark})
+    assert verdict.support == pytest.approx(1)
+    assert verdict.margin < 0.5 * 5 * verdict.change  # all together say less
+
+
+def test_a_label_of_a_half_is_in_the_image():
+    x = bright_corners(6)
+    verdicts = [
+        Trial(sigmoid_scores, (x,), torch.full((6, 1), y), "binary_cross_entropy").choose(
+            CANDIDATES
+        )
+        for y in (0.5, 1.0, 0.49)
+    ]
+    assert verdicts[0] == verdicts[1]
+    assert "no held-out image has a class" in verdicts[2].why
+
+
+def test_the_error_is_that_of_a_mean():
+    x = bright_corners(6)
+    x[:3, :, -1, -1] = -0.1
+    marks = {"corner": mark_corner, "some": mark_wrongly_where_told}
+    maps = [mark((x,), torch.ones(6)) for mark in marks.values()]
+    tests = torch.tensor([[slow_tests(*pair) for pair in zip(x, a, strict=True)] for a in maps])
+    margins = (tests[0] - tests[1]) * torch.tensor([1, -1])
+    why = Trial(softmax_scores, (x,), labels(6), loss="cross_entropy").choose(marks).why
+    told = re.findall(r"(-?\d\.\d+) ± (\d\.\d+)", why)
+    found = torch.tensor([[float(value) for value in pair] for pair in told])
+    expected = torch.stack([margins.mean(0), margins.std(0) / 6**0.5], 1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=6e-4)
+
+
 def test_the_healthy_do_not_drown_the_ill():
     """They are the more, and nothing that is blurred makes one ill."""
     x = bright_corners(24)

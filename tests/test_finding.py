@@ -460,6 +460,25 @@ class TestHomeMade:
         network = [*layer(1), *layer(4), pool, *layer(4), *layer(4), nn.MaxPool1d(2), *layer(4)]
         assert self.find(*network, *head(4, 1), x=torch.randn(1, 1, 200)) == ["3", "8", "11"]
 
+    @pytest.mark.parametrize(
+        ("before", "after", "halved"),
+        [
+            (2, 1, True),
+            (3, 2, True),
+            (4, 3, False),
+            (5, 3, True),
+            (6, 4, False),
+            (20, 13, True),
+            (20, 14, False),
+        ],
+    )
+    def test_a_side_is_halved_where_it_is_half_rounded_up_or_little_more(
+        self, before, after, halved
+    ):
+        network = conv(2, 4), nn.ReLU(), nn.AdaptiveAvgPool2d((7, after)), conv(4, 4), nn.ReLU()
+        x = torch.randn(2, 2, 7, before)
+        assert self.find(*network, *head(4), x=x) == (["1", "4"] if halved else ["4"])
+
     def test_one_side_is_halved(self):
         network = stage(3, 4), nn.MaxPool2d((2, 1)), stage(4, 4), nn.MaxPool2d((1, 2)), stage(4, 4)
         assert self.find(*network, *head(4)) == ["0", "2", "4"]
@@ -520,8 +539,10 @@ class TestFindLayers:
 
     def test_tokens_without_a_transform_are_warned_of(self):
         vit = VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=3)
-        with pytest.warns(UserWarning, match=r"'encoder' gives \(N, 17, 16\).*reshape_transform"):
+        told = r"'encoder' gives \(N, 17, 16\).*reshape_transform"
+        with pytest.warns(UserWarning, match=told) as warned:
             assert find_layers(vit, X) == ["conv_proj"]
+        assert [w.filename for w in warned] == [__file__]  # of who called it
 
     def test_channels_last_among_others_are_passed_over(self):
         """By a linear layer at each pixel, after convolutions whose channels come first."""

@@ -50,11 +50,19 @@ def test_in_one_and_three_dimensions(axes):
 
 
 def test_layers_that_do_not_tell():
-    assert seen(lambda x: F.avg_pool2d(x, 4)) == []  # 12 cells
     assert seen(lambda x: x.mean((2, 3), keepdim=True).expand_as(x)) == []  # mixes all places
     assert seen(lambda x: x * 0) == []
     assert seen(lambda x: F.pad(x[..., 16:], (16, 0))) == []  # does not see the first strip at all
     assert seen(lambda x: x * torch.nan) == []
+    assert framing(lambda x: x + 1e3, X) == []  # hardly changes
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e4])
+def test_the_size_of_features_does_not_matter(size):
+    with torch.no_grad():
+        found = framing(lambda x: size * CONV(x).relu(), X)
+    for got, wanted in zip(found, seen(lambda x: x), strict=True):
+        assert got == pytest.approx(wanted, abs=1e-6)
 
 
 def test_kernels_without_padding_cost_edges_too():
@@ -68,6 +76,11 @@ def test_a_coarser_layer_is_held_to_less():
     assert not Seen(0.92, 0, 24).is_off
     assert Seen(1, 0.05, 64).is_off
     assert not Seen(1, 0.05, 24).is_off
+
+
+def test_the_finest_layer_is_held_to_a_twentieth_of_a_side_and_half_of_that_aside():
+    assert [Seen(scale, 0, 500).is_off for scale in (0.94, 0.96, 1.04, 1.06)] == [1, 0, 0, 1]
+    assert [Seen(1, aside, 500).is_off for aside in (-0.03, -0.02, 0.02, 0.03)] == [1, 0, 0, 1]
 
 
 class Prepared(nn.Module):
@@ -93,6 +106,36 @@ def test_the_report_warns(name, warns):
     if warns:
         assert "axis 0 at +0.8" in told[0]
     assert fit_quietly(hrcam, [(x, y)], place_layers=False).report.framing == []
+
+
+def test_fewer_than_24_cells_are_not_measured_and_cost_no_pass():
+    torch.manual_seed(0)
+    model = Prepared(lambda v: v).eval()
+    told, passes = [], []
+    for size in (24, 23):
+        data = [(torch.rand(40, 1, size, size), torch.arange(40) % 2)]
+        report = fit_quietly(HRCAM(model, "conv"), data, place_layers=True).report
+        told.append(len(report.framing))
+        passes.append(report.extra_forwards)
+    assert told == [2, 0]
+    assert passes[0] - passes[1] == 8 * (1 + 2 * 4)  # images as they are, and strip by strip
+
+
+class LessItsMean(nn.Module):
+    def forward(self, x):
+        return x - x.mean((2, 3), keepdim=True)
+
+
+def test_the_finest_layer_is_the_finest_that_has_weights():
+    torch.manual_seed(0)
+    x, y = torch.rand(40, 1, 32, 32), torch.arange(40) % 2
+    x[:, :, 8:14, 8:14] += 2 * y[:, None, None, None]
+    pad = PREPARED["padded"][0]
+    model = nn.Sequential(LessItsMean(), Prepared(lambda v: pad(v.relu()))).eval()
+    hrcam = HRCAM(model, ["0", "1.conv"])
+    report = fit_quietly(hrcam, [(x, y)], solver="pattern", place_layers=True).report
+    assert [bool(w.any()) for w in hrcam.weights.values()] == [False, True]  # all means are 0
+    assert [along.is_off for along in report.framing] == [True, True]
 
 
 def test_whole_numbers_are_not_measured():

@@ -28,6 +28,13 @@ class TestResolveLayers:
         for forward in (model, model.forward, functools.partial(model)):
             assert resolve_layers(functools.partial(forward), "0") == {"0": model[0]}
 
+    def test_partial_of_one_with_a_name_is_not_flattened_by_python(self, model):
+        named = functools.partial(model)
+        named.__name__ = "explained"
+        forward = functools.partial(named)
+        assert isinstance(forward.func, functools.partial)
+        assert resolve_layers(forward, "0") == {"0": model[0]}
+
     def test_compiled_model_is_unwrapped(self, model):
         assert resolve_layers(torch.compile(model), ["0"]) == {"0": model[0]}
 

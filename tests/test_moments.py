@@ -47,3 +47,16 @@ def test_scale_is_the_deviation_over_images_and_cells():
     moments = Moments.of(z, torch.rand(40, 1), spatial_variance(f, z))
     expected = f.double().transpose(0, 1).flatten(1).std(1, correction=0)
     torch.testing.assert_close(moments.scale, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_averages_that_only_rounding_moves_are_no_information():
+    generator = torch.Generator().manual_seed(0)
+    f = torch.randn(40, 4, 5, 6, generator=generator, dtype=torch.float64)
+    f[:, 1:3] -= f[:, 1:3].mean((2, 3), keepdim=True)  # as after a norm over an image's own cells
+    f[:, 1] += 1e-8 * torch.randn(40, 1, 1, generator=generator)
+    f[:, 2] += 1e-4 * torch.randn(40, 1, 1, generator=generator)  # small, but not by rounding
+    f[:, 3] = 1e-12 * torch.randn(40, 5, 6, generator=generator)  # dead, beside one that is not
+    z = gap(f)
+    moments = Moments.of(z, torch.rand(40, 1), spatial_variance(f, z))
+    assert moments.informative.tolist() == [True, False, True, False]
+    assert (moments.scale[~moments.informative] == 1).all()

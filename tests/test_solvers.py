@@ -157,6 +157,25 @@ def test_scores_that_tell_nothing_become_the_shares_of_the_classes():
     torch.testing.assert_close(d.softmax(0), y.mean(0), rtol=1e-4, atol=1e-5)
 
 
+def test_real_values_of_constant_scores_are_their_mean():
+    y = torch.randn(10, 2, generator=torch.Generator().manual_seed(0)).double()
+    scores = torch.stack([torch.full((10,), 3.0), torch.arange(10.0)], 1)
+    a, d = solvers.rescale(scores, y, "mse")
+    assert a[0] == 0
+    torch.testing.assert_close(d[0], y[:, 0].mean())
+    slope, intercept = np.polyfit(np.arange(10), y[:, 1].numpy(), 1)
+    assert [a[1].item(), d[1].item()] == pytest.approx([slope, intercept])
+
+
+@pytest.mark.parametrize(("size", "is_told"), [(1e-8, False), (1e-4, True)])
+def test_rounding_is_not_made_a_score_of_classes_apart(size, is_told):
+    """Of two classes that the signs tell without an error."""
+    y = torch.eye(2).double().repeat(20, 1)
+    a, d = solvers.rescale(size * (2 * y - 1), y, "cross_entropy", per_class=True)
+    scores = size * (2 * y - 1) * a + d
+    assert (scores.std(0) > 1e-2).all() == is_told
+
+
 def test_separable_classes_keep_a_finite_temperature():
     y = torch.nn.functional.one_hot(torch.arange(40) % 2, 2).double()
     a, d = solvers.rescale(y * 2 - 1, y, "cross_entropy")
