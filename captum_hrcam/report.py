@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 FEW_IMAGES = 10  # of a class
+ALIKE = 0.9  # R^2 of log-odds: what else differs is their scale and threshold
 
 
 @dataclass(kw_only=True)
@@ -106,6 +107,12 @@ class HeadReport:
                 f"the head's scores fall where the model's rise (slope {self.slope:.2f}): its maps "
                 "show the contrary. Do the labels have the sign and order of the model's outputs?"
             )
+        elif self.agreement < 0.9 and self.r_squared >= ALIKE:
+            found.append(
+                f"head and model agree on only {self.agreement:.1%} of their decisions, but order "
+                f"the images alike (R^2 {self.r_squared:.2f}): one of them decides at another "
+                "threshold, and no threshold is in a map. Is the model's right for these images?"
+            )
         elif self.agreement < 0.9:
             found.append(
                 f"head and model agree on only {self.agreement:.1%} of their decisions: the map "
@@ -183,7 +190,7 @@ class HeadReport:
             counts = counts.round(decimals=6)  # products of a mean and a number
             few = int(counts.argmin())
             if 0 < counts[few] < FEW_IMAGES and not found:
-                found.append(f"class {few} {has} {counts[few]:g} images: {self._of_few}")
+                found.append(f"class {few} {has} {counts[few]:.3g} images: {self._of_few}")
         return found
 
     def __str__(self) -> str:

@@ -32,6 +32,7 @@ exclude_patterns = ["_build"]
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_inherit_docstrings = False
+autodoc_preserve_defaults = True  # names instead of arrays of a hundred numbers
 maximum_signature_line_length = 88
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

@@ -57,7 +57,8 @@ for kind in (0, 1):
 # %%
 # On the right each bar begins where the last one ended: the bias, then the mean of each layer's
 # part; the black bar is the head's log-odds, and ends there. Red speaks for a lesion, blue against.
-# Where a slice without a lesion scores high, or one with a lesion low, the map shows why.
+# Where a slice without a lesion scores high, or one with a lesion low, the map shows why. The
+# ground outside the head has a level, too, faintly red: the mean of the map is over all pixels.
 
 figure, axes = plt.subplots(
     4, 3, figsize=(7, 8), width_ratios=(1, 1, 1.4), sharex="col", layout="constrained"

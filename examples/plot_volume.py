@@ -111,7 +111,7 @@ comparison_figure(
     slices(x[0, 0], at)[:, None],
     {name: slices(a[0, 0], at) for name, a in maps.items()},
     masks=slices(masks[0], at),
-    captions=["axial", "coronal", "sagittal"],
+    captions=["axial, R | L", "coronal, R | L", "sagittal, A | P"],
 )[0]
 
 # %%

@@ -83,7 +83,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.save(resnet18(num_classes=2).state_dict(), tmp_path / "my_model.pt")
     (tmp_path / "scans").mkdir()
     for i in range(12):
-        scan = nibabel.Nifti1Image(rng.normal(size=(16, 24, 20)).astype(np.float32), np.eye(4))
+        affine = np.diag([-1.0, 1, 1, 1])  # to the left, as many files are
+        scan = nibabel.Nifti1Image(rng.normal(size=(16, 24, 20)).astype(np.float32), affine)
         scan.to_filename(tmp_path / f"scans/{i:02d}.nii.gz")
     write_neuromelanin(tmp_path / "nm_mri")
     monkeypatch.chdir(tmp_path)

@@ -115,6 +115,8 @@ def head_report(**changes: object) -> HeadReport:
         ({}, None),
         ({"agreement": 0.6}, "agree on only 60.0% of their decisions: the map explains the head"),
         ({"agreement": 0.89}, "agree on only 89.0%"),
+        ({"agreement": 0.89, "r_squared": 0.89}, "More layers may help"),
+        ({"agreement": 0.89, "r_squared": 0.95}, "order the images alike (R^2 0.95)"),
         ({"agreement": 0.91}, None),
         ({"r_squared": 0.49}, "R^2 of the head's and the model's scores is 0.49"),
         ({"r_squared": 0.51}, None),
