@@ -228,6 +228,7 @@ class HRCAM(HeadAttribution):
             **chosen.figures,
             displacement={n: d.clone() for n, d in chosen.head.displacement.items()},
             resolutions=frozen.resolutions,
+            targets=targets,
             seconds_pass=seconds,
             extra_forwards=revisit.forwards,
             seconds_beside=time.perf_counter() - begin - seconds - chosen.figures["seconds_solve"],
@@ -309,7 +310,9 @@ class HRCAM(HeadAttribution):
         with group.in_step("reading the data"), torch.random.fork_rng(devices=[]):
             frozen.read(data, "data", collector, progress="HR-CAM check" if show_progress else None)
         report = HeadReport(
-            **check_head(head, collector, frozen.channels, loss), resolutions=frozen.resolutions
+            **check_head(head, collector, frozen.channels, loss),
+            resolutions=frozen.resolutions,
+            targets=targets,
         )
         for warning in report.warnings:
             warnings.warn(warning, stacklevel=3)  # past the decorator, to the caller

@@ -42,6 +42,7 @@ class HeadReport:
             with; NaN in the figures above where it is not.
         gives_probabilities: whether the model's outputs are probabilities already, which a loss
             of logits takes for something else.
+        targets: what the figures take for the truth, "labels" or the "model" itself.
         warnings: what a reader of the maps should know.
 
     Examples::
@@ -80,6 +81,7 @@ class HeadReport:
     by_chance: Tensor
     has_model: bool
     gives_probabilities: bool
+    targets: str = "labels"
     warnings: list[str] = field(default_factory=list)
 
     _of_few: ClassVar[str] = "its figures here say little."
@@ -210,7 +212,8 @@ class HeadReport:
                 f"  correlation with the labels   head {head:.3f}   model {model:.3f}",
                 f"  head and model: R^2 {self.r_squared:.3f}, slope {self.slope:.2f}",
             ]
-        lines.insert(0, f"on {self.figures_from}:")
+        truth = ", the model's own outputs taken for the truth" if self.targets == "model" else ""
+        lines.insert(0, f"on {self.figures_from}{truth}:")
         return [line.replace("nan%", "-").replace("nan", "-") for line in lines]
 
     def _layer_table(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 import sys
 import urllib.request
+import warnings
 from pathlib import Path
 
 from captum_hrcam import __version__
@@ -51,6 +52,10 @@ INVENTORIES = {
     "numpy": "https://numpy.org/doc/stable/",
     "matplotlib": "https://matplotlib.org/stable/",
 }
+
+
+# Of the gallery's scripts: they print reports, which say what was warned of.
+warnings.filterwarnings("ignore", category=UserWarning, module="__main__")
 
 
 def is_there(url: str) -> bool:

@@ -109,6 +109,12 @@ def head_report(**changes: object) -> HeadReport:
     return HeadReport(**(given | figures | changes))
 
 
+def test_figures_against_the_model_itself_say_so():
+    told = "the model's own outputs taken for the truth"
+    assert told in str(head_report(targets="model"))
+    assert told not in str(head_report())
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
