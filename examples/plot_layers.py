@@ -82,7 +82,7 @@ for n, first in enumerate(reversed(layers), start=1):
     print(f"{name}: pixel AP {ap:.2f}")
 
 # %%
-# The step from one layer to two is the largest, and each finer layer sharpens the map further, on the
-# mean: in the first row, the faintest lesion, the finer layers add tissue.
+# The step from one layer to two is the largest, and each finer layer sharpens the map further. That
+# is so on the mean: in the first row, the faintest lesion, the finer layers add tissue.
 
 comparison_figure(x[:4], {k: a[:4] for k, a in maps.items()}, masks=masks[:4])[0]
