@@ -46,7 +46,7 @@ def eval_mode(*modules: nn.Module) -> Iterator[None]:
         with _LOCK:
             for module in lent:
                 _LENT[module] -= 1
-                if not _LENT[module]:
+                if _LENT[module] <= 0:  # below where a context inside has given it back already
                     del _LENT[module]
                     module.training = True
 

@@ -70,7 +70,7 @@ class HeadAttribution(LayerAttribution):
             )
         self.layers: dict[str, nn.Module] = resolve_layers(forward_func, layer)
         super().__init__(unwrap(forward_func), list(self.layers.values()))
-        self.attribute_to_layer_input = attribute_to_layer_input
+        self.attribute_to_layer_input = bool(attribute_to_layer_input)
         self.reshape_transform = reshape_transform
 
     @property

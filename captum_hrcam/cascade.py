@@ -16,8 +16,7 @@ with what all deeper layers say times its place from the deepest, or by the root
 this (see ``layer_counts``); in the harmonic mean by the root of its place. A fine layer that the
 deeper ones do not confirm is heard less; with ``leaves_out`` one that they hardly confirm, as in
 textures, not at all (see ``grain``), and of the others the finer ones do not count for more.
-Neither masks nor gradients are involved. What was tried on the
-way is in the documentation, "Choosing the head".
+Neither masks nor gradients are involved. What was tried on the way is in ``docs/log.rst``.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence

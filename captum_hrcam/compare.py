@@ -140,4 +140,4 @@ def _as_map(name: str, given: object, image: Tensor) -> Tensor:
     with torch.no_grad():
         precise = first.dtype in (torch.float32, torch.float64)
         summed = (first if precise else first.float()).detach().sum(1, keepdim=True)
-        return upsample(plain(summed), image.shape[2:])
+        return upsample(plain(summed), image.shape[2:], exact=True)

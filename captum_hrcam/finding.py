@@ -36,7 +36,7 @@ def find_layers(
     reshape_transform: ReshapeTransform | None = None,
 ) -> FoundLayers:
     r"""
-    One layer per resolution, the deepest before each downsampling, by one traced forward.
+    One layer per resolution, the deepest before each downsampling, by two traced forwards.
 
     The paper's pre-max-pooling layers: for ResNet relu, layer1..layer4; for VGG the ReLU before
     each pool. The rule:

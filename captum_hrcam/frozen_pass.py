@@ -236,7 +236,8 @@ def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, 
     if isinstance(labels, (int, float)) or getattr(labels, "ndim", 1) == 0:
         raise TypeError(
             f"{argument}: it gave one sample, with the label {labels!r:.40}, expected batches. "
-            "Wrap it in torch.utils.data.DataLoader(..., batch_size=32)."
+            "Wrap it in torch.utils.data.DataLoader(..., batch_size=32); the label of a batch of "
+            "one is label[None]."
         )
     # Beside the images one number for each will do.
     is_fine = [

@@ -41,17 +41,23 @@ def contract(f: Tensor, weight: Tensor) -> Tensor:
     return maps.reshape(*maps.shape[:2], *f.shape[2:])
 
 
-def upsample(maps: Tensor, size: Sequence[int], mode: str | None = None) -> Tensor:
-    """Maps (N, K, *spatial) at another size; by default (bi, tri)linear, align_corners=False."""
+def upsample(
+    maps: Tensor, size: Sequence[int], mode: str | None = None, *, exact: bool = False
+) -> Tensor:
+    """Maps (N, K, *spatial) at another size; by default (bi, tri)linear, align_corners=False.
+
+    Rounding breaks ties: the one value of a flat map becomes many, which metrics would rank.
+    ``exact`` computes in float64, which keeps them.
+    """
     size = tuple(size)
     same_axes(maps, size)
     if tuple(maps.shape[2:]) == size:
         return maps
     mode = mode or LINEAR_MODES[len(size)]
     align_corners = False if mode.endswith(("linear", "cubic")) else None
-    # In float32 rounding breaks ties: the one value of a flat map would become many.
-    exact = maps if maps.device.type == "mps" else maps.double()  # which has no float64
-    return F.interpolate(exact, size=size, mode=mode, align_corners=align_corners).to(maps.dtype)
+    precise = exact and maps.device.type != "mps"  # which has no float64
+    values = maps.double() if precise else maps
+    return F.interpolate(values, size=size, mode=mode, align_corners=align_corners).to(maps.dtype)
 
 
 def same_axes(maps: Tensor, size: Sequence[int]) -> None:
@@ -64,14 +70,15 @@ def same_axes(maps: Tensor, size: Sequence[int]) -> None:
 
 
 def add_upsampled(maps: Iterable[Tensor], size: Sequence[int], mode: str | None = None) -> Tensor:
-    """sum over layers of up(map): layers of one size are added first, then upsampled once."""
+    """sum over layers of up(map): layers of one size are added first, then upsampled once; exactly
+    where there is but one size, as sums of several have no ties to keep."""
     by_size: dict[torch.Size, Tensor] = {}
     for layer_map in maps:
         shape = layer_map.shape[2:]
         by_size[shape] = by_size[shape] + layer_map if shape in by_size else layer_map
     total: Tensor | None = None
     for layer_map in by_size.values():
-        raised = upsample(layer_map, size, mode)
+        raised = upsample(layer_map, size, mode, exact=len(by_size) == 1)
         if total is None:
             total = raised.clone() if raised is layer_map else raised
         else:

@@ -107,6 +107,7 @@ class Reading:
             progress = self._progress("comparison", i)
             self.frozen.fingerprint(data, "train_data", digest, images, progress=progress)
         if digest.value() != candidate["about"]["data"]:
+            candidate["file"].close()
             return None
         self.revisit.images = self._with_targets(images, candidate)
         self.frozen.channels = candidate["seen"]["channels"]

@@ -45,6 +45,10 @@ class RowFile:
         with self._telling():
             self._file.write(torch.cat(columns, 1).numpy().data)
 
+    def close(self) -> None:
+        """Let go of a file that is not to be read."""
+        self._file.close()
+
     def sync(self) -> None:
         """Put all rows on the disk."""
         with self._telling():

@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +45,6 @@ class Call:
     gives_last: bool = False  # its output is the very tensor that the last run inside gave
     repeated: bool = False
     reaches: bool = True  # whether the model's scores depend on its output, as far as is known
-    node: Any = field(default=None, repr=False)  # that made its output, of autograd's graph
     inside: list["Call"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -130,6 +130,7 @@ def _last_axis(module: nn.Module) -> int | None:
 
 def trace(model: nn.Module, inputs: tuple[Any, ...], shape_of: ShapeOf) -> Call:
     """The model's own run, with all runs inside."""
+    unused = _unused(model, inputs)  # first, so that what a model keeps is of the plain run
     root = Call("", model)
     calls, running = [root], [root]
     last: list[Any] = [None]  # no other output is held: memory is that of a plain forward
@@ -144,29 +145,58 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], shape_of: ShapeOf) -> Call:
         while (call := running.pop()).name != name:
             pass  # runs whose error the model caught
         call.shape, call.gives_last = shape_of(module, output), output is last[0]
-        if isinstance(output, Tensor):
-            call.given, call.node = tuple(output.shape), output.grad_fn
+        call.given = tuple(output.shape) if isinstance(output, Tensor) else ()
         last[0] = output
         calls.append(call)
         running[-1].inside.append(call)
 
-    state = [*model.parameters(), *model.buffers()]
-    devices = {x.device for x in state if x.is_cuda}
-    with (
-        trace_modules(model, enter, leave),
-        eval_mode(model),
-        torch.random.fork_rng(devices=list(devices)),
-        # The graph tells what depends on what; it keeps no tensor, so memory stays as it was.
-        torch.set_grad_enabled(not any(x.is_inference() for x in state if not is_lazy(x))),
-        torch.autograd.graph.saved_tensors_hooks(lambda x: (), lambda x: x),
-    ):
-        output = model(*(_in_graph(x) for x in inputs))
+    with trace_modules(model, enter, leave), _undisturbed(model), torch.no_grad():
+        model(*inputs)
     runs = Counter(call.name for call in calls)
-    seen = _nodes_behind(output)
     for call in calls:
         call.repeated = runs[call.name] > 1
-        call.reaches = not seen or call.node is None or call.node in seen
+        call.reaches = call.name not in unused
     return root
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Eval mode; modes and random state are given back."""
+    devices = {p.device for p in model.parameters() if p.is_cuda}
+    with eval_mode(model), torch.random.fork_rng(devices=list(devices)):
+        yield
+
+
+def _unused(model: nn.Module, inputs: tuple[Any, ...]) -> set[str]:
+    """Modules whose output the scores do not depend on, as autograd's graph has it.
+
+    The graph keeps no tensor but what a Function puts on its context. None where the model does
+    not run with gradients, as one that changes its weights in place.
+    """
+    nodes: dict[str, Any] = {}
+
+    def leave(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            # Of a view its base's: an operation in place makes the view's own anew.
+            nodes[name] = (output if output._base is None else output._base).grad_fn
+
+    try:
+        with (
+            trace_modules(model, lambda *_: None, leave),
+            _undisturbed(model),
+            torch.enable_grad(),
+            torch.autograd.graph.saved_tensors_hooks(lambda x: (), lambda x: x),
+        ):
+            output = model(*(_in_graph(x) for x in inputs))
+    except Exception:
+        return set()
+    finally:
+        for buffer in model.buffers():
+            if not is_lazy(buffer) and buffer.grad_fn is not None:  # changed by the features
+                buffer.detach_()
+    seen = _nodes_behind(output)
+    known = {name: node for name, node in nodes.items() if node is not None}
+    return {name for name, node in known.items() if seen and node not in seen}
 
 
 def _in_graph(x: Any) -> Any:
@@ -178,7 +208,8 @@ def _in_graph(x: Any) -> Any:
 
 def _nodes_behind(output: Any) -> set[Any]:
     """Of autograd's graph all that the scores in a model's output, (N, K), depend on."""
-    unseen = [x.grad_fn for x in _tensors(output) if x.numel() == math.prod(x.shape[:2])]
+    scores = (x for x in _tensors(output) if x.ndim and x.numel() == math.prod(x.shape[:2]))
+    unseen = [x.grad_fn for x in scores]
     seen: set[Any] = set()
     while unseen:
         node = unseen.pop()

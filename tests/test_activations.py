@@ -37,6 +37,19 @@ def test_gradients_of_the_callers_own_pass_still_flow(model):
     assert x.grad is not None
 
 
+def test_a_module_that_is_trained_inside_is_given_back_once():
+    model = nn.Sequential(nn.Dropout()).eval()
+    with eval_mode(model):
+        model.train()
+        with eval_mode(model):
+            assert not model[0].training
+    for _ in range(2):
+        model.eval()
+        with eval_mode(model), eval_mode(model):
+            assert not model[0].training
+        assert not model[0].training
+
+
 def test_what_an_interrupted_context_left_behind_is_void_once_a_model_is_trained_again():
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
     interrupted = eval_mode(model)

@@ -197,6 +197,15 @@ def test_magnitude_and_phase_are_two_kinds(small):
         NeuromelaninMRI(small, "all")
     data = NeuromelaninMRI(small, "all", suffix="part-mag_MTw", **RANGE)
     assert data.subjects.count("sub-01") == 4
+    for path in small.glob("sub-*/anat/*part*"):  # an entity between, as BIDS orders them
+        path.rename(path.with_name(path.name.replace("_MTw", "_chunk-1_MTw")))
+    data = NeuromelaninMRI(small, "all", suffix="part-mag_MTw", **RANGE)
+    assert data.subjects.count("sub-01") == 4
+
+
+def test_a_group_may_be_called_none(small):
+    participants(small, lambda text: text.replace("control", "none"))
+    assert NeuromelaninMRI(small, "all").classes == ("none", "PD")
 
 
 def test_group_column_positive_and_several_others(small):

@@ -1,5 +1,6 @@
 """One layer per resolution, found in real and home-made networks."""
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -252,8 +253,9 @@ class Auxiliary(nn.Module):
 class Segmenting(nn.Module):
     """Scores from the coarse maps, a mask from the fine ones."""
 
-    def __init__(self, gives_both=False, detached=False):
+    def __init__(self, gives_both=False, detached=False, gives_loss=False):
         super().__init__()
+        self.gives_loss = gives_loss
         self.fine, self.coarse, self.decoder = stage(3, 4), stage(4, 8), stage(12, 4)
         self.mask, self.fc = conv(4, 1), nn.Linear(8, 2)
         self.gives_both, self.detached = gives_both, detached
@@ -265,7 +267,41 @@ class Segmenting(nn.Module):
         decoded = self.decoder(torch.cat([fine, F.interpolate(coarse, scale_factor=2)], 1))
         mask = self.mask(decoded)
         scores = self.fc((coarse.detach() if self.detached else coarse).mean((2, 3)))
-        return {"mask": mask, "label": [scores]} if self.gives_both else scores
+        loss = {"loss": mask.mean()} if self.gives_loss else {}
+        return {"mask": mask, "label": [scores]} | loss if self.gives_both else scores
+
+
+class Crop(nn.Conv2d):
+    """A convolution that gives a view of more."""
+
+    def forward(self, x):
+        return super().forward(x)[:, :, 1:-1, 1:-1]
+
+
+class Unsuited(nn.Module):
+    """Two layers, and what works in no training."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+        self.fine = Crop(3, 4, 3, padding=2) if way == "crop" else conv(3, 4)
+        self.coarse, self.fc = stage(4, 8), nn.Linear(8, 2)
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x):
+        fine = self.fine(x)
+        if self.way == "numpy":
+            fine = torch.from_numpy(fine.numpy())
+        if self.way == "weight":
+            self.fc.weight.clamp_(-1, 1)
+        if self.way == "view":
+            for part in fine.chunk(2, 1):
+                part.mul_(2)
+        if self.way == "kept":
+            self.kept = fine
+        if self.way == "buffer":
+            self.mean.mul_(0.9).add_(fine.mean((0, 2, 3)))
+        return self.fc(self.coarse(F.max_pool2d(fine.relu_(), 2)).mean((2, 3)))
 
 
 class Skipping(nn.Module):
@@ -422,6 +458,18 @@ class TestHomeMade:
     def test_a_decoder_beside_the_scores_is_passed_over(self, gives_both, frozen):
         model = Segmenting(gives_both).requires_grad_(not frozen)
         assert find_layers(model, X) == ["fine", "coarse"]
+
+    def test_a_loss_beside_the_scores_is_no_score(self):
+        assert find_layers(Segmenting(gives_both=True, gives_loss=True), X) == ["fine", "coarse"]
+
+    @pytest.mark.parametrize("way", ["numpy", "weight", "view", "kept", "buffer"])
+    def test_models_that_gradients_do_not_suit(self, way):
+        model = Unsuited(way)
+        assert find_layers(model, X) == ["fine", "coarse"]
+        copy.deepcopy(model)  # which refuses tensors of a graph
+
+    def test_a_view_that_is_changed_in_place_is_a_layer(self):
+        assert find_layers(Unsuited("crop"), X) == ["fine", "coarse"]
 
     def test_models_and_images_of_inference_mode(self):
         with torch.inference_mode():

@@ -36,7 +36,7 @@ def test_everything_a_map_needs_is_kept(tmp_path):
 
 
 def test_layer_inputs_are_remembered(tmp_path):
-    hrcam = HRCAM(CASE.model(), "pool1", attribute_to_layer_input=True)
+    hrcam = HRCAM(CASE.model(), "pool1", attribute_to_layer_input=1)  # as good as True
     fit_quietly(hrcam, training_batches(CASE))
     hrcam.save(tmp_path / "head.pt")
     loaded = HRCAM.load(tmp_path / "head.pt", hrcam.forward_func)
@@ -50,6 +50,14 @@ def test_layers_may_have_other_names_in_another_model(tmp_path):
     wrapped = torch.nn.Sequential(hrcam.forward_func)
     loaded = HRCAM.load(tmp_path / "head.pt", wrapped, ["0.stage1", "0.stage2", "0.stage3"])
     assert torch.equal(loaded.attribute(CASE.images(), 1), hrcam.attribute(CASE.images(), 1))
+
+
+def test_the_layers_of_the_file_in_another_order_are_refused(tmp_path):
+    fitted(CASE).save(tmp_path / "head.pt")
+    with pytest.raises(
+        ValueError, match=r"another order, stage2, .* expected stage1, .*layer=None"
+    ):
+        HRCAM.load(tmp_path / "head.pt", CASE.model(), ["stage2", "stage1", "stage3"])
 
 
 def test_missing_file_is_named(tmp_path):
@@ -113,6 +121,11 @@ CLAIMS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a layer left out": (lambda h: about(h, layers=["stage1"]), "/stage[23]' is of no layer"),
     "a layer twice": (lambda h: about(h, layers=["stage1", "stage1"]), "weights/stage1"),
     "layers that are a number": (lambda h: about(h, layers=3), ""),
+    "layers that are numbers": (lambda h: about(h, layers=[1, 4]), r"layers are \[1, 4\]"),
+    "a flag that is a word": (
+        lambda h: about(h, attribute_to_layer_input="false"),
+        "attribute_to_layer_input is 'false'",
+    ),
     "no bias": (lambda h: h.update(other=h.pop("bias")), "'bias'"),
     "another format": (lambda h: h.update(__metadata__={"format": "pt"}), FORMAT),
     "no metadata": (lambda h: h.pop("__metadata__"), ""),

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from captum_hrcam.datasets.files import read_table
 
-MISSING = ("", "n/a", "na", "nan", "none")  # BIDS writes n/a, other programs what they like
+# BIDS writes n/a, other programs what they like; a group may well be called "none".
+MISSING = ("", "n/a", "N/A", "na", "NA", "nan", "NaN", "None")
 # Entities of a name that make another kind of image of it: one echo, magnitude or phase.
 OF_KIND = ("mod", "echo", "flip", "inv", "mt", "part")
 
@@ -15,7 +16,7 @@ def read_groups(folder: Path, column: str, expected: str) -> dict[str, str]:
     rows = read_table(table, ("participant_id", column), expected, delimiter="\t")
     groups = {row["participant_id"].strip(): row[column].strip() for row in rows}
     for subject, group in groups.items():
-        if group.lower() in MISSING:
+        if group in MISSING:
             raise ValueError(
                 f"{table}: {subject} has no {column}; expected a group for every participant."
             )
@@ -41,7 +42,7 @@ def find_scans(
         subject = anat.relative_to(folder).parts[0]
         found = sorted([*anat.glob("sub-*.nii.gz"), *anat.glob("sub-*.nii")])
         if suffix is not None:
-            found = [path for path in found if _stem(path).endswith(f"_{suffix}")]
+            found = [p for p in found if _stem(p).endswith(f"_{suffix}") or _kind(p) == suffix]
         twice = [path for path in found if path.suffix == ".nii" and Path(f"{path}.gz") in found]
         if twice:
             raise ValueError(f"{twice[0]}: is there as .nii.gz, too. Remove one of them.")
