@@ -78,8 +78,8 @@ print(pd.DataFrame(table).T.round(2).to_string())
 # What the figures mean
 # ---------------------
 # Adam and ridge put nearly all weight on the last layer and draw CAM's map again. The pattern finds
-# the lesions and lights up other tissue as well; the cascade orders pixels better (the table), though
-# its sum has a level over all tissue, too. Evidence and agreement take that level away.
+# the lesions and lights up other tissue as well; the cascade orders pixels better (the table), but
+# its sum has a level over all tissue. Evidence and agreement take that level away.
 
 shown = slice(0, 5)
 comparison_figure(x[shown], {k: a[shown] for k, a in maps.items()}, masks=masks[shown])[0]
