@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from captum_hrcam import group
-from captum_hrcam.activations import Read, gap, plain, spatial_variance
+from captum_hrcam.activations import Read, gap, spatial_variance
+from captum_hrcam.batch import score_rows, split_batch, to_device
 from captum_hrcam.cache import DataDigest
 from captum_hrcam.checks import no_channels_last, one_row_per_image, same_shape, shallow_to_deep
 from captum_hrcam.features import FeatureCollector, Sample, held_out
@@ -208,78 +209,3 @@ def keep(sample: Sample | None, rows: Tensor, inputs: tuple[Tensor, ...], y: Ten
     """Some rows of a batch's inputs and targets into a sample."""
     if sample is not None:
         sample.add(*(x.detach().cpu()[rows] for x in inputs), y[rows])
-
-
-def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, ...], Any]:
-    """(\\*inputs, label) -> (inputs, label).
-
-    With ``targets="model"`` the last item is dropped where it can only be a label: no space.
-    """
-    if isinstance(batch, Mapping):
-        keys = ", ".join(map(repr, batch))
-        raise TypeError(
-            f"{argument}: a batch is a {type(batch).__name__} of {keys}, expected (*inputs, label)."
-            " Give tuples, as by the loader's collate_fn."
-        )
-    items = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-    labels = None
-    if targets == "labels":
-        if len(items) < 2:
-            raise TypeError(
-                f"{argument}: a batch holds {len(items)} item, expected (*inputs, label). For data "
-                "without labels use targets='model'."
-            )
-        *rest, labels = items
-        items = tuple(rest)
-    elif len(items) > 1 and not (isinstance(items[-1], Tensor) and items[-1].ndim > 2):
-        items = items[:-1]
-    if isinstance(labels, (int, float)) or getattr(labels, "ndim", 1) == 0:
-        raise TypeError(
-            f"{argument}: it gave one sample, with the label {labels!r:.40}, expected batches. "
-            "Wrap it in torch.utils.data.DataLoader(..., batch_size=32); the label of a batch of "
-            "one is label[None]."
-        )
-    # Beside the images one number for each will do.
-    is_fine = [
-        isinstance(x, Tensor) and x.ndim >= (1 if i else 2) and 0 not in x.shape
-        for i, x in enumerate(items)
-    ]
-    if not is_fine or not all(is_fine):
-        got = ", ".join(_brief(x) for x in items) or "nothing"
-        raise TypeError(
-            f"{argument}: a batch must be (*inputs, label) with inputs (N, C, *spatial), "
-            f"got inputs {got}."
-        )
-    if len({len(x) for x in items}) > 1:
-        got = ", ".join(_brief(x) for x in items)
-        raise ValueError(f"{argument}: a batch's inputs must hold the same images, got {got}.")
-    return tuple(map(plain, items)), plain(labels) if isinstance(labels, Tensor) else labels
-
-
-def score_rows(output: Any, n: int) -> Tensor:
-    """The model's output as (n, K'), float32 on the CPU; K' = 0 where it is no row of scores."""
-    if isinstance(output, Tensor) and output.ndim > 2 and output.shape[2:].numel() == 1:
-        output = output.flatten(1)  # of a convolution as classifier
-    if isinstance(output, Tensor) and output.is_floating_point() and output.ndim <= 2:
-        # A model that squeezes its output squeezes a batch of one away, too.
-        is_squeezed = n == 1 and output.ndim < 2
-        if is_squeezed or (output.ndim > 0 and len(output) == n):
-            # A copy: compiled models may give the same buffer again.
-            return output.detach().to("cpu", torch.float32, copy=True).reshape(n, -1)
-    return torch.zeros(n, 0)
-
-
-def _brief(x: object) -> str:
-    return f"a tensor {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-
-
-def device_of(module: object) -> torch.device | None:
-    """The device of a module's first parameter; None where there is none."""
-    if isinstance(module, torch.nn.Module):
-        return next((p.device for p in module.parameters()), None)
-    return None
-
-
-def to_device(inputs: tuple[Tensor, ...], device: torch.device | None) -> tuple[Tensor, ...]:
-    """Inputs where the model is, moved only if they are elsewhere."""
-    return inputs if device is None else tuple(x.to(device, non_blocking=True) for x in inputs)

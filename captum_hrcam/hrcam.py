@@ -13,13 +13,14 @@ from torch import Tensor
 from captum_hrcam import group, storage
 from captum_hrcam.activations import Read, ReshapeTransform, autocast_dtype, full_precision
 from captum_hrcam.attribution import HeadAttribution, LayerLike
+from captum_hrcam.batch import device_of
 from captum_hrcam.cache import NEVER, FeatureCache, model_digest
 from captum_hrcam.cascade import Cascade
 from captum_hrcam.checks import batches, one_of, same_channels, whole
 from captum_hrcam.features import FeatureCollector
 from captum_hrcam.fit_report import FitReport
 from captum_hrcam.fitting import Fitted, check_head, fit_head
-from captum_hrcam.frozen_pass import FrozenPass, device_of
+from captum_hrcam.frozen_pass import FrozenPass
 from captum_hrcam.head import Head
 from captum_hrcam.labels import LOSSES
 from captum_hrcam.reading import Reading

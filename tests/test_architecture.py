@@ -14,6 +14,7 @@ PACKAGE = Path(captum_hrcam.__file__).parent
 ORDER = [
     {"_captum", "activations", "checks", "files", "grain", "group"},
     {
+        "batch",
         "cells",
         "features",
         "framing",

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from captum_hrcam._captum import TensorOrTuple, as_tuples
 from captum_hrcam.activations import eval_mode, read_feature_maps
+from captum_hrcam.batch import score_rows
 from captum_hrcam.cam import CAM
 from captum_hrcam.compare import Method, module_of, owner
-from captum_hrcam.frozen_pass import score_rows
 from captum_hrcam.metrics import centred_gaussian
 
 GAUSSIAN = "centred Gaussian"
