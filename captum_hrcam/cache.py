@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def model_digest(model: object) -> str:
         return NEVER
     code = hashlib.blake2b(str(model).encode(), digest_size=16)
     # Of the buffers the state holds those only that are saved with a model.
-    for name, value in chain(model.state_dict().items(), model.named_buffers()):
+    for name, value in (dict(model.named_buffers()) | model.state_dict()).items():
         if not isinstance(value, torch.Tensor):  # a module's extra state may be anything
             return NEVER
         code.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())

@@ -69,7 +69,8 @@ class RowFile:
     def rows(self) -> tuple[Tensor, ...]:
         """The columns, (n,) bool and (n, width) each, views of the file."""
         if self._map is None:
-            self.sync()
+            if self._file.writable():  # not one that was written before
+                self.sync()
             with self._file:
                 # Copy on write: a tensor must be writable, the file must not change.
                 self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY)
