@@ -20,6 +20,7 @@ from images import KINDS, Images
 from networks import NETWORKS, kept, train
 from oracle import mask_fitted
 from peers import SLOW, Attribute, gaussian, peers
+from real import SETS, real
 from results import table, write_section
 from timing import seconds
 from torch import Tensor, nn
@@ -35,10 +36,13 @@ FULL = {
     "tested": 200,
     "kinds": {"lesions": 3, "dark digits": 3, "gratings": 3},  # seeds of each
 }
+SOURCES = KINDS | {kind: functools.partial(real, kind) for kind in SETS}
+MIRRORED = ["lesions", *SETS]  # kinds whose images may be, in training
 SIZES = {
     "quick": {"images": 1500, "epochs": 6, "tested": 30, "kinds": {"lesions": 1, "dark digits": 1}},
     "full": FULL,
     "fresh": FULL | {"tested": 60, "kinds": {"bright digits": 1, "weave": 1, "grain": 1}},
+    "real": FULL | {"kinds": dict.fromkeys(SETS, 1)},
 }
 BATCH = 50  # images that a fit or a method sees at once
 SUBSET = 24  # images for the slow methods
@@ -50,8 +54,8 @@ def main() -> None:
     rows: list[dict] = []
     for kind, seeds in options.kinds.items():
         for seed in range(seeds):
-            data = KINDS[kind](options.images, seed, False)
-            tested = KINDS[kind](options.tested, seed, True)
+            data = SOURCES[kind](options.images, seed, False)
+            tested = SOURCES[kind](options.tested, seed, True)
             for name in options.networks:
                 rows += cell(options, kind, name, seed, data, tested)
                 frame = pd.DataFrame(rows)
@@ -99,8 +103,8 @@ def network(
         return model.to(memory_format=torch.channels_last)
 
     def trained() -> nn.Module:
-        turn = kind == "lesions"
-        return train(name, data.x, data.y, epochs=options.epochs, seed=seed, turn=turn)
+        epochs = round(options.epochs * options.images / len(data.x))  # small sets: as many steps
+        return train(name, data.x, data.y, epochs=epochs, seed=seed, turn=kind in MIRRORED)
 
     return kept(options, f"{kind}-{name}-{seed}", build, trained)
 
@@ -262,7 +266,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="quick")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--kinds", nargs="+", choices=KINDS)
+    parser.add_argument("--kinds", nargs="+", choices=SOURCES)
     parser.add_argument("--seeds", type=int, help="for each kind")
     parser.add_argument("--images", type=int, help="for training")
     parser.add_argument("--epochs", type=int)

@@ -3,13 +3,16 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 from images import KINDS
 from networks import NETWORKS, train
+from real import SETS, SIZE, real
 from results import write_section
 
 
@@ -48,6 +51,79 @@ def test_test_digits_are_no_training_digits():
     seen, unseen = images[:1200].reshape(1200, -1), images[1200:].reshape(-1, 64)
     assert (torch.cdist(torch.tensor(unseen), torch.tensor(seen)).min(1).values > 0).all()
     assert set(target[1200:]) == set(range(10))
+
+
+def write(path, *box):
+    """A grey picture of 48 x 32 with a white box, none by default."""
+    pixels = np.zeros((32, 48), np.uint8)
+    if box:
+        top, left, bottom, right = box
+        pixels[top:bottom, left:right] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def write_brains(data, patient, slice, *box):
+    name = f"TCGA_{patient}_1"
+    write(data / "kaggle_3m" / name / f"{name}_{slice}.tif", 0, 0, patient, patient)
+    write(data / "kaggle_3m" / name / f"{name}_{slice}_mask.tif", *box)
+
+
+def test_brains_are_held_out_by_patient_and_tested_where_there_is_a_tumour(tmp_path):
+    for patient in range(1, 11):
+        write_brains(tmp_path, patient, 1)
+        write_brains(tmp_path, patient, 2, 8, 12, 16, 24)
+    train, test = (real("brain tumours", 100, 0, part, tmp_path) for part in (False, True))
+    assert train.x.shape == (14, 3, SIZE, SIZE)
+    assert train.y.sum() == 7
+    assert torch.equal(train.masks.any(2).any(1), train.y == 1)
+    assert torch.equal(test.y, torch.ones(3, dtype=torch.long))
+    assert test.masks[:, SIZE // 4 : SIZE // 2, SIZE // 4 : SIZE // 2].all()
+    assert test.masks.sum() == 3 * (SIZE // 4) ** 2
+    marks = [set(part.x.sum((1, 2, 3)).round().tolist()) for part in (train, test)]
+    assert not marks[0] & marks[1]  # a patient's mark is as large as the number
+    other = real("brain tumours", 100, 1, True, tmp_path)
+    assert set(other.x.sum((1, 2, 3)).round().tolist()) != marks[1]
+    assert len(real("brain tumours", 5, 0, False, tmp_path).x) == 5
+
+
+def test_masks_of_a_breast_are_added_up(tmp_path):
+    folder = tmp_path / "Dataset_BUSI_with_GT"
+    for i in range(1, 11):
+        for name, *boxes in (
+            ("normal", ()),
+            ("benign", (0, 0, 16, 24)),
+            ("malignant", (0, 0, 16, 24), (16, 24, 32, 48)),
+        ):
+            write(folder / name / f"{name} ({i}).png", 0, 0, 4, 4)
+            for j, box in enumerate(boxes):
+                write(folder / name / f"{name} ({i})_mask{f'_{j}' if j else ''}.png", *box)
+    train, test = (real("breast tumours", 100, 0, part, tmp_path) for part in (False, True))
+    assert len(train.x) == 21
+    assert set(train.y.tolist()) == {0, 1, 2}
+    assert train.x.shape[1:] == (1, SIZE, SIZE)
+    for part in (train, test):
+        share = part.masks.float().mean((1, 2))
+        assert torch.equal(share, part.y / 4)
+    assert 0 not in test.y
+
+
+def test_tiles_with_any_defect_are_one_class(tmp_path):
+    for name, *box in (("Free",), ("Blowhole", 8, 12, 16, 24), ("Uneven", 0, 0, 16, 48)):
+        for i in range(10):
+            folder = tmp_path / "Magnetic-tile-defect-datasets." / f"MT_{name}" / "Imgs"
+            write(folder / f"exp1_num_{name}{i}.jpg", 0, 0, 4, 4)
+            write(folder / f"exp1_num_{name}{i}.png", *box)
+    x, y, masks = real("tile defects", 100, 0, False, tmp_path)
+    assert len(x) == 21
+    assert torch.equal(masks.any(2).any(1), y == 1)
+    assert real("tile defects", 100, 0, True, tmp_path).y.all()
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_a_missing_set_is_named(kind, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"no images of '{kind}'.*real.py says where"):
+        real(kind, 10, 0, True, tmp_path)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -1,0 +1,109 @@
+"""Real images with masks that people drew: tumours in the brain and the breast, flaws of tiles.
+
+Nothing is downloaded. The data sets' folders, as published, go into ``benchmarks/data/``:
+
+- ``kaggle_3m``: MR slices of 110 patients with a lower-grade glioma
+  (https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation);
+- ``Dataset_BUSI_with_GT``: ultrasound of normal breasts, benign and malignant tumours
+  (https://scholar.cu.edu.eg/?q=afahmy/pages/dataset);
+- ``Magnetic-tile-defect-datasets.``: tiles with and without defects
+  (https://github.com/abin24/Magnetic-tile-defect-datasets.).
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from images import Images
+from PIL import Image
+from torch import Tensor
+
+DATA = Path(__file__).parent / "data"
+SIZE = 96  # pixels a side, to which all are scaled
+HELD_OUT = 0.3  # of the patients or images, for the tests
+
+
+class Item(NamedTuple):
+    """Masks are added up; images of one group, a patient, are all for training or all for tests."""
+
+    image: Path
+    masks: list[Path]
+    label: int
+    group: str
+
+
+def brain(folder: Path) -> Iterable[Item]:
+    """Slices with a tumour (1) and without (0)."""
+    for mask in sorted(folder.glob("TCGA_*/*_mask.tif")):
+        image = mask.with_name(mask.name.replace("_mask", ""))
+        yield Item(image, [mask], int(Image.open(mask).getextrema()[1] > 0), mask.parent.name)
+
+
+def breast(folder: Path) -> Iterable[Item]:
+    """Normal (0), benign (1), malignant (2)."""
+    for label, name in enumerate(("normal", "benign", "malignant")):
+        for image in sorted(folder.glob(f"{name}/{name} (*).png")):
+            if "_mask" not in image.name:
+                masks = sorted(folder.glob(f"{name}/{image.stem}_mask*.png"))
+                yield Item(image, masks, label, image.stem)
+
+
+def tiles(folder: Path) -> Iterable[Item]:
+    """Free of defects (0) or with a blowhole, break, crack, fray or uneven surface (1)."""
+    for image in sorted(folder.glob("MT_*/Imgs/*.jpg")):
+        label = int(image.parts[-3] != "MT_Free")
+        yield Item(image, [image.with_suffix(".png")], label, image.stem)
+
+
+# Each kind's items, folder and colours.
+SETS: dict[str, tuple[Callable[[Path], Iterable[Item]], str, str]] = {
+    "brain tumours": (brain, "kaggle_3m", "RGB"),
+    "breast tumours": (breast, "Dataset_BUSI_with_GT", "L"),
+    "tile defects": (tiles, "Magnetic-tile-defect-datasets.", "L"),
+}
+
+
+def real(kind: str, n: int, seed: int, test: bool, data: Path = DATA) -> Images:
+    """At most n images of a kind; of the tests only those with a mask.
+
+    Args:
+        seed: says which patients are held out for the tests.
+
+    Raises:
+        FileNotFoundError: the data set is not there.
+    """
+    read, name, mode = SETS[kind]
+    items = list(read(data / name))
+    if not items:
+        raise FileNotFoundError(
+            f"{data / name}: no images of {kind!r} there. Put the data set's folder, as published, "
+            "into benchmarks/data/; benchmarks/real.py says where it comes from."
+        )
+    rng = np.random.default_rng(seed)
+    groups = rng.permutation(sorted({item.group for item in items}))
+    held_out = set(groups[: round(HELD_OUT * len(groups))])
+    items = [item for item in items if (item.group in held_out) == test]
+    x, y, masks = [], [], []
+    for i in rng.permutation(len(items)):
+        mask = _mask(items[i].masks)
+        if mask.any() or not test:
+            x.append(_scaled(items[i].image, mode))
+            y.append(items[i].label)
+            masks.append(mask)
+        if len(x) == n:
+            break
+    return Images(torch.stack(x), torch.tensor(y), torch.stack(masks))
+
+
+def _scaled(path: Path, mode: str) -> Tensor:
+    """(C, SIZE, SIZE), 0 to 1."""
+    image = Image.open(path).convert(mode).resize((SIZE, SIZE), Image.Resampling.BOX)
+    pixels = np.asarray(image, dtype=np.float32) / 255
+    return torch.from_numpy(pixels.reshape(SIZE, SIZE, -1)).permute(2, 0, 1)
+
+
+def _mask(paths: list[Path]) -> Tensor:
+    """(SIZE, SIZE), where any mask covers at least half a pixel."""
+    return torch.stack([_scaled(path, "L")[0] >= 0.5 for path in paths]).any(0)
