@@ -2,8 +2,6 @@
 feature map.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,12 +11,6 @@ from captum_hrcam.activations import full_precision
 
 SHRINKAGE = 1.0  # of the covariance towards its diagonal, which alone would give a pattern
 ROUNDING = 1e-6  # of a mean in float32
-
-POOL: dict[int, Any] = {
-    3: F.adaptive_avg_pool1d,
-    4: F.adaptive_avg_pool2d,
-    5: F.adaptive_avg_pool3d,
-}
 
 
 class Covariances:
@@ -150,4 +142,4 @@ def floored(variance: Tensor) -> Tensor:
 
 def pool(f: Tensor, size: tuple[int, ...]) -> Tensor:
     """Average pooling to a coarser (or the same) size."""
-    return f if tuple(f.shape[2:]) == tuple(size) else POOL[f.ndim](f, size)
+    return f if tuple(f.shape[2:]) == tuple(size) else F.interpolate(f, size, mode="area")
