@@ -10,7 +10,7 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_hrcam._captum import TargetType, TensorOrTuple, as_tuples
-from captum_hrcam.activations import eval_mode, plain
+from captum_hrcam.activations import accumulator_dtype, eval_mode, plain
 from captum_hrcam.fusion import upsample
 from captum_hrcam.layers import module_behind
 
@@ -138,6 +138,5 @@ def _as_map(name: str, given: object, image: Tensor) -> Tensor:
     if first.is_complex():
         raise TypeError(f"methods: {name!r} gave complex numbers, expected real ones.")
     with torch.no_grad():
-        precise = first.dtype in (torch.float32, torch.float64)
-        summed = (first if precise else first.float()).detach().sum(1, keepdim=True)
+        summed = first.detach().sum(1, keepdim=True, dtype=accumulator_dtype(first))
         return upsample(plain(summed), image.shape[2:], exact=True)
