@@ -7,7 +7,7 @@ import secrets
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,7 @@ class FeatureCache:
 
 
 def _moments(arrays: dict[str, Any], part: str) -> Moments:
-    values = {name: arrays[f"{part}.{name}"] for name in Moments.zeros(0, 0).__dict__}
+    values = {field.name: arrays[f"{part}.{field.name}"] for field in fields(Moments)}
     n = int(values.pop("n"))
     return Moments(n, **{k: torch.from_numpy(v) for k, v in values.items()})
 

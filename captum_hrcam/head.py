@@ -1,7 +1,7 @@
 """The head: one linear layer on pooled features, and what its maps are measured against."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -53,13 +53,12 @@ class Head:
         def rename(values: dict[str, Tensor]) -> dict[str, Tensor]:
             return {new: values[name] for new, name in zip(layers, old, strict=True) if values}
 
-        return Head(
-            rename(self.weights),
-            self.bias,
-            rename(self.mean_score),
-            rename(self.spread),
-            rename(self.displacement),
-            self.centred,
+        return replace(
+            self,
+            weights=rename(self.weights),
+            mean_score=rename(self.mean_score),
+            spread=rename(self.spread),
+            displacement=rename(self.displacement),
         )
 
 

@@ -1,7 +1,7 @@
 """Batches of images with targets, masks and kinds, from a loader or a data set; checked."""
 
 from collections.abc import Callable, Iterable, Iterator, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ class MaskedBatch:
         moved = to_device(as_tuples(self.inputs, None)[1], device)
         inputs = moved if isinstance(self.inputs, tuple) else moved[0]
         # Captum selects outputs by an index that is beside them.
-        return MaskedBatch(inputs, self.targets.to(moved[0].device), self.masks, self.kinds)
+        return replace(self, inputs=inputs, targets=self.targets.to(moved[0].device))
 
 
 def masked_batches(

@@ -112,9 +112,7 @@ def _as_numpy(array: ArrayOrTensor, name: str) -> npt.NDArray[Any]:
     return array
 
 
-def _as_batch(
-    array: npt.NDArray[Any], name: str, spatial_dims: int | None = None
-) -> npt.NDArray[Any]:
+def _as_batch(array: npt.NDArray[Any], name: str, spatial_dims: int | None) -> npt.NDArray[Any]:
     r"""(N, \*spatial), 2D or 3D, by the module's shape rule."""
     shape = array.shape
     if array.ndim == (spatial_dims or 2):
