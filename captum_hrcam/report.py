@@ -91,6 +91,17 @@ class HeadReport:
 
     def _warnings(self) -> list[str]:
         """What a reader of the maps should know."""
+        return (
+            self._of_outputs()
+            + self._of_agreement()
+            + self._of_chance()
+            + self._of_layers()
+            + self._of_classes()
+            + self._of_guesses()
+        )
+
+    def _of_outputs(self) -> list[str]:
+        """Warnings of a model whose outputs are no scores to compare with."""
         found = []
         if not self.has_model:
             found.append(
@@ -104,43 +115,56 @@ class HeadReport:
                 "sigmoid are expected: its figures here, and what is chosen by them, are wrong. "
                 "Give HRCAM the model without its last activation."
             )
+        return found
+
+    def _of_agreement(self) -> list[str]:
+        """One warning, the gravest, of a head that is far from the model."""
         if self.says_contrary:
-            found.append(
+            return [
                 f"the head's scores fall where the model's rise (slope {self.slope:.2f}): its maps "
                 "show the contrary. Do the labels have the sign and order of the model's outputs?"
-            )
-        elif self.agreement < 0.9 and self.r_squared >= ALIKE:
-            found.append(
+            ]
+        if self.agreement < 0.9 and self.r_squared >= ALIKE:
+            return [
                 f"head and model agree on only {self.agreement:.1%} of their decisions, but order "
                 f"the images alike (R^2 {self.r_squared:.2f}): one of them decides at another "
                 "threshold, and no threshold is in a map. Is the model's right for these images?"
-            )
-        elif self.agreement < 0.9:
-            found.append(
+            ]
+        if self.agreement < 0.9:
+            return [
                 f"head and model agree on only {self.agreement:.1%} of their decisions: the map "
                 "explains the head, not the model. More layers may help, or targets='model' where "
                 "the model does not follow the labels."
-            )
-        elif self.r_squared < 0.5:
-            found.append(
+            ]
+        if self.r_squared < 0.5:
+            return [
                 f"R^2 of the head's and the model's scores is {self.r_squared:.2f}: the map "
                 "explains the head more than the model. More layers may help, or targets='model'."
-            )
-        # About 1.7 standard errors of the AUROC of a guess, where classes are of equal size.
-        by_chance = min(1.0, 0.5 + self.n_figures**-0.5)
-        if self.model_auroc < by_chance:
+            ]
+        return []
+
+    @property
+    def _chance(self) -> float:
+        """What the AUROC of a guess hardly exceeds, of all classes together."""
+        # About 1.7 standard errors, where classes are of equal size.
+        return min(1.0, 0.5 + self.n_figures**-0.5)
+
+    def _of_chance(self) -> list[str]:
+        """Warnings of a head or a model that guesses."""
+        found = []
+        if self.model_auroc < self._chance:
             found.append(
                 f"the model's own AUROC is {self.model_auroc:.2f} on {self.n_figures} images, a "
                 "guess. Are its trained weights loaded, the images prepared as for its training?"
             )
-        if self.head_auroc < by_chance:
+        if self.head_auroc < self._chance:
             found.append(
                 f"the head's AUROC is {self.head_auroc:.2f} on {self.n_figures} images, no better "
                 "than chance: its maps mean nothing. Check the labels, or fit on more images."
             )
-        return found + self._of_layers() + self._of_classes() + self._of_guesses(by_chance)
+        return found
 
-    def _of_guesses(self, by_chance: float) -> list[str]:
+    def _of_guesses(self) -> list[str]:
         """Warnings of single classes that head or model do not know, where all together they do."""
         is_real = self.class_counts is None
         figure = "correlation with the labels" if is_real else "AUROC"
@@ -164,7 +188,7 @@ class HeadReport:
         found = []
         for whose, values, overall, so in told:
             lost = (values < self.by_chance).nonzero()[:, 0].tolist()
-            if lost and not overall < by_chance:
+            if lost and not overall < self._chance:
                 names = ", ".join(map(str, lost[:5])) + (" ..." if len(lost) > 5 else "")
                 found.append(
                     f"{kind[len(lost) > 1]} {names}: {whose} {figure} is "
