@@ -50,7 +50,7 @@ class Verdict:
     Attributes:
         name: of the candidate.
         why: one line for the report.
-        support: of its maps against their opposite, from -1 to 1, see ``Trial.choose``; NaN where
+        support: of its maps against their opposite, from -1 to 1, see ``Judge.choose``; NaN where
             too few images say anything.
         change: the mean size of the differences behind it, in probabilities.
         margin: the sum of the differences of all images, in probabilities.
@@ -64,7 +64,7 @@ class Verdict:
 
 
 @dataclass
-class Trial:
+class Judge:
     """Held-out images, and the frozen model's word on them.
 
     Args:

@@ -13,7 +13,7 @@ from captum_hrcam import cascade, choosing, framing, group, placing, spread
 from captum_hrcam.activations import Read
 from captum_hrcam.batch import score_rows, to_device
 from captum_hrcam.cascade import Cascade, in_batches
-from captum_hrcam.choosing import ENOUGH, Trial, Verdict, doubtful
+from captum_hrcam.choosing import ENOUGH, Judge, Verdict, doubtful
 from captum_hrcam.features import Sample
 from captum_hrcam.fitting import Fitted
 from captum_hrcam.frozen_pass import Forward
@@ -177,8 +177,8 @@ class Revisit:
 
         assert self.held is not None, "there is one solver"
         *images, y = self.held.rows()
-        trial = Trial(outputs, tuple(images), y, self.loss)
-        verdict = trial.choose({n: partial(attribute, head) for n, head in trials.items()})
+        judge = Judge(outputs, tuple(images), y, self.loss)
+        verdict = judge.choose({n: partial(attribute, head) for n, head in trials.items()})
         return group.from_first(verdict)  # on which further passes depend
 
     def _framing(self, head: Head, resolutions: dict[str, tuple[int, ...]]) -> list[framing.Seen]:

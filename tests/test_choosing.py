@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from captum_hrcam.choosing import Trial, doubtful
+from captum_hrcam.choosing import Judge, doubtful
 from captum_hrcam.perturbation import FRACTIONS, blur
 
 SIZE = 8
@@ -70,8 +70,8 @@ CANDIDATES = {"opposite": mark_opposite, "corner": mark_corner}
 @pytest.mark.parametrize("order", [("opposite", "corner"), ("corner", "opposite")])
 def test_takes_the_map_of_what_the_model_uses(order):
     x = bright_corners(10)
-    trial = Trial(softmax_scores, (x,), labels(10), loss="cross_entropy")
-    assert trial.choose({name: CANDIDATES[name] for name in order}).name == "corner"
+    judge = Judge(softmax_scores, (x,), labels(10), loss="cross_entropy")
+    assert judge.choose({name: CANDIDATES[name] for name in order}).name == "corner"
 
 
 def mark_wrongly_where_told(inputs: tuple[Tensor, ...], classes: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def test_within_a_standard_error_the_first_is_kept(wrong, name):
     x = bright_corners(12)
     x[:wrong, :, -1, -1], x[wrong, :, -1, -1] = -0.1, 1.1
     marks = {"some": mark_wrongly_where_told, "other": mark_wrongly_where_bright}
-    verdict = Trial(softmax_scores, (x,), labels(12), loss="cross_entropy").choose(marks)
+    verdict = Judge(softmax_scores, (x,), labels(12), loss="cross_entropy").choose(marks)
     assert verdict.name == name
     if name == "some":  # the other is better in both nevertheless, by less than an error
         margins = re.findall(r"-(\S+) ± ([\d.]+)", verdict.why)
@@ -105,7 +105,7 @@ def test_figures_are_those_of_slow_loops():
         name: [slow_tests(image, mark((), torch.ones(1))[0]) for image in x]
         for name, mark in CANDIDATES.items()
     }
-    why = Trial(softmax_scores, (x,), labels(10), loss="cross_entropy").choose(CANDIDATES).why
+    why = Judge(softmax_scores, (x,), labels(10), loss="cross_entropy").choose(CANDIDATES).why
     for name, tests in found.items():
         inserted, deleted = (sum(column) / 10 for column in zip(*tests, strict=True))
         assert f"{name} {inserted:.3f} and {deleted:.3f}" in why
@@ -122,7 +122,7 @@ def test_support_is_the_net_share_of_what_the_images_say():
     x[:3] = 0  # the model does not see the class in these
     x[3:6, :, -1, -1] = -0.1
     marks = {"some": mark_wrongly_where_told, "again": mark_wrongly_where_told}
-    verdict = Trial(softmax_scores, (x,), labels(12), loss="cross_entropy").choose(marks)
+    verdict = Judge(softmax_scores, (x,), labels(12), loss="cross_entropy").choose(marks)
     maps = mark_wrongly_where_told((x,), torch.ones(12))
     said = [
         slow_tests(image, -a)[1] - slow_tests(image, a)[1]
@@ -154,16 +154,16 @@ def test_one_class_that_is_spoken_for_is_enough():
     y[:8, 1] = y[8:, 0] = 1
     support = {}
     for name, rows in {"both": slice(None), "ill": slice(8), "healthy": slice(8, None)}.items():
-        trial = Trial(softmax_scores, (x[rows],), y[rows], loss="cross_entropy")
+        judge = Judge(softmax_scores, (x[rows],), y[rows], loss="cross_entropy")
         marks = {"map": mark_healthy_wrongly, "again": mark_healthy_wrongly}
-        support[name] = trial.choose(marks).support
+        support[name] = judge.choose(marks).support
     assert support == {"both": pytest.approx(1), "ill": pytest.approx(1), "healthy": -1}
 
 
 def test_no_support_where_few_images_say_anything():
     x = bright_corners(10)
     x[:7] = 0
-    verdict = Trial(softmax_scores, (x,), labels(10), loss="cross_entropy").choose(CANDIDATES)
+    verdict = Judge(softmax_scores, (x,), labels(10), loss="cross_entropy").choose(CANDIDATES)
     assert math.isnan(verdict.support)
     assert "too few images tell them apart" in verdict.why
     assert not doubtful(verdict.support)
@@ -174,7 +174,7 @@ def test_four_images_say_something(n, is_told):
     x = bright_corners(8)
     x[n:] = 0
     marks = {"corner": mark_corner, "again": mark_corner}
-    verdict = Trial(softmax_scores, (x,), labels(8), loss="cross_entropy").choose(marks)
+    verdict = Judge(softmax_scores, (x,), labels(8), loss="cross_entropy").choose(marks)
     assert (verdict.support == pytest.approx(1)) == is_told
     assert math.isnan(verdict.support) != is_told
 
@@ -205,8 +205,8 @@ def test_of_three_classes_the_one_that_is_spoken_for(right):
         is_right = (classes == right)[:, None, None, None]
         return torch.where(is_right, own, -own)
 
-    trial = Trial(three_corners, (x,), torch.eye(3)[y], loss="binary_cross_entropy")
-    verdict = trial.choose({"map": mark, "again": mark})
+    judge = Judge(three_corners, (x,), torch.eye(3)[y], loss="binary_cross_entropy")
+    verdict = judge.choose({"map": mark, "again": mark})
     assert verdict.support == pytest.approx(1)
     assert verdict.margin < 0.5 * 5 * verdict.change  # all together say less
 
@@ -214,7 +214,7 @@ def test_of_three_classes_the_one_that_is_spoken_for(right):
 def test_a_label_of_a_half_is_in_the_image():
     x = bright_corners(6)
     verdicts = [
-        Trial(sigmoid_scores, (x,), torch.full((6, 1), y), "binary_cross_entropy").choose(
+        Judge(sigmoid_scores, (x,), torch.full((6, 1), y), "binary_cross_entropy").choose(
             CANDIDATES
         )
         for y in (0.5, 1.0, 0.49)
@@ -230,7 +230,7 @@ def test_the_error_is_that_of_a_mean():
     maps = [mark((x,), torch.ones(6)) for mark in marks.values()]
     tests = torch.tensor([[slow_tests(*pair) for pair in zip(x, a, strict=True)] for a in maps])
     margins = (tests[0] - tests[1]) * torch.tensor([1, -1])
-    why = Trial(softmax_scores, (x,), labels(6), loss="cross_entropy").choose(marks).why
+    why = Judge(softmax_scores, (x,), labels(6), loss="cross_entropy").choose(marks).why
     told = re.findall(r"(-?\d\.\d+) ± (\d\.\d+)", why)
     found = torch.tensor([[float(value) for value in pair] for pair in told])
     expected = torch.stack([margins.mean(0), margins.std(0) / 6**0.5], 1)
@@ -244,7 +244,7 @@ def test_the_healthy_do_not_drown_the_ill():
     y = torch.zeros(24, 2)
     y[:5, 1] = y[5:, 0] = 1
     marks = {"corner": mark_corner, "again": mark_corner}
-    verdict = Trial(softmax_scores, (x,), y, loss="cross_entropy").choose(marks)
+    verdict = Judge(softmax_scores, (x,), y, loss="cross_entropy").choose(marks)
     assert verdict.support > 0.9
 
 
@@ -272,8 +272,8 @@ def test_the_first_stays_unless_both_tests_speak_against_it(order):
     x = bright_corners(10)
     x = torch.maximum(x, x.flip(2, 3))
     marks = {"one": mark_inward, "halves": mark_half_of_each}
-    trial = Trial(either_corner, (x,), labels(10), loss="cross_entropy")
-    verdict = trial.choose({name: marks[name] for name in order})
+    judge = Judge(either_corner, (x,), labels(10), loss="cross_entropy")
+    verdict = judge.choose({name: marks[name] for name in order})
     one, halves = (
         [float(x) for x in re.search(rf"{name} (0\.\d+) and (0\.\d+)", verdict.why).groups()]
         for name in marks
@@ -286,8 +286,8 @@ def test_the_first_stays_unless_both_tests_speak_against_it(order):
 def test_one_logit_is_judged_by_its_sigmoid_and_its_positive_images():
     x = bright_corners(20)
     y = torch.tensor([[1.0], [0.0]]).repeat(10, 1)
-    verdict = Trial(sigmoid_scores, (x,), y, loss="binary_cross_entropy").choose(CANDIDATES)
-    half = Trial(softmax_scores, (x[::2],), labels(10), loss="cross_entropy").choose(CANDIDATES)
+    verdict = Judge(sigmoid_scores, (x,), y, loss="binary_cross_entropy").choose(CANDIDATES)
+    half = Judge(softmax_scores, (x[::2],), labels(10), loss="cross_entropy").choose(CANDIDATES)
     assert verdict == half
     assert verdict.support > 0.9
 
@@ -300,23 +300,23 @@ def test_other_inputs_go_along():
         seen.append(inputs[1].flatten().tolist())
         return softmax_scores(inputs)
 
-    Trial(scores, (x, bias), labels(4), loss="cross_entropy").choose(CANDIDATES)
+    Judge(scores, (x, bias), labels(4), loss="cross_entropy").choose(CANDIDATES)
     assert [0.0, 1.0, 2.0, 3.0] in seen
 
 
 def test_keeps_the_first_where_no_image_has_a_class():
-    trial = Trial(
+    judge = Judge(
         sigmoid_scores, (bright_corners(3),), torch.zeros(3, 1), loss="binary_cross_entropy"
     )
-    verdict = trial.choose(CANDIDATES)
+    verdict = judge.choose(CANDIDATES)
     assert verdict.name == "opposite"
     assert "no held-out image has a class" in verdict.why
 
 
 def test_keeps_the_first_where_the_model_gives_no_scores():
-    trial = Trial(
+    judge = Judge(
         lambda x: torch.zeros(len(x[0]), 0), (bright_corners(3),), labels(3), "cross_entropy"
     )
-    verdict = trial.choose(CANDIDATES)
+    verdict = judge.choose(CANDIDATES)
     assert verdict.name == "opposite"
     assert "no score of each class" in verdict.why
