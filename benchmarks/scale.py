@@ -32,11 +32,11 @@ def write(images: int, file: Path) -> FeatureCollector:
     """The features, batch by batch, as a fit writes them."""
     generator = torch.Generator().manual_seed(1)
     collector = FeatureCollector(RowFile(file))
-    for places in torch.arange(images).split(BATCH):
-        y = places % CLASSES
+    for positions in torch.arange(images).split(BATCH):
+        y = positions % CLASSES
         hot = nn.functional.one_hot(y, CLASSES)
         z = features(y, sum(CHANNELS.values()), generator)
-        collector.add(held_out(places), z, torch.ones_like(z), hot.double(), 3 * hot.float())
+        collector.add(held_out(positions), z, torch.ones_like(z), hot.double(), 3 * hot.float())
     return collector
 
 

@@ -163,10 +163,10 @@ class FeatureCollector:
         return fitted + held, fitted
 
 
-def held_out(places: Tensor) -> Tensor:
-    """(n,) bool: which of the images at these places in the data are held out, a fifth.
+def held_out(positions: Tensor) -> Tensor:
+    """(n,) bool: which of the images at these positions in the data are held out, a fifth.
 
     Multiples of the golden ratio spread evenly and follow no period: every fifth image would be of
     one or two classes wherever ten classes take turns.
     """
-    return places.double() * GOLDEN % 1 < 0.2
+    return positions.double() * GOLDEN % 1 < 0.2

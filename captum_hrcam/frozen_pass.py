@@ -73,17 +73,17 @@ class FrozenPass:
             digest: receives inputs and labels, to know the data again.
             progress: the progress bar's text; None draws none.
         """
-        for inputs, labels, places, is_first in self._batches(data, argument, progress):
-            z, within, outputs = self._pool(inputs, argument, places)
+        for inputs, labels, positions, is_first in self._batches(data, argument, progress):
+            z, within, outputs = self._pool(inputs, argument, positions)
             y = self._target_rows(labels, outputs)
             if digest is not None:
                 digest.add(inputs, labels)
             if not is_first.all():
-                places, z, within, outputs, y = (
-                    v[is_first] for v in (places, z, within, outputs, y)
+                positions, z, within, outputs, y = (
+                    v[is_first] for v in (positions, z, within, outputs, y)
                 )
                 inputs = tuple(x[is_first] for x in inputs)
-            is_held = held_out(places)
+            is_held = held_out(positions)
             collector.add(is_held, z, within, y, outputs)
             keep(images, ~is_held, inputs, y)
             keep(held, is_held, inputs, y)
@@ -105,16 +105,16 @@ class FrozenPass:
             images: receives inputs and labels as they came, but not of images that are held out;
                 labels without columns for ``targets="model"``.
         """
-        for inputs, labels, places, _ in self._batches(data, argument, progress):
-            n = len(places)
+        for inputs, labels, positions, _ in self._batches(data, argument, progress):
+            n = len(positions)
             y = torch.zeros(n, 0) if labels is None else label_tensor(labels, n)
             digest.add(inputs, labels)
-            keep(images, ~held_out(places), inputs, y)
+            keep(images, ~held_out(positions), inputs, y)
 
     def _batches(
         self, data: Iterable[Any], argument: str, progress: str | None
     ) -> Iterator[tuple[tuple[Tensor, ...], Any, Tensor, Tensor]]:
-        """(inputs, labels, places in the data of all ranks, which images came for the first time).
+        """(inputs, labels, positions in all ranks' data, which images came for the first time).
 
         Ranks take turns, as a DistributedSampler shares images out.
         """
@@ -123,9 +123,9 @@ class FrozenPass:
             inputs, labels = split_batch(batch, argument, self.targets)
             got = {f"of input {i}": tuple(x.shape[1:]) for i, x in enumerate(inputs)}
             same_shape("the shape", argument, got, self._first)
-            places = torch.arange(n, n + len(inputs[0])) * group.size() + group.rank()
-            n += len(places)
-            yield inputs, labels, places, places < (2**62 if known is None else known)
+            positions = torch.arange(n, n + len(inputs[0])) * group.size() + group.rank()
+            n += len(positions)
+            yield inputs, labels, positions, positions < (2**62 if known is None else known)
         if n == 0:
             raise ValueError(
                 f"{argument}: it gave no batch; expected at least one. A generator gives its "
@@ -133,7 +133,7 @@ class FrozenPass:
             )
 
     def _pool(
-        self, inputs: tuple[Tensor, ...], argument: str, places: Tensor
+        self, inputs: tuple[Tensor, ...], argument: str, positions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Averages and variances over cells (n, N), the model's outputs (n, K'), on the CPU."""
         n = len(inputs[0])
@@ -163,7 +163,7 @@ class FrozenPass:
         if not finite.all():
             raise ValueError(
                 f"{argument}: NaN or infinity in the pooled features, first of image "
-                f"{places[~finite][0]} (from 0). Check this input, and the model's weights."
+                f"{positions[~finite][0]} (from 0). Check this input, and the model's weights."
             )
         return z, within, outputs
 

@@ -40,7 +40,7 @@ class Revisit:
         device: where inputs go; None leaves them.
         solvers: those to be tried; a cascade takes more images, several ask for a choice.
         loss: see ``labels.LOSSES``.
-        places: whether the head's maps are to be placed where its layers look.
+        place_layers: whether the head's maps are to be placed where its layers look.
 
     Attributes:
         images: to fit a cascade and to measure spreads on.
@@ -52,7 +52,7 @@ class Revisit:
     device: torch.device | None
     solvers: list[str]
     loss: str
-    places: bool = False
+    place_layers: bool = False
     images: Sample = field(init=False)
     held: Sample | None = field(init=False)
     _taken: int = field(init=False, default=0)
@@ -92,7 +92,7 @@ class Revisit:
             resolutions: layer name -> spatial size, shallow to deep; the images have been read.
         """
         kept = self._settled(fit, resolutions)
-        if self.places:
+        if self.place_layers:
             kept.figures["framing"] = self._framing(kept.head, resolutions)
             self._place(kept)
         return kept
