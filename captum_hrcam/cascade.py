@@ -52,9 +52,11 @@ class Cascade:
         leaves_out: whether layers that only see a texture's grain are left out, with zero weights.
 
     Attributes:
-        counts: how each layer that is not counts in the sum, shallow to deep: how well the deeper
-            ones confirm it, from 0 to 1, times its place, where none is left out.
-        why: of these or of all, a line for the report; where it was to be looked at.
+        counts: layer name -> how it counts in the sum, shallow to deep, of the layers that are not
+            left out: how well the deeper ones confirm it, from 0 to 1; where none is left out,
+            times its place.
+        why: a line for the report on what was left out, or that nothing was; none where
+            ``leaves_out`` is False.
     """
 
     forward: Callable[[tuple[Tensor, ...], Read], Any]

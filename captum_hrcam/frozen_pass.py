@@ -32,7 +32,8 @@ class FrozenPass:
         n_classes: the head's outputs; by default those of the model.
         device: where inputs go before the forward pass; None leaves them.
         in_order: whether the last of the layers is taken for the deepest.
-        modules: the layers' own, where nothing has changed their output's axes.
+        modules: layer name -> module, where the feature maps are its output as it is; empty where
+            they are its input or were reshaped.
 
     Attributes:
         channels: layer name -> C_l, once a batch was read.

@@ -214,8 +214,9 @@ class Revisit:
         head.displacement = displacements.found()
 
     def _with_places(self, contrast: Tensor | None) -> tuple[list[Tensor], Tensor, bool]:
-        """Images of classes that show in some place, as far as is known, or else of any, or all of
-        them; these classes; and whether there are such on this rank."""
+        """(inputs, the class of each, whether they count): images of classes whose maps have a
+        place, as far as is known; where there are none, of any class; where no target tells one,
+        all. A rank without such images gives one that does not count."""
         *inputs, y = self.images.rows()
         if y.shape[1] == 0:  # as in _add_spreads
             *inputs, y = self._few

@@ -98,7 +98,7 @@ def n_weights(modules: Iterable[nn.Module]) -> int:
 
 
 def holds_channels_last(module: nn.Module, f: Tensor) -> bool:
-    """The same of a module that gave f, whose runs were not traced."""
+    """Whether f, which a module gave, ends in channels, where its runs were not traced."""
     if f.ndim < 4 or f.shape[1] == f.shape[-1]:
         return False
     inside = list(module.modules())
