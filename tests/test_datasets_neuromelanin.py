@@ -12,7 +12,7 @@ from layouts import midbrain, oblique_affine, run_examples, truncate, write_neur
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Grayscale
 
-from captum_hrcam.datasets import neuromelanin
+from captum_hrcam.datasets import slices
 from captum_hrcam.datasets.neuromelanin import NeuromelaninMRI
 from captum_hrcam.datasets.nifti import from_slices, open_scan, read_slices, stack_shape
 
@@ -219,18 +219,18 @@ def test_group_column_positive_and_several_others(small):
 
 def test_each_volume_is_read_whole_once(small, monkeypatch):
     reads = []
-    read = neuromelanin.read_slices
+    read = slices.read_slices
 
     def counted(image, start, stop):
         reads.append((start, stop))
         return read(image, start, stop)
 
-    monkeypatch.setattr(neuromelanin, "read_slices", counted)
+    monkeypatch.setattr(slices, "read_slices", counted)
     data = NeuromelaninMRI(small, "all", **RANGE)
     images = [image for _ in range(2) for image, _ in (data[i] for i in range(len(data)))]
     assert reads == [(0, 8)] * 4
     assert all(torch.equal(a, b) for a, b in zip(images[:16], images[16:], strict=True))
-    monkeypatch.setattr(neuromelanin, "_CACHE_BYTES", 1)  # room for the latest scan only
+    monkeypatch.setattr(slices, "_CACHE_BYTES", 1)  # room for the latest scan only
     copy = pickle.loads(pickle.dumps(data))
     again = [image for _ in range(2) for image, _ in (copy[i] for i in range(len(copy)))]
     assert reads[4:] == [(2, 6)] * 8

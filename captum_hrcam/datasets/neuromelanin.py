@@ -1,6 +1,5 @@
 """Neuromelanin-sensitive MRI of the brain stem: Parkinson's disease or not, from a BIDS folder."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,15 @@ from torchvision.datasets import VisionDataset
 
 from captum_hrcam.datasets.bids import find_scans, read_groups
 from captum_hrcam.datasets.files import check_split, existing
-from captum_hrcam.datasets.nifti import from_slices, open_scan, read_slices, stack_shape
+from captum_hrcam.datasets.nifti import from_slices, open_scan, stack_shape
+from captum_hrcam.datasets.slices import SliceReader
 from captum_hrcam.datasets.splits import split_indices
-
-Array = np.ndarray[Any, Any]
 
 _EXPECTED = (
     "NeuromelaninMRI expects a BIDS folder as root: participants.tsv with participant_id and a "
     "group column, and sub-*/anat/*.nii.gz (or sub-*/ses-*/anat/). The paper's scans are not "
     "public: use your own, under the terms of your study. Nothing is downloaded for you."
 )
-_WINDOW = (1, 99)  # percentiles of the volume shown as 0 and 1
-_CACHE_BYTES = 2**29  # of slices kept per process
 
 
 class NeuromelaninMRI(VisionDataset):
@@ -109,6 +105,7 @@ class NeuromelaninMRI(VisionDataset):
         check_split(split, ("train", "test", "all"))
         self.split, self.slices, self.box = split, slices, box
         folder = existing(Path(self.root), _EXPECTED)
+        self._reader = SliceReader(slices, box)
         groups = read_groups(folder, group_column, _EXPECTED)
         self.classes = _classes(folder / "participants.tsv", group_column, groups, positive)
         scans = find_scans(folder, list(groups), suffix, _EXPECTED)
@@ -121,27 +118,20 @@ class NeuromelaninMRI(VisionDataset):
         self.levels: list[int] = []
         for subject in (subjects[i] for i in chosen):
             for path in scans[subject]:
-                levels = self._levels(path)
+                levels = self._reader.levels(path)
                 self.levels += levels
                 self.paths += [path] * len(levels)
                 self.subjects += [subject] * len(levels)
                 self.targets += [int(groups[subject] == positive)] * len(levels)
-        self._windows: dict[Path, tuple[float, float]] = {}
-        self._cache: OrderedDict[Path, Array] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, i: int) -> tuple[Any, Any]:
-        stack = self._stack(self.paths[i])
-        start = self.slices[0] if self.slices else 0
-        image = torch.tensor(stack[self.levels[i] - start])[None]  # a copy: transforms may write
+        seen = self._reader.read(self.paths[i], self.levels[i])
+        image = torch.tensor(seen)[None]  # a copy: transforms may write
         target = self.targets[i]
         return self.transforms(image, target) if self.transforms else (image, target)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the slices in memory: each DataLoader worker reads its own."""
-        return self.__dict__ | {"_cache": OrderedDict()}
 
     def to_nifti(self, items: int | str | Sequence[int], maps: Tensor) -> Any:
         r"""
@@ -162,9 +152,8 @@ class NeuromelaninMRI(VisionDataset):
         """
         chosen = self._items_of(items)
         scan = open_scan(self.paths[chosen[0]])
-        depth, height, width = stack_shape(scan)
-        y0, y1, x0, x1 = self.box or (0, height, 0, width)
-        size = (len(chosen), y1 - y0, x1 - x0)
+        _, rows, columns = self._reader.extent(scan)
+        size = (len(chosen), rows.stop - rows.start, columns.stop - columns.start)
         shape = tuple(maps.shape)
         if maps.numel() != np.prod(size) or shape[-2:] != size[1:]:
             raise ValueError(
@@ -172,9 +161,9 @@ class NeuromelaninMRI(VisionDataset):
                 "item(s) at the size of the untransformed image. Undo transforms first, as by "
                 f"torch.nn.functional.interpolate(maps, size={size[1:]}, mode='bilinear')."
             )
-        stack = np.zeros((depth, height, width), np.float32)
+        stack = np.zeros(stack_shape(scan), np.float32)
         levels = [self.levels[i] for i in chosen]
-        stack[levels, y0:y1, x0:x1] = maps.detach().cpu().float().reshape(size).numpy()
+        stack[levels, rows, columns] = maps.detach().cpu().float().reshape(size).numpy()
         return from_slices(scan, stack)
 
     def extra_repr(self) -> str:
@@ -199,56 +188,6 @@ class NeuromelaninMRI(VisionDataset):
                 "of one scan (see .paths) and their maps."
             )
         return chosen
-
-    def _levels(self, path: Path) -> list[int]:
-        """The slice numbers to take from a scan, checked against its size."""
-        depth, height, width = stack_shape(open_scan(path))
-        start, stop = self.slices or (0, depth)
-        if not 0 <= start < stop <= depth:
-            raise ValueError(f"slices: got {self.slices}, but {path} has {depth} slices.")
-        y0, y1, x0, x1 = self.box or (0, height, 0, width)
-        if not (0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width):
-            raise ValueError(
-                f"box: got (y0, y1, x0, x1) = {self.box}, but slices of {path} have {height} rows "
-                f"and {width} columns."
-            )
-        return list(range(start, stop))
-
-    def _stack(self, path: Path) -> Array:
-        """The scan's slices in range and box, scaled, from memory or file."""
-        if path not in self._cache:
-            self._cache[path] = self._read(path)
-            while len(self._cache) > 1 and _bytes(self._cache) > _CACHE_BYTES:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(path)
-        return self._cache[path]
-
-    def _read(self, path: Path) -> Array:
-        scan = open_scan(path)
-        depth, height, width = stack_shape(scan)
-        start, stop = self.slices or (0, depth)
-        y0, y1, x0, x1 = self.box or (0, height, 0, width)
-        if path in self._windows:
-            stack = read_slices(scan, start, stop)
-        else:
-            volume = read_slices(scan, 0, depth)
-            self._windows[path] = _window(path, volume)
-            stack = volume[start:stop]
-        low, high = self._windows[path]
-        return np.clip((stack[:, y0:y1, x0:x1] - low) / (high - low), 0, 1, dtype=np.float32)
-
-
-def _bytes(cache: OrderedDict[Path, Array]) -> int:
-    return sum(stack.nbytes for stack in cache.values())
-
-
-def _window(path: Path, volume: Array) -> tuple[float, float]:
-    if not np.isfinite(volume).all():
-        raise ValueError(f"{path}: holds NaN or infinity; expected finite intensities.")
-    low, high = (float(v) for v in np.percentile(volume, _WINDOW))
-    if low == high:
-        raise ValueError(f"{path}: nearly all voxels are {low:g}; expected an image.")
-    return low, high
 
 
 def _classes(table: Path, column: str, groups: dict[str, str], positive: str) -> tuple[str, str]:
