@@ -1,4 +1,4 @@
-"""From pooled features to a head: choose, solve, balance layers, calibrate, fold, report."""
+"""From pooled features to a head: choose, solve, balance layers, calibrate, fold."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from captum_hrcam import group, solvers
 from captum_hrcam.cascade import Cascade
 from captum_hrcam.features import MAX_SAMPLE, FeatureCollector, Features
 from captum_hrcam.head import Head, centre, fold, split_layers
-from captum_hrcam.head_and_model import agreement_figures, layer_shares
+from captum_hrcam.head_and_model import head_figures, layer_scores
 from captum_hrcam.labels import check_classes, loss_per_sample
 from captum_hrcam.layer_counts import cascade_weight
 from captum_hrcam.moments import Moments
@@ -94,8 +94,8 @@ def fit_head(
     scores, y, outputs = map(
         group.gather, (held.scores(held_weight, held_bias), held.y, held.outputs)
     )
-    path, layers = chosen.path, _layer_scores(sample, head.weights)
-    figures = _figures(moments, channels, layers, scores, y, outputs, recipe.loss)
+    path, layers = chosen.path, layer_scores(sample, head.weights)
+    figures = head_figures(moments, channels, layers, scores, y, outputs, recipe.loss)
     figures |= {
         "figures_from": f"{len(y)} {'held-out' if val is None else 'validation'} images",
         "solver": recipe.solver,
@@ -106,47 +106,6 @@ def fit_head(
         "seconds_solve": time.perf_counter() - begin,
     }
     return Fitted(head, trial, figures)
-
-
-def check_head(
-    head: Head, collector: FeatureCollector, channels: Mapping[str, int], loss: str
-) -> dict[str, Any]:
-    """A fitted head's figures on other data, for a ``HeadReport``."""
-    rows, (moments, _) = collector.rows(), collector.moments()
-    layers = _layer_scores(rows, head.weights)
-    scores = torch.stack(list(layers.values())).sum(0) + head.bias
-    y, outputs = group.gather(rows.y), group.gather(rows.outputs)
-    figures_from = f"{len(y)} of them" if len(y) < moments.n else "all of them"
-    figures = _figures(moments, channels, layers, scores, y, outputs, loss)
-    return figures | {"figures_from": figures_from}
-
-
-def _figures(
-    moments: Moments,
-    channels: Mapping[str, int],
-    layers: dict[str, Tensor],
-    scores: Tensor,
-    y: Tensor,
-    outputs: Tensor,
-    loss: str,
-) -> dict[str, Any]:
-    """What every ``HeadReport`` says: the data, the layers' shares, head and model.
-
-    Args:
-        moments: of all images.
-        channels: layer name -> C_l.
-        layers: layer name -> (n, K), its part of the score.
-        scores, y, outputs: (m, K), (m, K) and (m, K') of the images that are judged.
-        loss: see ``labels.LOSSES``.
-    """
-    return {
-        "n": moments.n,
-        "class_counts": None if loss == "mse" else moments.mean_y * moments.n,
-        "channels": dict(channels),
-        "shares": layer_shares(layers),
-        "n_figures": len(y),
-        **agreement_figures(scores, y, outputs, loss),
-    }
 
 
 def _unit(part: Features, loss: str) -> Tensor:
@@ -266,11 +225,6 @@ def _standardised(rows: Features, moments: Moments, standardize: bool) -> Iterat
         yield (part.z.float() - mean).mul_(factor.float())
 
 
-def _layer_scores(rows: Features, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """{layer: (n, K)}, of all ranks."""
-    return {name: group.gather(scores) for name, scores in rows.layer_scores(weights).items()}
-
-
 def _information(
     part: Features, moments: Moments, held: Features, channels: dict[str, int], loss: str
 ) -> dict[str, float]:
@@ -279,7 +233,7 @@ def _information(
     _, d = solvers.rescale(torch.zeros_like(y), y, loss)
     base = loss_per_sample(torch.zeros_like(held_y) + d, held_y, loss).mean()
     weights = split_layers(solvers.pattern(moments) / moments.scale, channels)
-    scores, held_scores = _layer_scores(part, weights), _layer_scores(held, weights)
+    scores, held_scores = layer_scores(part, weights), layer_scores(held, weights)
     information = {}
     for name in channels:
         a, d = solvers.rescale(scores[name], y, loss)

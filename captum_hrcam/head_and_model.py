@@ -1,11 +1,17 @@
 """How head and model do on data, how far they agree, and which layers the score comes from."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from captum_hrcam import group
+from captum_hrcam.features import FeatureCollector, Features
+from captum_hrcam.head import Head
+from captum_hrcam.moments import Moments
 
 FIGURES = (
     "head_accuracy",
@@ -20,6 +26,52 @@ FIGURES = (
 FEW = 10  # images with a class, or without it: too few for its AUROC, or images for a correlation
 CONTRARY = 0.3  # of a correlation below 0: more than by chance
 CHANCE = 1.7  # standard errors that a guess exceeds in one of twenty
+
+
+def check_head(
+    head: Head, collector: FeatureCollector, channels: Mapping[str, int], loss: str
+) -> dict[str, Any]:
+    """A fitted head's figures on other data, for a ``HeadReport``."""
+    rows, (moments, _) = collector.rows(), collector.moments()
+    layers = layer_scores(rows, head.weights)
+    scores = torch.stack(list(layers.values())).sum(0) + head.bias
+    y, outputs = group.gather(rows.y), group.gather(rows.outputs)
+    figures_from = f"{len(y)} of them" if len(y) < moments.n else "all of them"
+    figures = head_figures(moments, channels, layers, scores, y, outputs, loss)
+    return figures | {"figures_from": figures_from}
+
+
+def head_figures(
+    moments: Moments,
+    channels: Mapping[str, int],
+    layers: dict[str, Tensor],
+    scores: Tensor,
+    y: Tensor,
+    outputs: Tensor,
+    loss: str,
+) -> dict[str, Any]:
+    """What every ``HeadReport`` says: the data, the layers' shares, head and model.
+
+    Args:
+        moments: of all images.
+        channels: layer name -> C_l.
+        layers: layer name -> (n, K), its part of the score.
+        scores, y, outputs: (m, K), (m, K) and (m, K') of the images that are judged.
+        loss: see ``labels.LOSSES``.
+    """
+    return {
+        "n": moments.n,
+        "class_counts": None if loss == "mse" else moments.mean_y * moments.n,
+        "channels": dict(channels),
+        "shares": layer_shares(layers),
+        "n_figures": len(y),
+        **agreement_figures(scores, y, outputs, loss),
+    }
+
+
+def layer_scores(rows: Features, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """{layer: (n, K)}, each layer's part of the score, of all ranks."""
+    return {name: group.gather(scores) for name, scores in rows.layer_scores(weights).items()}
 
 
 def layer_shares(contributions: dict[str, Tensor]) -> dict[str, Tensor]:

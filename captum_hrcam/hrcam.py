@@ -19,9 +19,10 @@ from captum_hrcam.cascade import Cascade
 from captum_hrcam.checks import batches, one_of, same_channels, whole
 from captum_hrcam.features import FeatureCollector
 from captum_hrcam.fit_report import FitReport
-from captum_hrcam.fitting import Fitted, check_head, fit_head
+from captum_hrcam.fitting import Fitted, fit_head
 from captum_hrcam.frozen_pass import FrozenPass
 from captum_hrcam.head import Head
+from captum_hrcam.head_and_model import check_head
 from captum_hrcam.labels import LOSSES
 from captum_hrcam.reading import Reading
 from captum_hrcam.recipe import Recipe
