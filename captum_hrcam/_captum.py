@@ -13,7 +13,7 @@ from captum._utils.common import _format_output as format_output
 from captum._utils.typing import TargetType
 from torch import Tensor
 
-from captum_hrcam.activations import plain
+from captum_hrcam.batch import plain
 
 __all__ = ["TargetType", "TensorOrTuple", "as_tuples", "format_output", "target_classes"]
 

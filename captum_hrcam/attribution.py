@@ -15,19 +15,14 @@ from captum_hrcam._captum import (
     format_output,
     target_classes,
 )
-from captum_hrcam.activations import (
-    Read,
-    ReshapeTransform,
-    eval_mode,
-    gap,
-    own_casts,
-    read_feature_maps,
-)
+from captum_hrcam.activations import Read, ReshapeTransform, read_feature_maps
 from captum_hrcam.checks import in_eval_mode, on_device, one_row_per_image, same_channels
 from captum_hrcam.fusion import Fusion, contract
 from captum_hrcam.head import Head, for_classes
 from captum_hrcam.layers import module_behind, resolve_layers, unwrap
+from captum_hrcam.modes import eval_mode, own_casts
 from captum_hrcam.placing import place
+from captum_hrcam.pooling import gap
 
 LayerLike = nn.Module | str | Sequence[nn.Module | str]
 

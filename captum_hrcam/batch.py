@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_hrcam.activations import plain
-
 
 def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, ...], Any]:
     """(\\*inputs, label) -> (inputs, label).
@@ -82,3 +80,9 @@ def device_of(module: object) -> torch.device | None:
 def to_device(inputs: tuple[Tensor, ...], device: torch.device | None) -> tuple[Tensor, ...]:
     """Inputs where the model is, moved only if they are elsewhere."""
     return inputs if device is None else tuple(x.to(device, non_blocking=True) for x in inputs)
+
+
+def plain(x: Tensor) -> Tensor:
+    """The same values without a subclass's ways: MONAI's MetaTensor refuses to be cut where its
+    images come from several files."""
+    return x if type(x) is Tensor else x.as_subclass(Tensor)

@@ -27,11 +27,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_hrcam.activations import Read, full_precision
+from captum_hrcam.activations import Read
 from captum_hrcam.cells import CellMoments, Covariances, MapMoments, pool, solve, unit
 from captum_hrcam.fusion import agree, contract, upsample
 from captum_hrcam.grain import without_grain
 from captum_hrcam.labels import PRESENT
+from captum_hrcam.modes import full_precision
 
 IMAGES = 160  # a thousand instead of 200 changed no figure by more than .02
 BATCH = 16

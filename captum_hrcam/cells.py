@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captum_hrcam import group
-from captum_hrcam.activations import full_precision
+from captum_hrcam.modes import full_precision
 
 SHRINKAGE = 1.0  # of the covariance towards its diagonal, which alone would give a pattern
 ROUNDING = 1e-6  # of a mean in float32

@@ -10,9 +10,11 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_hrcam._captum import TargetType, TensorOrTuple, as_tuples
-from captum_hrcam.activations import accumulator_dtype, eval_mode, plain
+from captum_hrcam.batch import plain
 from captum_hrcam.fusion import upsample
 from captum_hrcam.layers import module_behind
+from captum_hrcam.modes import eval_mode
+from captum_hrcam.pooling import accumulator_dtype
 
 Method: TypeAlias = Attribution | Callable[..., Any]
 Methods: TypeAlias = Method | Sequence[Method] | Mapping[str, Method]

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from captum_hrcam import group
-from captum_hrcam.activations import Read, gap, spatial_variance
+from captum_hrcam.activations import Read
 from captum_hrcam.batch import score_rows, split_batch, to_device
 from captum_hrcam.cache import DataDigest
 from captum_hrcam.checks import no_channels_last, one_row_per_image, same_shape, shallow_to_deep
 from captum_hrcam.features import FeatureCollector, Sample, held_out
 from captum_hrcam.labels import label_tensor, model_targets, n_label_columns, target_rows
+from captum_hrcam.pooling import gap, spatial_variance
 from captum_hrcam.tracing import holds_channels_last
 
 Forward = Callable[[tuple[Tensor, ...], tuple[Any, ...], Read], Any]

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_hrcam.activations import accumulator_dtype
 from captum_hrcam.checks import is_number, one_of
+from captum_hrcam.pooling import accumulator_dtype
 
 FUSIONS = ("sum", "evidence", "agreement")
 LINEAR_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}

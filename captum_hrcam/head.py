@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from captum_hrcam.activations import full_precision
+from captum_hrcam.modes import full_precision
 
 
 @dataclass

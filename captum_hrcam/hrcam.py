@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_hrcam import group, storage
-from captum_hrcam.activations import Read, ReshapeTransform, autocast_dtype, full_precision
+from captum_hrcam.activations import Read, ReshapeTransform
 from captum_hrcam.attribution import HeadAttribution, LayerLike
 from captum_hrcam.batch import device_of
 from captum_hrcam.cache import NEVER, FeatureCache, model_digest
@@ -24,6 +24,7 @@ from captum_hrcam.frozen_pass import FrozenPass
 from captum_hrcam.head import Head
 from captum_hrcam.head_and_model import check_head
 from captum_hrcam.labels import LOSSES
+from captum_hrcam.modes import autocast_dtype, full_precision
 from captum_hrcam.reading import Reading
 from captum_hrcam.recipe import Recipe
 from captum_hrcam.report import HeadReport

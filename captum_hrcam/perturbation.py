@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_hrcam.activations import full_precision
+from captum_hrcam.modes import full_precision
 
 SIGMA = 0.1  # of the blur, as a share of each side: wider than a lesion, smaller than a head
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)

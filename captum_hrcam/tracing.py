@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from captum_hrcam.activations import ReshapeTransform, eval_mode, trace_modules
+from captum_hrcam.activations import ReshapeTransform, trace_modules
+from captum_hrcam.modes import eval_mode
 
 ShapeOf = Callable[[nn.Module, Any], tuple[int, ...]]
 

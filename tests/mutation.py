@@ -40,7 +40,9 @@ TESTS = {  # of each file the quick tests that are its own, those that fail soon
     "metrics/ranking": METRICS,
     "metrics/statistics": ["test_metrics_statistics.py"],
     "metrics/thresholds": METRICS,
+    "modes": ["test_modes.py", "test_concurrency.py", "test_bad_input.py"],
     "placing": ["test_placing.py"],
+    "pooling": ["test_pooling.py"],
     "spread": ["test_spread.py"],
 }
 # One neighbour of each operator: nine replacements of one + are killed by the same test.

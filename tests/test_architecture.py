@@ -12,9 +12,18 @@ import captum_hrcam
 PACKAGE = Path(captum_hrcam.__file__).parent
 # From the bottom to the top; a module imports from the groups before its own, or from its own.
 ORDER = [
-    {"_captum", "activations", "checks", "files", "grain", "group"},
     {
+        "_captum",
+        "activations",
         "batch",
+        "checks",
+        "files",
+        "grain",
+        "group",
+        "modes",
+        "pooling",
+    },
+    {
         "cells",
         "features",
         "framing",

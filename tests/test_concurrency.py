@@ -14,7 +14,7 @@ from conftest import BY_NAME, State, fit_quietly, training_batches
 from torch import nn
 
 from captum_hrcam import HRCAM, find_layers
-from captum_hrcam.activations import eval_mode
+from captum_hrcam.modes import eval_mode
 
 CASE = BY_NAME["vgg2d"]  # with batch normalisation, so that a wrong mode shows
 IMAGES = torch.randn(8, 3, 2, *CASE.size, generator=torch.Generator().manual_seed(3))

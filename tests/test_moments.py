@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captum_hrcam.activations import gap, spatial_variance
 from captum_hrcam.moments import Moments
+from captum_hrcam.pooling import gap, spatial_variance
 
 
 @settings(max_examples=30, deadline=None)

@@ -6,10 +6,10 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from captum_hrcam import solvers
-from captum_hrcam.activations import gap, spatial_variance
 from captum_hrcam.features import Features
 from captum_hrcam.labels import loss_per_sample
 from captum_hrcam.moments import Moments
+from captum_hrcam.pooling import gap, spatial_variance
 
 
 @pytest.fixture

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from captum_hrcam._captum import TensorOrTuple, as_tuples
-from captum_hrcam.activations import eval_mode, read_feature_maps
+from captum_hrcam.activations import read_feature_maps
 from captum_hrcam.batch import score_rows
 from captum_hrcam.cam import CAM
 from captum_hrcam.compare import Method, module_of, owner
 from captum_hrcam.metrics import centred_gaussian
+from captum_hrcam.modes import eval_mode
 
 GAUSSIAN = "centred Gaussian"
 

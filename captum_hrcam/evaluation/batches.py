@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, default_collate
 
 from captum_hrcam._captum import TensorOrTuple, as_tuples
-from captum_hrcam.activations import plain
-from captum_hrcam.batch import to_device
+from captum_hrcam.batch import plain, to_device
 
 EXPECTED = "(inputs, target, mask) or (inputs, target, mask, kind)"
 ALL = "all"  # the kind of images of which none is known

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_hrcam.activations import eval_mode
 from captum_hrcam.batch import device_of
 from captum_hrcam.checks import whole
 from captum_hrcam.compare import Method, Methods, compare, models_of, named_methods
@@ -19,6 +18,7 @@ from captum_hrcam.evaluation.measures import Score, SetFigures, default_metrics
 from captum_hrcam.evaluation.result import Evaluation
 from captum_hrcam.metrics.extras import require
 from captum_hrcam.metrics.pairs import Array
+from captum_hrcam.modes import eval_mode
 
 
 def evaluate(

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from captum_hrcam._captum import TargetType, TensorOrTuple, target_classes
-from captum_hrcam.activations import eval_mode
 from captum_hrcam.checks import positive, whole
 from captum_hrcam.compare import Method, compare, named_methods
 from captum_hrcam.faithfulness.scores import (
@@ -23,6 +22,7 @@ from captum_hrcam.faithfulness.scores import (
     outputs_of,
 )
 from captum_hrcam.metrics.pairs import Array
+from captum_hrcam.modes import eval_mode
 
 Perturb = Callable[[Tensor], tuple[Tensor, Tensor]]
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from captum_hrcam._captum import TargetType
-from captum_hrcam.activations import eval_mode
 from captum_hrcam.faithfulness.scores import (
     Forward,
     checked,
@@ -16,6 +15,7 @@ from captum_hrcam.faithfulness.scores import (
     probability,
 )
 from captum_hrcam.metrics.pairs import Array
+from captum_hrcam.modes import eval_mode
 from captum_hrcam.perturbation import deletion_curve, insertion_curve
 
 FRACTIONS = tuple(i / 20 for i in range(21))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from captum_hrcam._captum import TargetType
-from captum_hrcam.activations import eval_mode
 from captum_hrcam.checks import not_negative, one_of
 from captum_hrcam.faithfulness.scores import (
     Forward,
@@ -20,6 +19,7 @@ from captum_hrcam.faithfulness.scores import (
 )
 from captum_hrcam.metrics.extras import require
 from captum_hrcam.metrics.pairs import Array, Mask
+from captum_hrcam.modes import eval_mode
 from captum_hrcam.perturbation import marked
 
 ORDERS = ("combined", "MoRF", "LeRF")

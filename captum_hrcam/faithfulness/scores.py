@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from captum_hrcam._captum import TargetType, target_classes
-from captum_hrcam.activations import accumulator_dtype, plain
+from captum_hrcam.batch import plain
 from captum_hrcam.layers import module_behind
+from captum_hrcam.pooling import accumulator_dtype
 
 Forward = Callable[..., Any]
 

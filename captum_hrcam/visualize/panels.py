@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import AbstractPathEffect, Normal, Stroke
 from torch import Tensor
 
-from captum_hrcam.activations import plain
+from captum_hrcam.batch import plain
 from captum_hrcam.metrics.scaling import scale_batch
 
 Array = np.ndarray[Any, Any]
