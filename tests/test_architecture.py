@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,14 @@ def test_imports_point_down(level):
         for path in files_of(module):
             modules = own(path) & set().union(*ORDER)
             assert modules <= below, f"{path} imports {modules - below}"
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    files = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        files[".".join(parts)] = imported(path)
+    TopologicalSorter({name: files.keys() & found for name, found in files.items()}).prepare()
 
 
 @pytest.mark.parametrize("folder", sorted(ALONE))
