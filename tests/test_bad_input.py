@@ -2,7 +2,7 @@
 
 Here is what goes into a constructor, a fit, a map, a file, a comparison. The tables of what else is
 refused lie with their subject: ``test_evaluate``, ``test_metrics_inputs``, ``test_datasets_*``,
-``test_finding``, ``test_faithfulness``, and of damaged files ``test_storage``.
+``test_finding``, ``test_faithfulness_*``, and of damaged files ``test_storage``.
 """
 
 import copy
