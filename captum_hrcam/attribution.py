@@ -120,7 +120,7 @@ class HeadAttribution(LayerAttribution):
             evidence_threshold (float): t of ``fusion="evidence"``.
 
         Returns:
-            *Tensor* or *tuple[Tensor, ...]*: (N, 1, \*spatial) for each input, detached,
+            Tensor or tuple[Tensor, ...]: (N, 1, \*spatial) for each input, detached,
             contiguous, in float32 (float64 for float64 feature maps).
 
         Raises:
@@ -195,7 +195,7 @@ class HeadAttribution(LayerAttribution):
                 as in :meth:`attribute`.
 
         Returns:
-            *Tensor* or *tuple[Tensor, ...]*: (N, K, \*spatial) for each input.
+            Tensor or tuple[Tensor, ...]: (N, K, \*spatial) for each input.
 
         Raises:
             RuntimeError, TypeError, ValueError: as :meth:`attribute`.

@@ -22,9 +22,11 @@ class HeadReport:
             shares of a class add up to 1.
         figures_from: the data that the figures below were computed on.
         n_figures: their number.
-        head_accuracy, model_accuracy: share of images whose class is right; with
+        head_accuracy: share of images whose class is right; with
             ``loss="binary_cross_entropy"`` of all images' outputs. NaN where it is undefined.
-        head_auroc, model_auroc: area under ROC, each class against the rest, averaged.
+        model_accuracy: the model's.
+        head_auroc: area under ROC, each class against the rest, averaged.
+        model_auroc: the model's.
         agreement: share of images to which head and model give the same class; with
             ``loss="binary_cross_entropy"`` of all images' outputs, decided alike.
         r_squared: squared correlation of the head's and the model's log-odds (outputs, of real
@@ -34,8 +36,9 @@ class HeadReport:
         says_contrary: whether it clearly does.
         divergence: Kullback-Leibler divergence of the model's probabilities from the head's, in
             nats an image; NaN for real values.
-        head_by_class, model_by_class: (K,), AUROC of each class, or correlation of each output
-            with its real-valued labels; NaN where it is undefined.
+        head_by_class: (K,), AUROC of each class, or correlation of each output with its real-valued
+            labels; NaN where it is undefined.
+        model_by_class: the model's.
         by_chance: (K,), what a guess of them hardly exceeds (1.7 standard errors); NaN for a class
             with fewer than ten images with it or without.
         has_model: whether the model's output is a score for each of the head's outputs, to compare

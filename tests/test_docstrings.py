@@ -116,6 +116,14 @@ def test_docstring_is_whole(name):
     assert not lacks, f"{name} lacks {', '.join(lacks)}"
 
 
+@pytest.mark.parametrize("name", sorted(EXPORTED | MEMBERS))
+def test_docstring_is_drawn_as_it_is_meant(name):
+    """Napoleon takes all of several attributes but the last for a type, and two italics for one."""
+    said = sections((EXPORTED | MEMBERS)[name])
+    assert not [names for names in ENTRY.findall(said.get("Attributes", "")) if "," in names]
+    assert not re.match(r"\s*\*[^*\n]+\* or \*", said.get("Returns", ""))
+
+
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
 def test_every_name_of_a_package_is_there_and_the_package_says_what_it_is(package):
     assert package.__doc__

@@ -148,7 +148,7 @@ class ISIC2019(VisionDataset):
             i (int): the item.
 
         Returns:
-            *Tensor* or *None*: the mask, or None where the item has none; see ``masked``.
+            Tensor or None: the mask, or None where the item has none; see ``masked``.
 
         Raises:
             ValueError: the mask's proportions are not the image's.

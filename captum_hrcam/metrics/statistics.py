@@ -20,7 +20,10 @@ class Summary:
     Attributes:
         n: figures that are defined.
         n_undefined: NaN, left out of the rest.
-        mean, median, lower_quartile, upper_quartile: of the n; NaN where there is none.
+        mean: of the n, as all below; NaN where there is none.
+        median: half of them are below.
+        lower_quartile: a quarter is below.
+        upper_quartile: three quarters are below.
 
     Examples::
 
