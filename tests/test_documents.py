@@ -144,6 +144,19 @@ def test_api_holds_every_public_name():
     assert public <= listed
 
 
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("pyproject.toml", r'^version = "(.*)"$'),
+        ("CITATION.cff", r"^version: (.*)$"),
+        ("docs/cite.rst", r"^ *version = \{(.*)\},$"),
+    ],
+)
+def test_one_version_everywhere(name, pattern):
+    told = re.findall(pattern, (ROOT / name).read_text(), re.MULTILINE)
+    assert told == [captum_hrcam.__version__]
+
+
 def test_make_alone_lists_the_commands():
     listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in ("demo", "test", "lint", "docs", "bench", "dist"):
