@@ -20,6 +20,7 @@ def head_kept(hrcam: HRCAM) -> Build:
         Callable: for ``methods`` of :func:`randomization`.
 
     Raises:
+        TypeError: it is no HRCAM.
         RuntimeError: not fitted.
         ValueError: built on a function around the model, so its layers have no names.
 
@@ -67,7 +68,7 @@ def head_refitted(hrcam: HRCAM, train_data: Iterable[Any], **options: Any) -> Bu
         Callable: for ``methods`` of :func:`randomization`.
 
     Raises:
-        TypeError: ``train_data`` can be read only once.
+        TypeError: ``hrcam`` is none; ``train_data`` can be read only once.
         ValueError: as :func:`head_kept`.
 
     Examples: see :func:`head_kept`.

@@ -1,8 +1,8 @@
 r"""Metrics of maps against masks: nothing here sees a model.
 
-Each takes arrays or tensors, (H, W), (N, \*spatial) or (N, 1, \*spatial), 2D or 3D (the rule is in
-:mod:`captum_hrcam.metrics.pairs`: one volume needs a leading axis), and returns one float64 figure
-per image, NaN where it is undefined. ``summarize`` and ``compare_paired`` count the NaN.
+Each takes arrays or tensors, (H, W), (N, \*spatial) or (N, 1, \*spatial), 2D or 3D, and returns one
+float64 figure per image, NaN where it is undefined. Three axes are N images: pass one volume as
+``volume[None]``. ``summarize`` and ``compare_paired`` count the NaN.
 
 Examples::
 

@@ -81,7 +81,11 @@ class PooledAveragePrecision:
         self._outside += np.bincount(index[~m], minlength=len(self._outside))
 
     def compute(self) -> float:
-        """The average precision of all that came; NaN while no object has come."""
+        """The average precision of all that came; NaN while no object has come.
+
+        Raises:
+            ImportError: scikit-learn, of the extra ``eval``, is not installed (exact only).
+        """
         if self._kept:
             a, m = map(np.concatenate, zip(*self._kept, strict=True))
             return average_precision(a, m)
