@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from captum_hrcam.activations import ReshapeTransform
+from captum_hrcam.activations import ReshapeTransform, eval_mode
 from captum_hrcam.attribution import HeadAttribution
 from captum_hrcam.head import Head
 from captum_hrcam.layers import module_behind, resolve_layers
@@ -77,7 +78,7 @@ class CAM(HeadAttribution):
     @property
     def head(self) -> Head:
         """The classifier's weights and bias, as they are now."""
-        weight: Tensor = self.classifier.weight.detach().cpu().double().flatten(1)  # (K, C)
+        weight = _weight(self.classifier).detach().cpu().double().flatten(1)  # (K, C)
         bias = self.classifier.bias
         bias = weight.new_zeros(len(weight)) if bias is None else bias.detach().cpu().double()
         return Head(dict.fromkeys(self.layers, weight), bias)
@@ -102,4 +103,18 @@ def _classifier(model: Callable[..., Any], classifier: nn.Module | str | None) -
 def _is_linear(module: nn.Module) -> bool:
     if isinstance(module, POINTWISE):
         return all(k == 1 for k in module.kernel_size) and module.groups == 1
-    return isinstance(module, nn.Linear) and isinstance(module.weight, Tensor)
+    return isinstance(module, nn.Linear)
+
+
+@torch.no_grad()
+def _weight(classifier: Any) -> Tensor:
+    """What the next forward pass multiplies by. In eval mode: in training a spectral norm goes on
+    with its iteration each time that its weight is read."""
+    with eval_mode(classifier):
+        weight: Tensor = classifier.weight
+        if not isinstance(weight, nn.Parameter):
+            # torch's hooks of pruning and older normalisations make it anew before each run only,
+            # so that it may be that of weights which were loaded over since.
+            classifier(torch.zeros_like(weight[:1]))  # (1, C), or (1, C, 1, 1) of a convolution
+            weight = classifier.weight
+    return weight

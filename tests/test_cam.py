@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from captum.attr import LayerGradCam
-from conftest import BY_NAME
+from conftest import BY_NAME, State
 from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from torchvision.models import get_model
 
 from captum_hrcam import CAM
@@ -48,6 +49,39 @@ def test_weights_follow_the_model():
     with torch.no_grad():
         model.fc.weight.mul_(2)
     torch.testing.assert_close(cam.attribute(x, 1), 2 * before)
+
+
+def pruned(module: nn.Module) -> nn.Module:
+    return prune.l1_unstructured(module, "weight", 0.3)
+
+
+@pytest.mark.parametrize("wrap", [pruned, weight_norm, spectral_norm, parametrizations.weight_norm])
+@pytest.mark.parametrize("pointwise", [False, True])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_weights_that_were_loaded_since_the_last_forward(wrap, pointwise):
+    def model() -> nn.Sequential:
+        last = wrap(nn.Conv2d(4, 3, 1) if pointwise else nn.Linear(4, 3))
+        ends = [last, nn.Flatten()] if pointwise else [nn.Flatten(), last]
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), *ends).eval()
+
+    trained, loaded, x = model(), model(), torch.randn(3, 1, 9, 9)
+    trained(x)
+    loaded.load_state_dict(trained.state_dict())
+    cam = CAM(loaded, "0")
+    first = cam.attribute(x, 1)
+    torch.testing.assert_close(cam.predict(x), trained(x))
+    torch.testing.assert_close(first, CAM(trained, "0").attribute(x, 1))
+
+
+def test_spectral_norm_of_a_model_in_training_goes_on_where_it_was():
+    classifier = parametrizations.spectral_norm(nn.Linear(4, 3))
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), classifier)
+    x, state = torch.randn(3, 1, 9, 9), State(model.train())
+    cam = CAM(model, "0")
+    maps = cam.attribute(x, 1)
+    assert torch.equal(cam.attribute(x, 1), maps)
+    state.assert_unchanged()
+    torch.testing.assert_close(cam.predict(x), model.eval()(x))
 
 
 def test_pointwise_convolution_is_a_classifier():
