@@ -48,9 +48,10 @@ def target_classes(target: TargetType, n: int, n_outputs: int) -> Tensor:
     """
     if n_outputs == 1 and target is None:
         target = 0
-    assert target is not None, (
-        f"target: got None, but the head has {n_outputs} outputs. Pass the class to explain."
-    )
+    if target is None:  # no assert statement, which python -O passes over
+        raise AssertionError(
+            f"target: got None, but the head has {n_outputs} outputs. Pass the class to explain."
+        )
     target = plain(target.detach()).cpu() if isinstance(target, Tensor) else target
     if isinstance(target, (np.integer, np.ndarray)):
         target = target.tolist()
@@ -59,7 +60,8 @@ def target_classes(target: TargetType, n: int, n_outputs: int) -> Tensor:
         classes = _select_targets(table, target)
     except (AssertionError, IndexError, RuntimeError, TypeError) as error:
         raise AssertionError(_expected(target, n, n_outputs)) from error
-    assert classes.shape == (n,), _expected(target, n, n_outputs)
+    if classes.shape != (n,):
+        raise AssertionError(_expected(target, n, n_outputs))
     return classes[:1] if bool((classes == classes[0]).all()) else classes
 
 

@@ -1,6 +1,8 @@
 """The contract with Captum: targets, tuples, NoiseTunnel, metrics, pictures, its own models."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,22 @@ class TestTargets:
         with pytest.raises(AssertionError):
             hrcam.attribute(CASE.images(), target)
         assert hrcam.attribute(CASE.images(), 0).shape == (4, 1, *CASE.size)
+
+    def test_bad_target_is_refused_without_assert_statements_too(self):
+        """``python -O`` leaves these out, and with them maps of all classes came for None."""
+        code = """if 1:
+            from captum_hrcam._captum import target_classes
+            refused = []
+            for target in (None, (), True, 3):
+                try:
+                    target_classes(target, 4, 3)
+                except AssertionError:
+                    refused.append(target)
+            print(__debug__, refused)
+        """
+        run = [sys.executable, "-O", "-c", code]
+        said = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+        assert said.strip() == "False [None, (), True, 3]"
 
     def test_out_of_range_message_names_the_classes(self, hrcam):
         with pytest.raises(AssertionError, match=r"target: got 3 for 4 images, .* 0\.\.2"):
