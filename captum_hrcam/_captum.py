@@ -55,7 +55,7 @@ def target_classes(target: TargetType, n: int, n_outputs: int) -> Tensor:
     target = plain(target.detach()).cpu() if isinstance(target, Tensor) else target
     if isinstance(target, (np.integer, np.ndarray)):
         target = target.tolist()
-    table = torch.arange(n_outputs).expand(n, n_outputs)
+    table = torch.arange(n_outputs, device="cpu").expand(n, n_outputs)
     try:
         classes = _select_targets(table, target)
     except (AssertionError, IndexError, RuntimeError, TypeError) as error:

@@ -20,7 +20,7 @@ from captum_hrcam.checks import in_eval_mode, on_device, one_row_per_image, same
 from captum_hrcam.fusion import Fusion, contract
 from captum_hrcam.head import Head, for_classes
 from captum_hrcam.layers import module_behind, resolve_layers, unwrap
-from captum_hrcam.modes import eval_mode, own_casts
+from captum_hrcam.modes import callers_tensors, eval_mode, own_casts
 from captum_hrcam.placing import place
 from captum_hrcam.pooling import gap
 
@@ -344,6 +344,7 @@ class HeadAttribution(LayerAttribution):
         with (
             eval_mode(*modules),
             own_casts(),
+            callers_tensors(),
             read_feature_maps(
                 self.layers,
                 read,

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_hrcam.activations import ReshapeTransform, eval_mode
+from captum_hrcam.activations import ReshapeTransform
 from captum_hrcam.attribution import HeadAttribution
 from captum_hrcam.head import Head
 from captum_hrcam.layers import module_behind, resolve_layers
+from captum_hrcam.modes import eval_mode
 
 POINTWISE = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

@@ -15,6 +15,7 @@ from captum_hrcam.cache import DataDigest
 from captum_hrcam.checks import no_channels_last, one_row_per_image, same_shape, shallow_to_deep
 from captum_hrcam.features import FeatureCollector, Sample, held_out
 from captum_hrcam.labels import label_tensor, model_targets, n_label_columns, target_rows
+from captum_hrcam.modes import callers_batches
 from captum_hrcam.pooling import gap, spatial_variance
 from captum_hrcam.tracing import holds_channels_last
 
@@ -121,7 +122,7 @@ class FrozenPass:
         Ranks take turns, as a DistributedSampler shares images out.
         """
         n, known = 0, group.n_unrepeated(data)
-        for batch in tqdm(data, desc=progress, disable=progress is None):
+        for batch in callers_batches(tqdm(data, desc=progress, disable=progress is None)):
             inputs, labels = split_batch(batch, argument, self.targets)
             got = {f"of input {i}": tuple(x.shape[1:]) for i, x in enumerate(inputs)}
             same_shape("the shape", argument, got, self._first)

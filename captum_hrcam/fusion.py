@@ -3,6 +3,7 @@
 A^c = sum over l of up( sum over i in l of W[c, i] f_i )          (Shinde et al. 2021)
 """
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -117,11 +118,11 @@ def agree(
     Returns:
         (N, K, *size), positive; log 2 where every z_l is 0.
     """
-    doubt = sum(
+    doubts = (
         weight / F.softplus(upsample(z, size, mode)).clamp(min=1e-30)
         for weight, z in zip(weights, maps, strict=True)
     )
-    return sum(weights) / torch.as_tensor(doubt)
+    return sum(weights) / functools.reduce(torch.add, doubts)
 
 
 def standardise(layer_map: Tensor, mean: Tensor, spread: Tensor) -> Tensor:

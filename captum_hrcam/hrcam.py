@@ -24,7 +24,7 @@ from captum_hrcam.frozen_pass import FrozenPass
 from captum_hrcam.head import Head
 from captum_hrcam.head_and_model import check_head
 from captum_hrcam.labels import LOSSES
-from captum_hrcam.modes import autocast_dtype, full_precision
+from captum_hrcam.modes import autocast_dtype, full_precision, own_tensors
 from captum_hrcam.reading import Reading
 from captum_hrcam.recipe import Recipe
 from captum_hrcam.report import HeadReport
@@ -100,6 +100,7 @@ class HRCAM(HeadAttribution):
         return self._head
 
     @torch.inference_mode(False)  # the solvers differentiate, also under a caller's inference mode
+    @own_tensors()
     def fit(
         self,
         train_data: Iterable[Any],
@@ -238,7 +239,7 @@ class HRCAM(HeadAttribution):
         )
         head, report = group.from_first((chosen.head, report))
         for warning in report.warnings:  # which a caller may have made errors
-            warnings.warn(warning, stacklevel=3)  # past the decorator, to the caller
+            warnings.warn(warning, stacklevel=4)  # past the decorators, to the caller
         self._head, self.report = head, report
         return report
 
@@ -268,6 +269,7 @@ class HRCAM(HeadAttribution):
         return FeatureCache(Path(folder), about)
 
     @torch.inference_mode(False)
+    @own_tensors()
     def check(
         self,
         data: Iterable[Any],
@@ -318,7 +320,7 @@ class HRCAM(HeadAttribution):
             targets=targets,
         )
         for warning in report.warnings:
-            warnings.warn(warning, stacklevel=3)  # past the decorator, to the caller
+            warnings.warn(warning, stacklevel=4)  # past the decorators, to the caller
         return report
 
     def save(self, path: str | os.PathLike[str]) -> None:

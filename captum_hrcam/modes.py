@@ -1,4 +1,4 @@
-"""Modes set for a call and given back: the model's eval mode, and autocast's."""
+"""Modes set for a call and given back: the model's eval mode, autocast, and the default device."""
 
 import threading
 from collections import Counter
@@ -11,6 +11,7 @@ from torch import nn
 
 _LOCK = threading.RLock()  # over _LENT
 _LENT: Counter[nn.Module] = Counter()  # modules put in eval mode -> contexts that still need it
+_CALLERS = threading.local()  # .device: where code of the caller's own makes tensors
 
 
 @contextmanager
@@ -79,3 +80,37 @@ def autocast_dtype(device: torch.device | None) -> str | None:
     """What models compute in under the caller's autocast; None where it is off."""
     kind = "cpu" if device is None else device.type
     return str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
+
+
+@contextmanager
+def own_tensors() -> Iterator[None]:
+    """Tensors made inside lie on the CPU, as heads do, whatever default device a caller has set."""
+    device, before = torch.empty(0).device, getattr(_CALLERS, "device", None)
+    if device.type == "cpu":  # as it is: saying so would cost at each call of torch
+        yield
+        return
+    _CALLERS.device = device
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        _CALLERS.device = before
+
+
+def callers_tensors() -> AbstractContextManager[Any]:
+    """The caller's default device, inside ``own_tensors``: for the model and the loader."""
+    device: torch.device | None = getattr(_CALLERS, "device", None)
+    return nullcontext() if device is None else device
+
+
+def callers_batches(data: Iterable[Any]) -> Iterator[Any]:
+    """Batches that are made as outside of ``own_tensors``."""
+    with callers_tensors():
+        batches = iter(data)
+    while True:
+        with callers_tensors():
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+        yield batch

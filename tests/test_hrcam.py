@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import replica
@@ -223,6 +224,45 @@ def test_any_grad_mode_and_a_frozen_model(solver, mode):
         maps = hrcam.attribute(case.images(), 1)
     assert not maps.requires_grad
     assert_close(maps.clone(), expected)
+
+
+@pytest.fixture
+def elsewhere():
+    """A default device, as users of GPUs set one; here one that holds no values."""
+    torch.set_default_device("meta")
+    yield torch.device("meta")
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("solver", ["pattern", "cascade", "ridge", "adam"])
+def test_default_device_is_for_the_callers_code_alone(solver, elsewhere):
+    case = BY_NAME["vgg2d"]
+    with torch.device("cpu"):
+        expected, x, batches = fitted(case, solver=solver), case.images(), training_batches(case)
+        targets = [1, torch.tensor([0, 2, 1, 2])]
+    seen = {"model": set(), "loader": set()}
+
+    def model(images):
+        seen["model"].add(torch.empty(0).device)
+        return expected.forward_func(images)
+
+    def loader():
+        for batch in batches:
+            seen["loader"].add(torch.empty(0).device)
+            yield batch
+
+    expected.forward_func.eval()
+    hrcam = HRCAM(model, list(expected.layers.values()))
+    fit_quietly(hrcam, loader(), solver=solver)
+    for fusion in FUSIONS:
+        for target in targets:
+            maps = hrcam.attribute(x, target, fusion=fusion)
+            torch.testing.assert_close(maps, expected.attribute(x, target, fusion=fusion))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        hrcam.check(loader())
+    assert seen == {"model": {elsewhere}, "loader": {elsewhere}}
+    assert torch.empty(0).device == elsewhere
 
 
 def test_compiled_model_is_read_as_the_model_inside():
