@@ -30,8 +30,7 @@ def resolve_layers(
     """{name: module} for modules or dotted names, checked against the model."""
     refuse_parallel("forward_func", forward_func)
     model = module_behind(forward_func)
-    named = None if model is None else dict(model.named_modules())
-    names = {id(module): name for name, module in (named or {}).items()}
+    names = {} if model is None else {id(m): name for name, m in model.named_modules()}
     if not isinstance(layer, (nn.Module, str, Iterable)):
         raise TypeError(_expected(layer))
     wanted = [layer] if isinstance(layer, (nn.Module, str)) else list(layer)
@@ -39,7 +38,7 @@ def resolve_layers(
         raise ValueError("layer: got an empty list, expected at least one layer.")
     resolved: dict[str, nn.Module] = {}
     for i, item in enumerate(wanted):
-        name, module = _resolve(item, i, named, names)
+        name, module = _resolve(item, i, model, names)
         if module in resolved.values():
             raise ValueError(f"layer: {name!r} is listed twice; list each layer once.")
         refuse_scripted(f"layer: {name!r}", module)
@@ -66,24 +65,25 @@ def refuse_parallel(argument: str, model: Any) -> None:
 
 
 def _resolve(
-    item: nn.Module | str, i: int, named: dict[str, nn.Module] | None, names: dict[int, str]
+    item: nn.Module | str, i: int, model: nn.Module | None, names: dict[int, str]
 ) -> tuple[str, nn.Module]:
     if isinstance(item, str):
-        if named is None:
+        if model is None:
             raise ValueError(
                 f"layer: got the name {item!r}, but forward_func is no module to look it up in. "
                 "Pass the module itself."
             )
-        if item not in named:
+        try:  # not in names: a module that is in two places has one name there
+            return item, model.get_submodule(item)
+        except AttributeError as error:
             raise ValueError(
                 f"layer: the model has no layer {item!r}. See "
                 "[name for name, _ in model.named_modules()], or use find_layers."
-            )
-        return item, named[item]
+            ) from error
     if not isinstance(item, nn.Module):
         raise TypeError(_expected(item))
     item = unwrap(item)  # type: ignore[assignment]
-    if named is None:
+    if model is None:
         return f"layer{i}", item
     if id(item) not in names:
         raise ValueError(

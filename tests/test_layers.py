@@ -18,6 +18,13 @@ class TestResolveLayers:
         layers = resolve_layers(model, ["0", model[1][1]])
         assert layers == {"0": model[0], "1.1": model[1][1]}
 
+    def test_each_name_of_a_module_in_two_places(self, model):
+        model.add_module("stem", model[0])
+        for name in ("0", "stem"):
+            assert resolve_layers(model, name) == {name: model[0]}
+        with pytest.raises(ValueError, match="'stem' is listed twice"):
+            resolve_layers(model, ["0", "stem"])
+
     def test_one_layer_needs_no_list(self, model):
         assert resolve_layers(model, "1.0") == resolve_layers(model, model[1][0])
 
