@@ -64,7 +64,9 @@ class HeadAttribution(LayerAttribution):
                 f"reshape_transform: got {type(reshape_transform).__name__}, expected a function."
             )
         self.layers: dict[str, nn.Module] = resolve_layers(forward_func, layer)
-        super().__init__(unwrap(forward_func), list(self.layers.values()))
+        modules: Any = list(self.layers.values())  # as .layer, in Captum's form: one, or a list
+        one = isinstance(layer, (nn.Module, str))
+        super().__init__(unwrap(forward_func), modules[0] if one else modules)
         self.attribute_to_layer_input = bool(attribute_to_layer_input)
         self.reshape_transform = reshape_transform
 

@@ -205,6 +205,13 @@ class TestCaptum:
         assert hrcam.multiplies_by_inputs is False
         assert hasattr(hrcam.attribute, "__wrapped__")
 
+    def test_layer_is_what_captums_own_would_take(self, hrcam):
+        model, x = CASE.model().eval(), CASE.images()
+        cam = CAM(model, "stage3")
+        assert LayerGradCam(model, cam.layer).attribute(x, 1).shape == (4, 1, 2, 3)
+        assert hrcam.layer == list(hrcam.layers.values())
+        assert HRCAM(model, ["stage3"]).layer == [model.stage3]
+
     def test_noise_tunnel_averages_maps_of_noisy_images(self, hrcam):
         x = CASE.images()
         tunnel = NoiseTunnel(hrcam)
