@@ -130,6 +130,8 @@ def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _spatial(name: str, value: Any, reshape_transform: ReshapeTransform | None) -> Tensor:
+    if isinstance(value, tuple) and len(value) == 1:
+        value = value[0]  # as Captum takes it; blocks of Hugging Face's give such
     if not isinstance(value, Tensor):
         raise TypeError(
             f"layer {name!r} gave {type(value).__name__}, expected one tensor (N, C, *spatial). "

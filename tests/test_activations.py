@@ -65,6 +65,24 @@ def test_input_of_a_layer_is_its_first(by_name):
     assert not layer._forward_pre_hooks
 
 
+def test_tuple_of_one_is_read_as_what_it_holds():
+    class Block(nn.Module):
+        def forward(self, x):
+            return (x,) * self.n
+
+    x, seen, layer = torch.randn(2, 3, 4), [], Block()
+    layer.n = 1
+    with read_feature_maps({"a": layer}, lambda name, f: seen.append(f)):
+        layer(x)
+    assert torch.equal(seen[0], x)
+    layer.n = 2
+    with (
+        pytest.raises(TypeError, match="'a' gave tuple, expected one tensor"),
+        read_feature_maps({"a": layer}, lambda name, f: None),
+    ):
+        layer(x)
+
+
 def test_layer_without_input_is_refused_by_type():
     class Made(nn.Module):
         def forward(self):
