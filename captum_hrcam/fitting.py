@@ -75,7 +75,7 @@ def fit_head(
     if cascade is not None:
         if recipe.solver == "cascade":
             chosen.weight, why = cascade_weight(
-                cascade, part, part_moments, held, channels, recipe.loss
+                cascade, part, part_moments, held, moments, channels, recipe.loss
             )
             chosen.why.insert(0, why)
         chosen.left_out = [name for name in channels if name not in cascade.counts]

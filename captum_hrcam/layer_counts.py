@@ -26,11 +26,16 @@ def cascade_weight(
     part: Features,
     moments: Moments,
     held: Features,
+    of_all: Moments,
     channels: dict[str, int],
     loss: str,
 ) -> tuple[Tensor, str]:
-    """(K, N) of all layers, from the pattern of the last, and how they count: see ``steepest``."""
-    start = split_layers(pattern(moments) / moments.scale, channels)
+    """(K, N) of all layers, from the pattern of the last, and how they count: see ``steepest``.
+
+    A class that none but held-out images shows has its pattern from ``of_all``, or no map.
+    """
+    own, whole = (pattern(m) / m.scale for m in (moments, of_all))
+    start = split_layers(torch.where(own.any(1, keepdim=True), own, whole), channels)
     means = {name: m[0] for name, m in split_layers(moments.mean_z[None], channels).items()}
     names = list(cascade.resolutions)
     weights = cascade.fit(start[names[-1]], {name: means[name] for name in names})

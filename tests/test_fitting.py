@@ -292,6 +292,17 @@ class TestFewShowAClass:
             )
             assert all(weight.any() for weight in hrcam.weights.values())
 
+    @pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
+    def test_a_class_that_held_out_images_alone_show(self, loss):
+        labels = torch.arange(100) % 2
+        labels[held_out(torch.arange(100)).nonzero()[0]] = 2
+        hot, generator = nn.functional.one_hot(labels), torch.Generator().manual_seed(0)
+        x = 0.1 * torch.randn(100, 3, 4, 4, generator=generator) + 3 * hot[:, :, None, None]
+        hrcam = fit_quietly(HRCAM(Bars(3), LAYERS), [(x, hot)], solver="cascade", loss=loss)
+        for weight in hrcam.weights.values():
+            assert (weight.diagonal() > 0).all()
+        assert hrcam.predict(x).argmax(1).equal(hot.argmax(1))
+
     def test_more_classes_than_images_of_the_cascade(self):
         k, generator = 200, torch.Generator().manual_seed(0)
         y = torch.arange(800) % k
