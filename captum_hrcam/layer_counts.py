@@ -32,12 +32,16 @@ def cascade_weight(
 ) -> tuple[Tensor, str]:
     """(K, N) of all layers, from the pattern of the last, and how they count: see ``steepest``.
 
-    A class that none but held-out images shows has its pattern from ``of_all``, or no map.
+    A class that none but held-out images shows has its pattern from ``of_all``, or no map. Deepest
+    layers whose averages tell nothing, as after a norm over each image, have nothing to teach the
+    others and are left out, too.
     """
     own, whole = (pattern(m) / m.scale for m in (moments, of_all))
     start = split_layers(torch.where(own.any(1, keepdim=True), own, whole), channels)
     means = {name: m[0] for name, m in split_layers(moments.mean_z[None], channels).items()}
     names = list(cascade.resolutions)
+    while len(names) > 1 and not start[names[-1]].any():
+        names.pop()
     weights = cascade.fit(start[names[-1]], {name: means[name] for name in names})
     none = {name: torch.zeros_like(rows) for name, rows in start.items()}
     is_texture = len(cascade.counts) < len(names)

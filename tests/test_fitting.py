@@ -375,6 +375,28 @@ def test_a_layer_of_constants_has_no_weight(solver, constant):
         assert (hrcam.predict(x).argmax(1) == hot.argmax(1)).float().mean() > 0.9
 
 
+@pytest.mark.parametrize("solver", ["auto", "cascade"])
+def test_a_last_layer_whose_averages_tell_nothing_changes_no_map(solver):
+    class Normed(Bars):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.InstanceNorm2d(3)
+
+        def forward(self, x):
+            f = self.second(self.first(x))
+            self.norm(f)
+            return self.fc(f.mean((2, 3)))
+
+    x, hot = bars()
+    one, other = (
+        fit_quietly(HRCAM(Normed(), layers), [(x, hot)], solver=solver)
+        for layers in (LAYERS, [*LAYERS, "norm"])
+    )
+    for fusion in ("sum", "agreement"):
+        expected, found = (h.class_maps(x, fusion=fusion) for h in (one, other))
+        torch.testing.assert_close(found, expected)
+
+
 def test_a_model_that_squeezes_a_batch_of_one_away():
     class Squeezes(Bars):
         def forward(self, x):
