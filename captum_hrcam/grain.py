@@ -54,5 +54,7 @@ def without_grain(
 
 
 def octaves(fine: tuple[int, ...], coarse: tuple[int, ...]) -> int:
-    """How often cells double from one layer to the other, on average over dimensions, rounded."""
-    return round(sum(math.log2(a / b) for a, b in zip(fine, coarse, strict=True)) / len(fine))
+    """How often cells double from one layer to the other, on average over dimensions, rounded; one
+    along which there is but one cell, as of a signal given as an image, is none."""
+    doubled = [math.log2(a / b) for a, b in zip(fine, coarse, strict=True) if a > 1]
+    return round(sum(doubled) / max(1, len(doubled)))
