@@ -133,10 +133,12 @@ class Judge:
         )
 
     def _present(self) -> tuple[Tensor, Tensor]:
-        """(images with a class, the class of each): the most present one."""
-        amount, label = self.y.max(1)
-        image = (amount >= PRESENT).nonzero()[:, 0]
-        return image, label[image]
+        """(images, their classes): as many pairs as images at most, spread over all classes. Of
+        several labels an image the first alone would be judged otherwise."""
+        label, image = (self.y.T >= PRESENT).nonzero(as_tuple=True)
+        some = torch.linspace(0, len(image) - 1, min(len(image), len(self.y))).long()
+        some = some[image[some].argsort(stable=True)]
+        return image[some], label[some]
 
     def _maps(self, attribute: Attribute, image: Tensor, label: Tensor) -> Tensor:
         """(n, 1, \\*spatial), on the CPU."""

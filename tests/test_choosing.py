@@ -223,6 +223,21 @@ def test_a_label_of_a_half_is_in_the_image():
     assert "no held-out image has a class" in verdicts[2].why
 
 
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_of_several_labels_an_image_each_is_judged(order):
+    """Whatever their numbers; one of the two has no place, and no image is without it."""
+
+    def scores(inputs: tuple[Tensor, ...]) -> Tensor:
+        everywhere = torch.full((len(inputs[0]), 1), 9.0)
+        return torch.cat([everywhere, sigmoid_scores(inputs)], 1)[:, order]
+
+    y = torch.ones(10, 2)
+    verdict = Trial(scores, (bright_corners(10),), y, "binary_cross_entropy").choose(CANDIDATES)
+    assert verdict.name == "corner"
+    assert verdict.support > 0.9
+    assert "on 10 held-out images" in verdict.why
+
+
 def test_the_error_is_that_of_a_mean():
     x = bright_corners(6)
     x[:3, :, -1, -1] = -0.1
