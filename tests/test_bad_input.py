@@ -1,8 +1,9 @@
 """Refused input: exception type, a message that names argument, value and remedy, nothing left.
 
 Here is what goes into a constructor, a fit, a map, a file, a comparison. The tables of what else is
-refused lie with their subject: ``test_evaluate``, ``test_metrics_inputs``, ``test_datasets_*``,
-``test_finding``, ``test_faithfulness_*``, and of damaged files ``test_storage``.
+refused lie with their subject: ``test_evaluation_batches``, ``test_metrics_inputs``,
+``test_datasets_*``, ``test_finding``, ``test_faithfulness_*``, and of damaged files in
+``test_storage``.
 """
 
 import copy
