@@ -71,29 +71,18 @@ def fit_head(
     part, held = sample[~sample.held], sample[sample.held]
     if val is not None:
         part, part_moments, held = sample, moments, val.rows().sample(group.part(MAX_SAMPLE))
-    chosen = _choose(recipe, part, part_moments, held, channels)
-    if cascade is not None:
-        if recipe.solver == "cascade":
-            chosen.weight, why = cascade_weight(
-                cascade, part, part_moments, held, moments, channels, recipe.loss
-            )
-            chosen.why.insert(0, why)
-        chosen.left_out = [name for name in channels if name not in cascade.counts]
-        chosen.why = cascade.why + chosen.why
-    weight, bias = _solve(chosen, rows, sample, moments, channels)
-    if not (weight.isfinite().all() and bias.isfinite().all()):
+    chosen = _choose(recipe, part, part_moments, held, moments, channels, cascade)
+    linear = _solve(chosen, rows, sample, moments, channels)
+    if not all(values.isfinite().all() for values in linear):
         raise ValueError(
             f"train_data: solver {recipe.solver!r} finds no finite head, as the features are too "
             "small or too large for float32. Scale the inputs as in the model's training."
         )
-    head = trial = _head(weight, bias, moments, channels, chosen.recipe)
-    held_weight, held_bias = weight, bias
+    head = trial = _head(*linear, moments, channels, chosen.recipe)
     if val is None:  # figures are of a head that has not seen the held-out images
-        held_weight, held_bias = _solve(chosen, part, part, part_moments, channels)
-        trial = _head(held_weight, held_bias, part_moments, channels, chosen.recipe)
-    scores, y, outputs = map(
-        group.gather, (held.scores(held_weight, held_bias), held.y, held.outputs)
-    )
+        linear = _solve(chosen, part, part, part_moments, channels)
+        trial = _head(*linear, part_moments, channels, chosen.recipe)
+    scores, y, outputs = map(group.gather, (held.scores(*linear), held.y, held.outputs))
     path, layers = chosen.path, layer_scores(sample, head.weights)
     figures = head_figures(moments, channels, layers, scores, y, outputs, recipe.loss)
     figures |= {
@@ -117,6 +106,29 @@ def _unit(part: Features, loss: str) -> Tensor:
 
 
 def _choose(
+    recipe: Recipe,
+    part: Features,
+    moments: Moments,
+    held: Features,
+    of_all: Moments,
+    channels: dict[str, int],
+    cascade: Cascade | None,
+) -> Chosen:
+    """What held-out features decide: every "auto", what a cascade counts and what it leaves out."""
+    chosen = _settle(recipe, part, moments, held, channels)
+    if cascade is None:
+        return chosen
+    if recipe.solver == "cascade":
+        chosen.weight, why = cascade_weight(
+            cascade, part, moments, held, of_all, channels, recipe.loss
+        )
+        chosen.why.insert(0, why)
+    chosen.left_out = [name for name in channels if name not in cascade.counts]
+    chosen.why = cascade.why + chosen.why
+    return chosen
+
+
+def _settle(
     recipe: Recipe, part: Features, moments: Moments, held: Features, channels: dict[str, int]
 ) -> Chosen:
     """Settle every "auto" on held-out features."""
