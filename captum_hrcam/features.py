@@ -16,7 +16,8 @@ CHUNK_BYTES = 2**24
 
 
 class Kept(Protocol):
-    """Keeps rows of several columns: a sample of them, in memory, or on disk."""
+    """Keeps rows of several columns: a sample of them, in memory, or on disk, which ``forget`` lets
+    go of; None in memory."""
 
     def add(self, *rows: Tensor) -> None: ...
 

@@ -90,7 +90,7 @@ class Reading:
         if self.cache is not None and digest is not None:
             seen = {"channels": self.frozen.channels, "resolutions": self.frozen.resolutions}
             self.cache.complete(collector, digest, seen)
-        elif isinstance(collector.kept, AllRows) and collector.kept.file is not None:
+        elif collector.kept.forget is not None:
             self.notes.append(
                 "features: on disk while fitting, as they exceed a quarter of the memory; name a "
                 "folder with cache to keep them"

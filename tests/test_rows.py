@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import BY_NAME, fitted
 
 from captum_hrcam.features import Features, Sample
 from captum_hrcam.rows import AllRows, RowFile
@@ -90,3 +91,11 @@ def test_a_full_disk_is_told(tmp_path):
     with pytest.raises(OSError, match=r"cache: '/dev/full' cannot take more.*free some") as told:
         kept.add(torch.zeros(1000, dtype=torch.bool), torch.ones(1000, 100))
     assert told.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize(("share", "is_told"), [(0.0, True), (1.0, False)])
+def test_a_fit_tells_that_its_features_lay_on_disk(share, is_told, monkeypatch):
+    monkeypatch.setattr("captum_hrcam.rows.SHARE_OF_MEMORY", share)
+    report = fitted(BY_NAME["vgg2d"], solver="ridge", penalty=1.0).report
+    told = any(choice.startswith("features: on disk while fitting") for choice in report.choices)
+    assert told == is_told
