@@ -5,16 +5,11 @@ import math
 
 import pytest
 import torch
+from pixel_models import batch
 
 from captum_hrcam.perturbation import FRACTIONS, blur, deletion_curve, insertion_curve, marked
 
 SIZES = [(11,), (5, 8), (3, 4, 5)]
-
-
-def batch(size, n=3, channels=2):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(n, channels, *size, generator=generator, dtype=torch.float64)
-    return images, torch.randn(n, 1, *size, generator=generator, dtype=torch.float64)
 
 
 def slow_blur_weights(n, sigma, radius):
