@@ -1,16 +1,126 @@
-"""What the report of a fit says, and warns of."""
+"""What a fit's report adds to a head's: how the head came about, and warnings of its maps."""
+
+import re
 
 import pytest
 import torch
 from bars import LAYERS, Bars, bars
 from conftest import BY_NAME, fit_quietly, training_batches
+from test_report import head_report
 from torch import nn
 
 from captum_hrcam import HRCAM
 from captum_hrcam.features import held_out
+from captum_hrcam.fit_report import FitReport
+from captum_hrcam.framing import Seen
 
 
-class TestReport:
+def fit_report(**changes: object) -> FitReport:
+    """Of a fit that nothing is wrong with, but for ``changes``."""
+    given = {
+        "solver": "pattern",
+        "balance_layers": None,
+        "penalty": None,
+        "penalty_path": [],
+        "choices": ["layers balanced: no"],
+        "seconds_pass": 1.0,
+        "seconds_solve": 2.0,
+        "seconds_beside": 3.0,
+        "extra_forwards": 4,
+        "contrast": torch.tensor([2.0, 3.0]),
+        "displacement": {"first": torch.tensor([0.25, 0.004]), "last": torch.tensor([0.004, 0.0])},
+    }
+    return head_report(FitReport, **(given | changes))
+
+
+def test_what_is_printed():
+    head, *others = str(fit_report()).splitlines()
+    assert head == "HR-CAM head, solver pattern, fitted on 100 images"
+    assert others[:2] == [
+        "  layers balanced: no",
+        "  maps moved to where their layers look, in cells: first (-0.25, +0.00)",
+    ]
+    _, *as_of_a_head = str(head_report()).splitlines()
+    assert others[2:5] + others[6:-1] == as_of_a_head
+    assert others[5] == (
+        "map of each class at 'last': varies 2.0 3.0 times as much in its images as in others"
+    )
+    assert others[-1] == (
+        "pass 1.0 s, solve 2.0 s, all else 3.0 s; further forward passes of single images: 4"
+    )
+
+
+def test_layers_that_stay_where_they_are():
+    told = str(fit_report(displacement={"first": torch.tensor([0.004, 0.0])}))
+    assert "\n  no layer's map is moved: none was found clearly displaced\n" in told
+    assert "moved" not in str(fit_report(displacement={}))
+
+
+@pytest.mark.parametrize(
+    ("contrast", "expected"),
+    [
+        (torch.ones(8), f"varies{' 1.0' * 8} times"),
+        (torch.ones(9), f"varies{' 1.0' * 8} ... times"),
+        (torch.tensor([torch.nan, 2.0]), "varies - 2.0 times"),
+        (torch.tensor([torch.nan, torch.nan]), None),
+        (None, None),
+    ],
+)
+def test_the_contrasts_of_eight_classes(contrast, expected):
+    text = str(fit_report(contrast=contrast))
+    assert ("map of each class" in text) == (expected is not None)
+    assert expected is None or expected in text
+
+
+def test_the_deepest_layer_is_one_that_is_not_left_out():
+    shares = {"first": torch.ones(2), "last": torch.zeros(2)}
+    assert "map of each class at 'first': " in str(fit_report(shares=shares))
+
+
+WEAK = "a weakly penalised head on 12 features of 100 images uses channels that cancel noise"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, None),
+        (
+            {"solver": "adam", "n": 119, "class_counts": torch.tensor([60.0, 59.0])},
+            WEAK.replace("100", "119"),
+        ),
+        ({"solver": "ridge", "penalty": 0.09}, WEAK),
+        ({"solver": "ridge", "penalty": 0.1}, None),
+        ({"solver": "adam", "n": 120, "class_counts": torch.tensor([60.0, 60.0])}, None),
+        ({"support": 0.5, "change": 0.05}, None),
+        ({"support": 0.49, "change": 0.01}, "do not speak for the maps: .* .support 0.49, 0.5 is"),
+        ({"support": 0.5, "change": 0.049}, "say little of the maps: .* differs by 0.049 only"),
+        ({"contrast": torch.tensor([1.0, 0.31, 1.0])}, None),
+        (
+            {"contrast": torch.tensor([2.0, 0.5, 2.0])},
+            "class 1 is told by what is absent: its map of layer 'last' varies 0.5 times as much "
+            ".* .median class 2.0.",
+        ),
+        ({"framing": [Seen(1.0, 0.0, 100), Seen(1.0, 0.01, 100)]}, None),
+        (
+            {"framing": [Seen(1.0, 0.0, 100), Seen(-1.0, 0.1, 100)]},
+            r"not see the image as it was given: axis 1 at -1.00 of its length, \+0.10 of a side",
+        ),
+    ],
+)
+def test_warns_of_what_misleads_and_of_nothing_else(changes, expected):
+    report = fit_report(**changes)
+    assert len(report.warnings) == (expected is not None)
+    for warning in report.warnings:
+        assert re.search(expected, warning)
+        assert str(report).endswith(f"\nwarning: {warning}")
+
+
+def test_few_images_of_a_class_spoil_the_maps():
+    (warning,) = fit_report(class_counts=torch.tensor([97.0, 3.0])).warnings
+    assert warning == "class 1 has 3 images: what its map shows may be these images' alone."
+
+
+class TestOfAFit:
     def test_prints_a_table(self):
         x, hot = bars()
         report = HRCAM(Bars(), LAYERS).fit([(x, hot)])

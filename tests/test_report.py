@@ -85,7 +85,7 @@ def test_needs_a_head():
         HRCAM(CASE.model(), CASE.layers).check([new_images()])
 
 
-def head_report(**changes: object) -> HeadReport:
+def head_report(kind: type[HeadReport] = HeadReport, **changes: object) -> HeadReport:
     """Of a head that nothing is wrong with, but for ``changes``."""
     figures = dict.fromkeys(("head_accuracy", "model_accuracy", "model_auroc"), 0.95)
     figures |= {"head_auroc": 0.97, "agreement": 0.97, "r_squared": 0.8, "n_figures": 100}
@@ -106,7 +106,13 @@ def head_report(**changes: object) -> HeadReport:
         "shares": {"first": torch.tensor([0.4, 0.4]), "last": torch.tensor([0.6, 0.6])},
         "figures_from": "all of them",
     }
-    return HeadReport(**(given | figures | changes))
+    return kind(**(given | figures | changes))
+
+
+def lost(k: int) -> dict[str, torch.Tensor]:
+    """Of k classes none that the head knows."""
+    figures = {"head_by_class": 0.5, "by_chance": 0.6, "model_by_class": 0.9}
+    return {name: torch.full((k,), value) for name, value in figures.items()}
 
 
 def test_figures_against_the_model_itself_say_so():
@@ -122,10 +128,10 @@ def test_figures_against_the_model_itself_say_so():
         ({"agreement": 0.6}, "agree on only 60.0% of their decisions: the map explains the head"),
         ({"agreement": 0.89}, "agree on only 89.0%"),
         ({"agreement": 0.89, "r_squared": 0.89}, "More layers may help"),
-        ({"agreement": 0.89, "r_squared": 0.95}, "order the images alike (R^2 0.95)"),
-        ({"agreement": 0.91}, None),
+        ({"agreement": 0.89, "r_squared": 0.9}, "order the images alike (R^2 0.90)"),
+        ({"agreement": 0.9, "r_squared": 0.95}, None),
         ({"r_squared": 0.49}, "R^2 of the head's and the model's scores is 0.49"),
-        ({"r_squared": 0.51}, None),
+        ({"r_squared": 0.5}, None),
         ({"r_squared": 0.2}, "R^2 of the head's and the model's scores is 0.20"),
         ({"agreement": float("nan"), "r_squared": float("nan")}, None),
         ({"head_auroc": 0.55}, "AUROC is 0.55 on 100 images, no better than chance"),
@@ -148,6 +154,12 @@ def test_figures_against_the_model_itself_say_so():
             {"head_by_class": torch.tensor([0.97, 0.5])},
             "class 1: the head's AUROC is 0.50, not clearly better than chance",
         ),
+        (  # told once, of all together
+            {"head_auroc": 0.55, "head_by_class": torch.tensor([0.55, 0.55])},
+            "the head's AUROC is 0.55 on 100 images, no better than chance",
+        ),
+        (lost(5), "classes 0, 1, 2, 3, 4: the head's AUROC is 0.50 at most"),
+        (lost(6), "classes 0, 1, 2, 3, 4 ...: the head's AUROC is 0.50 at most"),
         (
             {"model_by_class": torch.tensor([0.4, 0.5])},
             "classes 0, 1: the model's own AUROC is 0.50 at most, hardly more than a guess.",
@@ -158,10 +170,10 @@ def test_figures_against_the_model_itself_say_so():
             "output 0: the head's correlation with the labels is 0.10, not clearly better than",
         ),
         (
-            {"class_counts": torch.tensor([97.0, 3.0])},
-            "class 1 has 3 images: its figures here say little",
+            {"class_counts": torch.tensor([91.0, 9.0])},
+            "class 1 has 9 images: its figures here say little",
         ),
-        ({"class_counts": torch.tensor([97.0])}, "class 0 is not in 3 images"),
+        ({"class_counts": torch.tensor([99.5])}, "class 0 is not in 0.5 images"),  # soft labels
         ({"class_counts": torch.tensor([90.0, 10 - 1e-9])}, None),
         ({"class_counts": torch.tensor([100.0, 0.0])}, None),  # none here to be judged
         ({"class_counts": None}, None),
@@ -181,11 +193,39 @@ def test_warns_of_what_misleads_and_of_nothing_else(changes, expected):
         assert f"warning: {warnings[0]}" in str(head_report(**changes))
 
 
-def test_the_table_shows_eight_classes_and_no_nan():
-    shares = {"first": torch.full((9,), 0.25), "last": torch.full((9,), 0.75)}
-    text = str(head_report(shares=shares, agreement=float("nan"), r_squared=float("nan")))
+def test_what_is_printed():
+    assert (
+        str(head_report(head_accuracy=0.94, agreement=0.96))
+        == """\
+HR-CAM head on 100 images
+layer  channels  resolution   share of each class's score variance
+first         4       28x28    40.0%  40.0%
+last          8         7x7    60.0%  60.0%
+on all of them:
+  accuracy   head 0.940   model 0.950
+  AUROC      head 0.970   model 0.950
+  head and model agree on 96.0%; log-odds: R^2 0.800, slope 0.90; divergence 0.100"""
+    )
+
+
+def test_what_is_printed_of_real_values():
+    told = {"head_by_class": torch.tensor([0.9, torch.nan])}  # an output without figure counts not
+    assert str(head_report(class_counts=None, **told)).endswith("""
+on all of them:
+  correlation with the labels   head 0.900   model 0.950
+  head and model: R^2 0.800, slope 0.90""")
+
+
+@pytest.mark.parametrize(("k", "expected"), [(8, " 75.0%\n"), (9, " 75.0% ...\n")])
+def test_the_table_shows_eight_classes(k, expected):
+    shares = {"first": torch.full((k,), 0.25), "last": torch.full((k,), 0.75)}
+    text = str(head_report(shares=shares))
     assert text.count(" 75.0%") == 8
-    assert " 75.0% ..." in text
+    assert expected in text
+
+
+def test_undefined_figures_are_dashes():
+    text = str(head_report(agreement=float("nan"), r_squared=float("nan")))
     assert "agree on -; log-odds: R^2 -," in text
 
 
