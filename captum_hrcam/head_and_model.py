@@ -83,10 +83,7 @@ def layer_shares(contributions: dict[str, Tensor]) -> dict[str, Tensor]:
     centred = {name: s - s.mean(0) for name, s in contributions.items()}
     total = torch.stack(list(centred.values())).sum(0)
     variance = (total**2).sum(0)
-    return {
-        name: torch.where(variance > 0, (s * total).sum(0) / variance.clamp(min=1e-300), 0.0)
-        for name, s in centred.items()
-    }
+    return {name: (s * total).sum(0) / variance.clamp(min=1e-300) for name, s in centred.items()}
 
 
 def agreement_figures(scores: Tensor, y: Tensor, outputs: Tensor, loss: str) -> dict[str, Any]:
@@ -185,7 +182,7 @@ def _by_chance(y: Tensor, loss: str) -> Tensor:
         return torch.full((y.shape[1],), CHANCE * n**-0.5 if n >= FEW else math.nan).double()
     positive = (y > 0.5).sum(0).double()
     pairs = positive * (n - positive)
-    chance = 0.5 + CHANCE * ((n + 1) / (12 * pairs.clamp(min=1))).sqrt()  # of Mann and Whitney's U
+    chance = 0.5 + CHANCE * ((n + 1) / (12 * pairs)).sqrt()  # of Mann and Whitney's U
     return torch.where(torch.minimum(positive, n - positive) >= FEW, chance, torch.nan)
 
 

@@ -1,5 +1,9 @@
 """How head and model do: against scikit-learn and scipy, and what wrong labels look like."""
 
+import itertools
+import math
+
+import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, rel_entr, softmax
@@ -7,7 +11,13 @@ from scipy.stats import linregress, pearsonr
 from sklearn.metrics import accuracy_score, roc_auc_score
 from torch import nn
 
-from captum_hrcam.head_and_model import agreement_figures, auroc, by_class, layer_shares
+from captum_hrcam.head_and_model import (
+    FIGURES,
+    agreement_figures,
+    auroc,
+    by_class,
+    layer_shares,
+)
 
 
 def drawn(n: int = 80, k: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,8 +63,33 @@ def test_figures_of_classes():
     assert found["r_squared"] == pytest.approx(sum(fit.rvalue**2 for fit in fits) / 3)
     p, q = softmax(model, 1), softmax(head, 1)
     assert found["divergence"] == pytest.approx(rel_entr(p, q).sum(1).mean())
-    assert found["model_auroc"] == pytest.approx(roc_auc_score(y, model, average="macro"))
+    for name, scores in (("head", head), ("model", model)):
+        right = accuracy_score(y.argmax(1), scores.argmax(1))
+        assert found[f"{name}_accuracy"] == pytest.approx(right)
+        expected = roc_auc_score(y, scores, average="macro")
+        assert found[f"{name}_auroc"] == pytest.approx(expected)
     assert not found["gives_probabilities"]
+
+
+def test_labels_are_decided_each_by_itself():
+    head, model = drawn()
+    y = (model > 0.5).double()
+    found = agreement_figures(head, y, model, "binary_cross_entropy")
+    assert (head == 0).any()  # as sure of no as of yes: no
+    decided, by_model = ((scores > 0).flatten() for scores in (head, model))
+    assert found["head_accuracy"] == pytest.approx(accuracy_score(y.flatten(), decided))
+    assert found["model_accuracy"] == pytest.approx(accuracy_score(y.flatten(), by_model))
+    assert found["agreement"] == pytest.approx(accuracy_score(by_model, decided))
+
+
+def test_a_model_without_scores_leaves_the_figures_of_the_head():
+    head, model = drawn()
+    y = nn.functional.one_hot(model.argmax(1), 3).double()
+    found = agreement_figures(head, y, torch.zeros(80, 0), "cross_entropy")
+    defined = {name for name in FIGURES if found[name] == found[name]}
+    assert defined == {"head_accuracy", "head_auroc"}
+    assert found["model_by_class"].isnan().tolist() == [True] * 3
+    assert not any(found[says] for says in ("has_model", "says_contrary", "gives_probabilities"))
 
 
 def test_divergence_of_labels_is_the_sum_over_them():
@@ -67,18 +102,19 @@ def test_divergence_of_labels_is_the_sum_over_them():
 
 def test_real_values_keep_their_sign():
     head, model = drawn(k=2)
-    found = agreement_figures(-head, model, model, "mse")
+    found = agreement_figures(-1e-6 * head, model, model, "mse")  # of any size
     expected = [pearsonr(-head[:, k], model[:, k]).statistic for k in range(2)]
     assert found["head_by_class"].tolist() == pytest.approx(expected)
     assert (found["head_by_class"] < found["by_chance"]).all()
     assert found["slope"] < 0 < found["r_squared"]
     assert found["says_contrary"]
+    assert all(math.isnan(found[f"{whose}_accuracy"]) for whose in ("head", "model"))
 
 
 @pytest.mark.parametrize(("n", "expected"), [(9, False), (10, True)])
 def test_a_few_images_do_not_say_the_contrary(n, expected):
     _, model = drawn(n)
-    assert agreement_figures(-model, model, model, "mse")["says_contrary"] == expected
+    assert agreement_figures(1e-6 * (9 - model), model, model, "mse")["says_contrary"] == expected
 
 
 def test_an_output_that_hardly_varies_does_not_decide_the_slope():
@@ -96,7 +132,15 @@ def test_a_masked_class_adds_nothing_to_the_divergence():
     y = nn.functional.one_hot(model[:, :2].argmax(1), 3).double()
     model[:, 2] = -torch.inf
     found = agreement_figures(head, y, model, "cross_entropy")
-    assert 0 < found["divergence"] < 10
+    expected = rel_entr(softmax(model, 1), softmax(head, 1)).sum(1).mean()
+    assert found["divergence"] == pytest.approx(expected)
+
+
+def test_a_head_that_says_nothing_has_no_slope():
+    _, model = drawn()
+    found = agreement_figures(torch.zeros_like(model), model, model, "mse")
+    assert found["slope"] == found["r_squared"] == 0
+    assert not found["says_contrary"]
 
 
 def test_a_guess_hardly_exceeds_what_is_said_of_chance():
@@ -108,11 +152,20 @@ def test_a_guess_hardly_exceeds_what_is_said_of_chance():
     assert 0.01 < exceeds < 0.09  # of 300 labels; one of twenty
 
 
-def test_a_class_of_nine_images_is_not_judged():
-    y = torch.zeros(30, 1).double()
-    y[:9] = 1
+def test_chance_is_1_7_standard_errors_of_a_guess():
+    places = np.array(list(itertools.combinations(range(20), 10)))  # all orders of the scores
+    areas = (places.sum(1) - sum(range(10))) / 100
+    y = (torch.arange(20) < 10).double()[:, None]
     found = agreement_figures(y, y, y, "binary_cross_entropy")
-    assert found["by_chance"].isnan().all()
+    assert found["by_chance"].tolist() == pytest.approx([0.5 + 1.7 * areas.std()])
+    found = agreement_figures(y[:10], y[:10], y[:10], "mse")  # of a correlation
+    assert found["by_chance"].tolist() == pytest.approx([1.7 / 10**0.5])
+
+
+def test_nine_images_with_a_class_or_without_it_are_not_judged():
+    y, loss = (torch.arange(30) < 9).double()[:, None], "binary_cross_entropy"
+    for rows, of in ((y, loss), (1 - y, loss), (y[:9], "mse")):
+        assert agreement_figures(rows, rows, rows, of)["by_chance"].isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -121,8 +174,10 @@ def test_a_class_of_nine_images_is_not_judged():
         ("cross_entropy", softmax(drawn()[1], 1), True),
         ("cross_entropy", drawn()[1].softmax(1).bfloat16().float().numpy(), True),
         ("cross_entropy", log_softmax(drawn()[1], 1), False),
-        ("cross_entropy", drawn()[1].sigmoid().numpy(), False),
+        ("cross_entropy", np.full((80, 3), 0.34), False),  # which add up to 1.02
         ("binary_cross_entropy", drawn()[1].sigmoid().numpy(), True),
+        ("binary_cross_entropy", (drawn()[1] > 0).double().numpy(), True),  # sure of all
+        ("binary_cross_entropy", 2 * drawn()[1].sigmoid().numpy(), False),
         ("binary_cross_entropy", drawn()[1].numpy(), False),
         ("mse", drawn()[1].sigmoid().numpy(), False),
     ],
@@ -137,10 +192,12 @@ def test_knows_probabilities_from_scores(loss, outputs, expected):
 def test_one_image_tells_no_agreement():
     one = torch.ones(1, 3).double()
     found = agreement_figures(one, one, one, "mse")
-    assert all(torch.tensor(found[name]).isnan() for name in ("r_squared", "slope"))
+    assert all(math.isnan(found[name]) for name in ("r_squared", "slope"))
+    assert found["head_by_class"].isnan().tolist() == [True] * 3
 
 
 def test_a_layer_that_says_nothing_has_no_share():
-    shares = layer_shares({"a": torch.randn(50, 2).double(), "b": torch.ones(50, 2).double()})
-    assert shares["a"].tolist() == pytest.approx([1, 1])
-    assert shares["b"].tolist() == pytest.approx([0, 0])
+    a = 1e-3 * torch.tensor([1.0, 1.0, 0.0]) * torch.randn(50, 3).double()  # nor has a score
+    shares = layer_shares({"a": a, "b": torch.ones(50, 3).double()})
+    assert shares["a"].tolist() == pytest.approx([1, 1, 0])
+    assert shares["b"].tolist() == pytest.approx([0, 0, 0])
