@@ -135,7 +135,7 @@ class FeatureCache:
     def candidate(self) -> dict[str, Any] | None:
         """What an earlier pass of the same model, layers and options left, its data still to be
         compared; None where there is nothing whole of that kind."""
-        if self.about["model"] == NEVER or not self._about_file.exists():
+        if self.about["model"] == NEVER:
             return None
         try:
             with np.load(self._about_file, allow_pickle=False) as file:
@@ -148,7 +148,7 @@ class FeatureCache:
                 return None
             moments = {held: _moments(found, part) for held, part in PARTS.items()}
             return note | {"moments": moments, "file": RowFile.existing(rows, note["widths"])}
-        except Exception:  # whatever a damaged file makes zip, numpy or JSON say
+        except Exception:  # no file, or whatever a damaged one makes zip, numpy or JSON say
             return None
 
     def restore(self, candidate: dict[str, Any]) -> FeatureCollector:

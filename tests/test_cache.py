@@ -61,6 +61,8 @@ def test_a_second_fit_takes_the_features_from_the_cache(tmp_path, options):
     second = fit(tmp_path, net, DataLoader(data(), batch_size=11), **options)
     assert count.n == second.report.extra_forwards  # what is ordinary in the maps: a few images
     assert str(tmp_path) in second.report.choices[-1]
+    assert second.report.channels == first.report.channels
+    assert second.report.resolutions == first.report.resolutions
     for name, weight in first.weights.items():
         assert torch.equal(second.weights[name], weight)
         assert torch.equal(second.head.spread[name], first.head.spread[name])
@@ -104,6 +106,27 @@ def test_anything_else_is_read_again(tmp_path, other):
     hrcam = fit(tmp_path, net, other.pop("loader", None), **other)
     assert count.n > hrcam.report.extra_forwards
     assert not any(str(tmp_path) in choice for choice in hrcam.report.choices)
+
+
+@pytest.mark.parametrize(
+    ("options", "then"),
+    [
+        ({"attribute_to_layer_input": True}, True),
+        ({"reshape_transform": lambda f: 2 * f}, False),  # one function looks like another
+    ],
+)
+def test_layers_that_are_read_in_another_way_are_read_again(tmp_path, options, then):
+    fit(tmp_path)
+    for is_known in (False, then):
+        hrcam = HRCAM(model(), CASE.layers, **options)
+        fit_quietly(hrcam, [data().tensors], solver="ridge", cache=tmp_path)
+        assert is_from_cache(hrcam) == is_known
+
+
+def test_the_cache_of_another_version_is_read_again(tmp_path, monkeypatch):
+    fit(tmp_path)
+    monkeypatch.setattr("captum_hrcam.cache.VERSION", 1)
+    assert not is_from_cache(fit(tmp_path))
 
 
 def test_a_function_and_data_that_come_once_are_read_again(tmp_path):
@@ -231,13 +254,14 @@ def test_a_fit_beside_another_in_the_same_folder_keeps_its_own_features(tmp_path
 
 
 def test_features_that_are_mapped_survive_a_later_fit(tmp_path):
-    cache = FeatureCache(tmp_path, {"model": "a"})
+    folder = tmp_path / "made" / "where missing"
+    cache = FeatureCache(folder, {"model": "a"})
     rows = cache.begin()
     rows.add(torch.zeros(3), torch.arange(6.0).reshape(3, 2))
     _, values = rows.rows()
     cache.begin().add(torch.zeros(1), torch.zeros(1, 2))
     assert values.tolist() == [[0, 1], [2, 3], [4, 5]]
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(folder.iterdir())) == 1
 
 
 def test_a_buffer_that_is_not_saved_tells_models_apart():
