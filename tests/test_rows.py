@@ -9,7 +9,7 @@ import torch
 from conftest import BY_NAME, fitted
 
 from captum_hrcam.features import Features, Sample
-from captum_hrcam.rows import AllRows, RowFile
+from captum_hrcam.rows import AllRows, RowFile, memory_of_machine
 
 WHERE = {
     "memory": lambda folder: AllRows(1e9),
@@ -17,6 +17,11 @@ WHERE = {
     "file from the middle on": lambda folder: AllRows(900),
     "file from the first batch on": lambda folder: AllRows(1),
 }
+
+
+LETS_GO = pytest.mark.skipif(
+    not hasattr(mmap, "MADV_DONTNEED"), reason="the system cannot let go of pages"
+)
 
 
 def batches(n: int = 50) -> list[tuple[torch.Tensor, ...]]:
@@ -58,7 +63,7 @@ def test_changing_a_column_leaves_the_file(tmp_path):
     assert RowFile.existing(kept.path, kept.widths).rows()[1].abs().min() > 0
 
 
-@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="the system cannot let go of pages")
+@LETS_GO
 def test_reading_chunks_holds_no_more_than_a_chunk(tmp_path, monkeypatch):
     for module in ("features", "rows"):
         monkeypatch.setattr(f"captum_hrcam.{module}.CHUNK_BYTES", 2**20)
@@ -79,11 +84,45 @@ def test_reading_chunks_holds_no_more_than_a_chunk(tmp_path, monkeypatch):
     assert mapped(kept.path) < 4e6
 
 
+class Watched(RowFile):
+    """Knows the most memory that it took before it let go."""
+
+    most = 0
+
+    def forget(self) -> None:
+        self.most = max(self.most, mapped(self.path))
+        super().forget()
+
+
+@LETS_GO
+def test_reading_flags_holds_no_more_than_a_chunk(tmp_path, monkeypatch):
+    monkeypatch.setattr("captum_hrcam.rows.CHUNK_BYTES", 2**20)
+    kept = Watched(tmp_path / "rows")
+    for _ in range(10):  # 10 MB
+        kept.add(torch.zeros(250, dtype=torch.bool), torch.ones(250, 1000))
+    kept.rows()
+    assert 0 < kept.most < 4e6
+
+
 def mapped(path: Path) -> int:
     """Bytes of a file in this process's memory."""
     text = Path("/proc/self/smaps").read_text().split(str(path))[1]
     line = next(line for line in text.splitlines() if line.startswith("Rss:"))
     return int(line.split()[1]) * 1024
+
+
+def test_a_quarter_of_the_memory_is_for_rows():
+    assert AllRows().limit == memory_of_machine() / 4
+    assert 2**28 < memory_of_machine() < 2**50  # bytes
+
+
+@pytest.mark.parametrize("error", [AttributeError, ValueError, OSError])
+def test_a_system_that_does_not_tell_its_memory_has_enough(error, monkeypatch):
+    def unknown(name):
+        raise error
+
+    monkeypatch.setattr("os.sysconf", unknown, raising=False)
+    assert memory_of_machine() > 2**50
 
 
 def test_a_full_disk_is_told(tmp_path):
