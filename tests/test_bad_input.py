@@ -278,6 +278,10 @@ DATA = {
         ValueError, "train_data: solver 'cascade' finds no finite head.*Scale the inputs",
         lambda h: HRCAM(WITHOUT_BIAS, "0").fit([(X * 1e-30, Y)], solver="cascade"),
     ),
+    "too large for float32": (
+        ValueError, "train_data: NaN or infinity in the pooled features",
+        lambda h: HRCAM(WITHOUT_BIAS, "0").fit([(X * 1e25, Y)]),  # their variance over cells
+    ),
     "two inputs of other counts": (
         ValueError, "train_data: a batch's inputs must hold the same images",
         lambda h: HRCAM(TWO_INPUTS, "conv1").fit([(X, torch.zeros(4, 1, 3, 3), Y)]),
