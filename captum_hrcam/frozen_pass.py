@@ -39,7 +39,7 @@ class FrozenPass:
 
     Attributes:
         channels: layer name -> C_l, once a batch was read.
-        resolutions: layer name -> native spatial size, of the first batch.
+        resolutions: layer name -> native spatial size.
     """
 
     forward: Forward
@@ -154,11 +154,11 @@ class FrozenPass:
             varied[name] = spatial_variance(f, pooled[name])
 
         outputs = score_rows(self.forward(to_device(inputs, self.device), (), read), n)
-        if self.in_order and not self.resolutions:
+        if self.in_order:
             shallow_to_deep(self.layers, sizes)
         # In the order of the layers as named: they may run in another, as coarse to fine.
         self.channels = {name: pooled[name].shape[1] for name in self.layers}
-        self.resolutions = self.resolutions or {name: sizes[name] for name in self.layers}
+        self.resolutions = {name: sizes[name] for name in self.layers}
         z, within = (
             torch.cat([d[name].cpu() for name in self.layers], 1) for d in (pooled, varied)
         )
