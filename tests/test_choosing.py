@@ -240,7 +240,7 @@ def test_of_several_labels_an_image_each_is_judged(order):
         return torch.cat([everywhere, sigmoid_scores(inputs)], 1)[:, order]
 
     y = torch.ones(10, 2)
-    verdict = Trial(scores, (bright_corners(10),), y, "binary_cross_entropy").choose(CANDIDATES)
+    verdict = Judge(scores, (bright_corners(10),), y, "binary_cross_entropy").choose(CANDIDATES)
     assert verdict.name == "corner"
     assert verdict.support > 0.9
     assert "on 10 held-out images" in verdict.why

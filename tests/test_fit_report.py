@@ -129,12 +129,6 @@ class TestOfAFit:
             assert expected in text
         assert "warning" not in text
 
-    def test_shares_add_up_to_one(self):
-        hrcam = HRCAM(Bars(), LAYERS)
-        x, hot = bars()
-        report = hrcam.fit([(x, hot)])
-        torch.testing.assert_close(sum(report.shares.values()), torch.ones(2).double())
-
     def test_warns_when_the_head_does_not_explain_the_model(self):
         case = BY_NAME["vgg2d"]
         with pytest.warns(
