@@ -29,9 +29,12 @@ ROOT = Path(__file__).resolve().parents[1]
 METRICS = ["test_metrics.py", "test_metrics_inputs.py"]
 TESTS = {  # of each file the quick tests that are its own, those that fail soonest first
     "activations": ["test_activations.py", "test_concurrency.py", "test_bad_input.py"],
+    "batch": ["test_batch.py"],
+    "fit_report": ["test_fit_report.py"],
     "fusion": ["test_fusion.py", "test_hrcam.py", "test_bad_input.py"],
     "grain": ["test_grain.py"],
     "head": ["test_head.py", "test_storage.py", "test_hrcam.py"],
+    "head_and_model": ["test_head_and_model.py"],
     "metrics/boxes": METRICS,
     "metrics/overlap": METRICS,
     "metrics/pairs": METRICS,
@@ -43,6 +46,8 @@ TESTS = {  # of each file the quick tests that are its own, those that fail soon
     "modes": ["test_modes.py", "test_concurrency.py", "test_bad_input.py"],
     "placing": ["test_placing.py"],
     "pooling": ["test_pooling.py"],
+    "report": ["test_report.py"],
+    "rows": ["test_rows.py"],
     "spread": ["test_spread.py"],
 }
 # One neighbour of each operator: nine replacements of one + are killed by the same test.
