@@ -73,9 +73,9 @@ def test_kernels_without_padding_cost_edges_too():
 
 def test_a_coarser_layer_is_held_to_less():
     assert Seen(0.92, 0, 64).is_off
-    assert not Seen(0.92, 0, 24).is_off
+    assert [Seen(scale, 0, 24).is_off for scale in (0.78, 0.8)] == [1, 0]  # 5 of 24 cells
     assert Seen(1, 0.05, 64).is_off
-    assert not Seen(1, 0.05, 24).is_off
+    assert [Seen(1, aside, 24).is_off for aside in (0.1, 0.11)] == [0, 1]
 
 
 def test_the_finest_layer_is_held_to_a_twentieth_of_a_side_and_half_of_that_aside():
