@@ -1,5 +1,6 @@
 """Layers found: one per resolution, the deepest before each downsampling, by a traced forward."""
 
+import math
 import warnings
 from typing import Any
 
@@ -54,9 +55,9 @@ def find_layers(
       last. It warns where most of the model works on such. Nor what the scores (N, K) in the
       model's output do not depend on, as a decoder beside them.
 
-    Branches and functional operations between modules are invisible to it, and of a network that
-    upsamples again before its scores it sees the ascent alone, so print and read what it found. The
-    model runs in eval mode and is left as it was.
+    Branches and functional operations between modules are invisible to it, so print and read what
+    it found. Of a network that upsamples again before its scores it takes the ascent alone, and
+    warns. The model runs in eval mode and is left as it was.
 
     Args:
         model (Module): a CNN in 1D, 2D or 3D.
@@ -118,8 +119,8 @@ def find_layers(
             "model: no layer that runs once gives feature maps (N, C, *spatial) of as many spatial "
             f"dimensions as the input, {image.ndim - 2}" + (f": {other}" if other else remedy)
         )
-    if other:
-        warnings.warn(f"find_layers: {other}", stacklevel=2)
+    for told in filter(None, (other, _descent_passed_over(layers, found))):
+        warnings.warn(f"find_layers: {told}", stacklevel=2)
     return FoundLayers({layer.name: layer.shape for layer in found})
 
 
@@ -145,6 +146,25 @@ def _other_layout(run: Call) -> str:
         f"most of the model's weights work on {layout}, as layer {last.name!r} gives "
         f"(N, {', '.join(map(str, last.given[1:]))}), where no map is seen. Pass a "
         "reshape_transform that gives (N, C, *spatial), here and to HRCAM."
+    )
+
+
+def _descent_passed_over(layers: list[Call], found: list[Call]) -> str:
+    """What to do where the scores come after an ascent, as at a U-Net's end; "" where they do not.
+
+    There the last layer depends on one of fewer cells.
+    """
+    end = found[-1]
+    before = [layer for layer in layers[: layers.index(end)] if layer.feeds(end)]
+    bottom = min(before, key=lambda layer: math.prod(layer.size), default=end)
+    if not _halved(end.size, bottom.size):
+        return ""
+    descent = _last_of_each_resolution(before[: before.index(bottom) + 1])
+    names = [layer.name for layer in [*descent, *found]]
+    return (
+        f"the model upsamples again before its scores, and {bottom.name!r}, its coarsest layer, is "
+        "not among those found. Maps of the ascent alone may lie around what they should mark: "
+        f"name those of the descent, too, {names}."
     )
 
 

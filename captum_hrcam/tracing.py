@@ -46,6 +46,7 @@ class Call:
     gives_last: bool = False  # its output is the very tensor that the last run inside gave
     repeated: bool = False
     reaches: bool = True  # whether the model's scores depend on its output, as far as is known
+    node: Any = None  # of autograd's graph, which gave its output, where that is known
     inside: list["Call"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -66,6 +67,10 @@ class Call:
     @property
     def size(self) -> tuple[int, ...]:
         return self.shape[1:]
+
+    def feeds(self, other: "Call") -> bool:
+        """Whether the other's output is known to depend on its own."""
+        return self.node is not None and self.node in _behind([other.node])
 
     def runs(self) -> Iterator["Call"]:
         """It and all inside."""
@@ -131,7 +136,7 @@ def _last_axis(module: nn.Module) -> int | None:
 
 def trace(model: nn.Module, inputs: tuple[Any, ...], shape_of: ShapeOf) -> Call:
     """The model's own run, with all runs inside."""
-    unused = _unused(model, inputs)  # first, so that what a model keeps is of the plain run
+    nodes, seen = _graph(model, inputs)  # first, so that what a model keeps is of the plain run
     root = Call("", model)
     calls, running = [root], [root]
     last: list[Any] = [None]  # no other output is held: memory is that of a plain forward
@@ -156,7 +161,8 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], shape_of: ShapeOf) -> Call:
     runs = Counter(call.name for call in calls)
     for call in calls:
         call.repeated = runs[call.name] > 1
-        call.reaches = call.name not in unused
+        call.node = nodes.get(call.name)
+        call.reaches = call.node is None or not seen or call.node in seen
     return root
 
 
@@ -168,8 +174,8 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _unused(model: nn.Module, inputs: tuple[Any, ...]) -> set[str]:
-    """Modules whose output the scores do not depend on, as autograd's graph has it.
+def _graph(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[dict[str, Any], set[Any]]:
+    """Of autograd's graph the nodes that gave modules' outputs, and all behind the scores.
 
     The graph keeps no tensor but what a Function puts on its context. None where the model does
     not run with gradients, as one that changes its weights in place.
@@ -190,14 +196,13 @@ def _unused(model: nn.Module, inputs: tuple[Any, ...]) -> set[str]:
         ):
             output = model(*(_in_graph(x) for x in inputs))
     except Exception:
-        return set()
+        return {}, set()
     finally:
         for buffer in model.buffers():
             if not is_lazy(buffer) and buffer.grad_fn is not None:  # changed by the features
                 buffer.detach_()
-    seen = _nodes_behind(output)
-    known = {name: node for name, node in nodes.items() if node is not None}
-    return {name for name, node in known.items() if seen and node not in seen}
+    scores = (x for x in _tensors(output) if x.ndim and x.numel() == math.prod(x.shape[:2]))
+    return nodes, _behind([x.grad_fn for x in scores])
 
 
 def _in_graph(x: Any) -> Any:
@@ -207,10 +212,9 @@ def _in_graph(x: Any) -> Any:
     return x.detach().clone().requires_grad_().clone() if floats else x
 
 
-def _nodes_behind(output: Any) -> set[Any]:
-    """Of autograd's graph all that the scores in a model's output, (N, K), depend on."""
-    scores = (x for x in _tensors(output) if x.ndim and x.numel() == math.prod(x.shape[:2]))
-    unseen = [x.grad_fn for x in scores]
+def _behind(nodes: list[Any]) -> set[Any]:
+    """These nodes of autograd's graph and all that they depend on."""
+    unseen = list(nodes)
     seen: set[Any] = set()
     while unseen:
         node = unseen.pop()

@@ -78,11 +78,11 @@ class Auxiliary(nn.Module):
 
 
 class Segmenting(nn.Module):
-    """Scores from the coarse maps, a mask from the fine ones."""
+    """Scores from the coarse maps, or those at the end; a mask from the fine ones."""
 
-    def __init__(self, gives_both=False, detached=False, gives_loss=False):
+    def __init__(self, gives_both=False, detached=False, gives_loss=False, at_the_end=False):
         super().__init__()
-        self.gives_loss = gives_loss
+        self.gives_loss, self.at_the_end = gives_loss, at_the_end
         self.fine, self.coarse, self.decoder = stage(3, 4), stage(4, 8), stage(12, 4)
         self.mask, self.fc = conv(4, 1), nn.Linear(8, 2)
         self.gives_both, self.detached = gives_both, detached
@@ -93,6 +93,8 @@ class Segmenting(nn.Module):
         coarse = self.coarse(F.max_pool2d(fine, 2))
         decoded = self.decoder(torch.cat([fine, F.interpolate(coarse, scale_factor=2)], 1))
         mask = self.mask(decoded)
+        if self.at_the_end:
+            return decoded.mean((2, 3))
         scores = self.fc((coarse.detach() if self.detached else coarse).mean((2, 3)))
         loss = {"loss": mask.mean()} if self.gives_loss else {}
         return {"mask": mask, "label": [scores]} | loss if self.gives_both else scores
@@ -285,6 +287,17 @@ class TestHomeMade:
     def test_a_decoder_beside_the_scores_is_passed_over(self, gives_both, frozen):
         model = Segmenting(gives_both).requires_grad_(not frozen)
         assert find_layers(model, X) == ["fine", "coarse"]
+
+    def test_of_scores_after_an_ascent_the_descent_is_told(self):
+        """A U-Net that classifies by its last maps; an auxiliary classifier is no descent."""
+        told = r"'coarse', its coarsest layer.*descent, too, \['fine', 'coarse', 'decoder'\]"
+        with pytest.warns(UserWarning, match=told) as warned:
+            assert find_layers(Segmenting(at_the_end=True), X) == ["decoder"]
+        assert [w.filename for w in warned] == [__file__]  # of who called it
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            find_layers(Segmenting(), X)
+            find_layers(Auxiliary(), (X, torch.randn(2, 2)))
 
     def test_a_loss_beside_the_scores_is_no_score(self):
         assert find_layers(Segmenting(gives_both=True, gives_loss=True), X) == ["fine", "coarse"]
