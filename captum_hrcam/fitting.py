@@ -224,6 +224,7 @@ def _head(
         bias=bias,
         mean_score={name: w @ means[name][0] for name, w in weights.items()},
         centred=recipe.loss == "cross_entropy" and recipe.solver != "cascade",
+        loss=recipe.loss,
     )
 
 

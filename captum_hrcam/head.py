@@ -23,6 +23,7 @@ class Head:
         displacement: layer name -> (axes,), cells by which the layer's map lies beside what it
             marks; empty where it was not measured.
         centred: whether weights are centred over classes.
+        loss: the one it was fitted with, which says what its scores are.
     """
 
     weights: dict[str, Tensor]
@@ -31,6 +32,7 @@ class Head:
     spread: dict[str, Tensor] = field(default_factory=dict)
     displacement: dict[str, Tensor] = field(default_factory=dict)
     centred: bool = False
+    loss: str = "cross_entropy"
 
     @property
     def n_outputs(self) -> int:

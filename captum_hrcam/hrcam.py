@@ -275,7 +275,7 @@ class HRCAM(HeadAttribution):
         data: Iterable[Any],
         *,
         targets: str = "labels",
-        loss: str = "cross_entropy",
+        loss: str | None = None,
         show_progress: bool = False,
     ) -> HeadReport:
         r"""
@@ -284,7 +284,8 @@ class HRCAM(HeadAttribution):
         Args:
             data (Iterable): batches as for :meth:`fit`.
             targets (str): as for :meth:`fit`; with "model" the head is measured against the model.
-            loss (str): the one of the fit.
+            loss (str): by default the one of the fit; of a file of version 1 or 2,
+                "cross_entropy".
             show_progress (bool): draw a progress bar.
 
         Returns:
@@ -300,6 +301,7 @@ class HRCAM(HeadAttribution):
         head = self.head
         batches("data", data)
         one_of("targets", targets, ("labels", "model"))
+        loss = head.loss if loss is None else loss
         one_of("loss", loss, LOSSES)
 
         def forward(inputs: tuple[Tensor, ...], args: tuple[Any, ...], read: Read) -> Any:

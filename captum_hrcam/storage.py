@@ -12,12 +12,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from captum_hrcam.checks import one_of
 from captum_hrcam.files import in_a_folder, written_whole
 from captum_hrcam.head import Head
+from captum_hrcam.labels import LOSSES
 from captum_hrcam.placing import FURTHEST
 
 FORMAT = "captum-hrcam head"  # of the metadata; one entry, as several come in any order
-VERSION = 2  # 1 had no displacements
+VERSION = 3  # 1 had no displacements, 2 not the loss
 LAYER_FIELDS = ("weights", "mean_score", "spread")  # one row or value for each class
 
 
@@ -30,6 +32,7 @@ def save(path: str | os.PathLike[str], head: Head, attribute_to_layer_input: boo
         "version": VERSION,
         "layers": list(head.weights),
         "centred": head.centred,
+        "loss": head.loss,
         "attribute_to_layer_input": attribute_to_layer_input,
     }
     # Copies: the format knows no tensors that share memory.
@@ -112,4 +115,6 @@ def _head(state: dict[str, Any], tensors: dict[str, Tensor]) -> Head:
             raise ValueError(f"{field} {name} not finite float64")
     if any((value < 0).any() for value in fields["spread"].values()):
         raise ValueError("a spread below 0")
-    return Head(**fields, bias=bias, displacement=displacement, centred=_flag(state, "centred"))
+    centred, loss = _flag(state, "centred"), state.get("loss", "cross_entropy")
+    one_of("loss", loss, LOSSES)
+    return Head(**fields, bias=bias, displacement=displacement, centred=centred, loss=loss)

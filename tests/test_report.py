@@ -1,5 +1,7 @@
 """A fitted head on new data: its figures are those of the maps, and it says where it fails."""
 
+import warnings
+
 import pytest
 import torch
 from conftest import BY_NAME, State, fit_quietly, fitted
@@ -54,6 +56,23 @@ def test_works_on_a_loaded_head(tmp_path):
     with pytest.warns(UserWarning, match="agree on"):
         here, there = (h.check([new_images()]) for h in (hrcam, loaded))
     assert here.head_auroc == there.head_auroc
+
+
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", "mse"])
+def test_the_loss_is_that_of_the_fit_also_in_a_file(tmp_path, loss):
+    """Else a softmax would be taken of findings that do not exclude each other."""
+    model, (x, y) = CASE.model(), new_images()
+    rows = torch.nn.functional.one_hot(y, 3).float()  # which pass for classes, too
+    hrcam = fit_quietly(HRCAM(model, CASE.layers), [(x, rows)], loss=loss, solver="pattern")
+    hrcam.save(tmp_path / "head.pt")
+    loaded = HRCAM.load(tmp_path / "head.pt", model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for targets in ("labels", "model"):
+            told = str(hrcam.check([(x, rows)], targets=targets, loss=loss))
+            assert told != str(hrcam.check([(x, rows)], targets=targets, loss="cross_entropy"))
+            assert str(hrcam.check([(x, rows)], targets=targets)) == told
+            assert str(loaded.check([(x, rows)], targets=targets)) == told
 
 
 @pytest.mark.parametrize(
