@@ -54,12 +54,17 @@ def target_rows(labels: object, n: int, n_classes: int, loss: str) -> Tensor:
             f"labels: got shape {tuple(y.shape)}, expected ({n}, {n_classes}): one column for each "
             "of the head's outputs."
         )
+    missing = ""
+    if loss == "binary_cross_entropy" and n_classes > 1:
+        missing = " Where some are missing, fit a head for each label from the images that have it."
     if not torch.isfinite(rows).all():
-        raise ValueError("labels: NaN or infinity among them; remove or mend these samples.")
+        raise ValueError(
+            "labels: NaN or infinity among them; remove or mend these samples." + missing
+        )
     if loss != "mse" and ((rows < 0) | (rows > 1)).any():
         raise ValueError(
             f"labels: values from {rows.min():g} to {rows.max():g}, expected 0 to 1 for "
-            f"loss={loss!r}. For real-valued labels use loss='mse'."
+            f"loss={loss!r}. For real-valued labels use loss='mse'.{missing}"
         )
     if loss == "cross_entropy" and (rows.sum(1) - 1).abs().max() > 1e-3:
         raise ValueError(

@@ -35,6 +35,13 @@ def test_labels_beyond_0_and_1_are_real_values(value):
     torch.testing.assert_close(target_rows(labels, 3, 1, "mse"), labels.double())
 
 
+@pytest.mark.parametrize("value", [-1, torch.nan])
+def test_where_some_of_several_labels_are_missing_the_way_is_told(value):
+    labels = torch.tensor([[0.0, 1.0], [1.0, value]])
+    with pytest.raises(ValueError, match="missing, fit a head for each label"):
+        target_rows(labels, 2, 2, "binary_cross_entropy")
+
+
 def test_a_class_that_is_rare_is_fitted():
     check_classes(torch.tensor([1e-6, 1 - 1e-6]), "cross_entropy")
     with pytest.raises(ValueError, match=r"class 1 has no sample in train_data \(2 of 3"):
