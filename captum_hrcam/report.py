@@ -192,9 +192,8 @@ class HeadReport:
         for whose, values, overall, so in told:
             lost = (values < self.by_chance).nonzero()[:, 0].tolist()
             if lost and not overall < self._chance:
-                names = ", ".join(map(str, lost[:5])) + (" ..." if len(lost) > 5 else "")
                 found.append(
-                    f"{kind[len(lost) > 1]} {names}: {whose} {figure} is "
+                    f"{kind[len(lost) > 1]} {_listed(lost)}: {whose} {figure} is "
                     f"{values[lost].max():.2f}{' at most' if len(lost) > 1 else ''}, {so}"
                 )
         return found
@@ -217,9 +216,12 @@ class HeadReport:
         found: list[str] = []
         for counts, has in ((self.class_counts, "has"), (self.n - self.class_counts, "is not in")):
             counts = counts.round(decimals=6)  # products of a mean and a number
-            few = int(counts.argmin())
-            if 0 < counts[few] < FEW_IMAGES and not found:
-                found.append(f"class {few} {has} {counts[few]:.3g} images: {self._of_few}")
+            few = ((counts > 0) & (counts < FEW_IMAGES)).nonzero()[:, 0].tolist()
+            if few and not found:
+                low, high = (f"{end(counts[few]):.3g}" for end in (min, max))
+                whose = f"class {few[0]}" if len(few) == 1 else f"each of classes {_listed(few)}"
+                number = low if low == high else f"{low} to {high}"
+                found.append(f"{whose} {has} {number} images: {self._of_few}")
         return found
 
     def __str__(self) -> str:
@@ -252,3 +254,7 @@ class HeadReport:
             more = " ..." if len(self.shares[name]) > 8 else ""
             lines.append(f"{name:<{width}}  {channels:>8}  {size:>10}   {share}{more}")
         return lines
+
+
+def _listed(classes: list[int]) -> str:
+    return ", ".join(map(str, classes[:5])) + (" ..." if len(classes) > 5 else "")

@@ -191,6 +191,10 @@ def test_figures_against_the_model_itself_say_so():
             {"class_counts": torch.tensor([91.0, 9.0])},
             "class 1 has 9 images: its figures here say little",
         ),
+        (
+            {"class_counts": torch.tensor([3.0, 50.0, 7.0])},
+            "each of classes 0, 2 has 3 to 7 images: its figures here say little",
+        ),
         ({"class_counts": torch.tensor([99.5])}, "class 0 is not in 0.5 images"),  # soft labels
         ({"class_counts": torch.tensor([90.0, 10 - 1e-9])}, None),
         ({"class_counts": torch.tensor([100.0, 0.0])}, None),  # none here to be judged
