@@ -7,7 +7,7 @@ from conftest import fit_quietly
 from torch import Tensor, nn
 
 from captum_hrcam import HRCAM
-from captum_hrcam.framing import Seen, framing
+from captum_hrcam.framing import IMAGES, Seen, framing
 
 X = torch.rand(8, 2, 48, 56, generator=torch.Generator().manual_seed(0))
 CONV = nn.Conv2d(2, 6, 3, padding=1)
@@ -83,6 +83,16 @@ def test_the_finest_layer_is_held_to_a_twentieth_of_a_side_and_half_of_that_asid
     assert [Seen(1, aside, 500).is_off for aside in (-0.03, -0.02, 0.02, 0.03)] == [1, 0, 0, 1]
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_letters_in_the_corners_of_a_few_images_are_no_other_picture(seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = 0.3 + 0.1 * torch.randn(IMAGES, 1, 64, 64, generator=generator)
+    for image, corner in zip(x, torch.randint(4, (IMAGES,), generator=generator), strict=True):
+        image[0, (2, 48)[corner // 2] :, (2, 52)[corner % 2] :][:14, :10] = 1.2
+    found = framing(lambda images: (images - 0.8).relu(), x)  # sees hardly anything else
+    assert [along.is_off for along in found] == [False, False]
+
+
 class Prepared(nn.Module):
     def __init__(self, prepare) -> None:
         super().__init__()
@@ -118,7 +128,7 @@ def test_fewer_than_24_cells_are_not_measured_and_cost_no_pass():
         told.append(len(report.framing))
         passes.append(report.extra_forwards)
     assert told == [2, 0]
-    assert passes[0] - passes[1] == 8 * (1 + 2 * 4)  # images as they are, and strip by strip
+    assert passes[0] - passes[1] == IMAGES * (1 + 2 * 4)  # as they are, and strip by strip
 
 
 class LessItsMean(nn.Module):
