@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from captum_hrcam import group
 from captum_hrcam.features import FeatureCollector
@@ -56,7 +57,8 @@ def model_digest(model: object) -> str:
     code = hashlib.blake2b(str(model).encode(), digest_size=16)
     # Of the buffers the state holds those only that are saved with a model.
     for name, value in (dict(model.named_buffers()) | model.state_dict()).items():
-        if not isinstance(value, torch.Tensor):  # a module's extra state may be anything
+        # A module's extra state may be anything; a lazy one's weights come with the first forward.
+        if not isinstance(value, torch.Tensor) or is_lazy(value):
             return NEVER
         code.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
         code.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -237,6 +237,16 @@ def test_a_model_with_more_state_than_tensors_is_read_again(tmp_path):
         assert not any(str(tmp_path) in choice for choice in hrcam.report.choices)
 
 
+def test_a_lazy_model_is_known_once_it_has_its_weights(tmp_path):
+    net = nn.Sequential(
+        nn.LazyConv2d(4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(3)
+    )
+    assert model_digest(net) == "unknown"
+    fits = [fit(tmp_path, net, layers=["0"]) for _ in range(3)]
+    notes = [str(tmp_path) in hrcam.report.choices[-1] for hrcam in fits]
+    assert notes == [False, False, True]
+
+
 def test_a_fit_beside_another_in_the_same_folder_keeps_its_own_features(tmp_path):
     alone = fit_quietly(HRCAM(model(), CASE.layers), [data().tensors], solver="ridge")
 
