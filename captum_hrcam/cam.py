@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_hrcam.activations import ReshapeTransform
+from captum_hrcam.activations import Read, ReshapeTransform
 from captum_hrcam.attribution import HeadAttribution
 from captum_hrcam.head import Head
 from captum_hrcam.layers import module_behind, resolve_layers
@@ -31,7 +31,7 @@ class CAM(HeadAttribution):
         model (Callable): the model, or a function around it.
         layer (Module or str): the layer before global average pooling.
         classifier (Module or str): the linear layer (or 1x1 convolution) after it; by default
-            the last one in the model.
+            the last one in the model, which is to have as many outputs as the model.
         reshape_transform (Callable): turns the layer's tensor into (N, C, \*spatial).
 
     Raises:
@@ -70,6 +70,7 @@ class CAM(HeadAttribution):
         if len(self.layers) != 1:
             raise ValueError(f"layer: got {len(self.layers)} layers, CAM takes one.")
         self.classifier: Any = _classifier(model, classifier)
+        self._is_named = classifier is not None
 
     @classmethod
     def get_name(cls) -> str:
@@ -83,6 +84,19 @@ class CAM(HeadAttribution):
         bias = self.classifier.bias
         bias = weight.new_zeros(len(weight)) if bias is None else bias.detach().cpu().double()
         return Head(dict.fromkeys(self.layers, weight), bias)
+
+    def _forward(self, inputs: tuple[Tensor, ...], args: tuple[Any, ...], read: Read) -> Any:
+        """As without, and refuses a last linear layer that is another head, as an auxiliary one."""
+        output = super()._forward(inputs, args, read)
+        last = self.classifier
+        k = last.out_features if isinstance(last, nn.Linear) else last.out_channels
+        scores = isinstance(output, Tensor) and output.ndim == 2
+        if scores and output.shape[1] != k and not self._is_named:
+            raise ValueError(
+                f"classifier: the model's last linear layer has {k} outputs, the model itself "
+                f"{output.shape[1]}, so another one makes its scores. Name that one."
+            )
+        return output
 
 
 def _classifier(model: Callable[..., Any], classifier: nn.Module | str | None) -> nn.Module:

@@ -106,6 +106,24 @@ def test_model_without_a_linear_layer_is_refused():
         CAM(model, "0")
 
 
+def test_another_head_that_comes_last_is_not_taken_for_the_classifier():
+    class WithAuxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc, self.other = nn.Conv2d(1, 4, 3), nn.Linear(4, 3), nn.Linear(4, 5)
+
+        def forward(self, x):
+            return self.fc(self.conv(x).mean((2, 3)))
+
+    model, x = WithAuxiliary(), torch.randn(2, 1, 6, 6)
+    by_default = CAM(model, "conv")
+    for call in (by_default.attribute, by_default.predict):
+        with pytest.raises(ValueError, match=r"has 5 outputs, the model itself 3.*Name that one"):
+            call(x, 1) if call == by_default.attribute else call(x)
+    torch.testing.assert_close(CAM(model, "conv", "fc").predict(x), model(x))
+    assert CAM(model, "conv", "other").class_maps(x).shape == (2, 5, 6, 6)  # as it was asked
+
+
 def test_several_layers_are_refused():
     with pytest.raises(ValueError, match="layer: got 2 layers, CAM takes one"):
         CAM(BY_NAME["vgg2d"].model(), ["stage1", "stage2"])
