@@ -1,6 +1,7 @@
 """One layer per resolution, found in home-made networks; what is refused."""
 
 import copy
+import warnings
 
 import pytest
 import torch
