@@ -80,15 +80,18 @@ class Judge:
     loss: str
 
     def choose(self, candidates: Mapping[str, Attribute]) -> Verdict:
-        """The first candidate, or one that beats it in both tests, averaged over the images.
+        """The first candidate, or where the outputs do not speak for its maps one that beats it.
 
-        Each test alone errs: a digit that lost one stroke is no digit, whatever the map. A margin
-        of less than a standard error, as textures have, is no verdict.
+        An image whose class the model sees speaks for a map by how much more probability stays when
+        what it marks least is blurred away than when what it marks most is. The support of a map is
+        the sum of these differences over the sum of their sizes, for the class where it is largest
+        (of two classes one may be what the other is not).
 
-        The support of the chosen one: an image whose class the model sees speaks for a map by how
-        much more probability stays when what it marks least is blurred away than when what it marks
-        most is; the support is the sum of these differences over the sum of their sizes, for the
-        class where it is largest (of two classes one may be what the other is not).
+        Another candidate has to be better in both tests, averaged over the images, by more than a
+        standard error; each test alone errs: a digit that lost one stroke is no digit, whatever the
+        map. And both like a map that marks much: of brains a tumour with all that is around it
+        better than the tumour, to which the masks point. So they are asked only where the first
+        candidate's maps mark nothing that the model uses.
 
         Args:
             candidates: two or more, name -> f(inputs, classes (n,)) that gives maps
@@ -105,16 +108,23 @@ class Judge:
             return Verdict(names[0], f"{names[0]}: the model gives no score of each class")
         maps = {name: self._maps(attribute, image, label) for name, attribute in candidates.items()}
         found = {name: group.gather(self._tests(m, image, label)) for name, m in maps.items()}
-        best, *others = names
+
+        def verdict(name: str) -> Verdict:
+            opposite, whole = group.gather(self._tests(-maps[name], image, label, OPPOSITE)).T
+            sees = whole >= PRESENT
+            margins = (opposite - found[name][:, 1])[sees]
+            support, change = _support(margins, group.gather(label)[sees])
+            why = self._why(name, found, opposite.mean().item(), support)
+            return Verdict(name, why, support, change, margins.sum().item())
+
+        first, *others = names
+        best, kept = first, verdict(first)
+        if not doubtful(kept.support):
+            return kept
         for name in others:
             if all(m > error for m, error in _margins(found[name], found[best])):
                 best = name
-        opposite, whole = group.gather(self._tests(-maps[best], image, label, OPPOSITE)).T
-        sees = whole >= PRESENT
-        margins = (opposite - found[best][:, 1])[sees]
-        support, change = _support(margins, group.gather(label)[sees])
-        why = self._why(best, found, opposite.mean().item(), support)
-        return Verdict(best, why, support, change, margins.sum().item())
+        return kept if best == first else verdict(best)
 
     def _why(self, best: str, found: dict[str, Tensor], opposite: float, support: float) -> str:
         """The figures of all candidates, and the margins of the best with standard errors."""
@@ -182,7 +192,8 @@ def _support(margins: Tensor, label: Tensor) -> tuple[float, float]:
     """Of the differences that images make, the net share that speaks for the maps; their mean size.
 
     Of the class that is most spoken for, since others may have no place; of all together where no
-    class has images enough.
+    class has images enough. Open where only a class of fewer images is spoken for, as of a tumour
+    among healthy slices.
 
     Examples::
 
@@ -191,15 +202,23 @@ def _support(margins: Tensor, label: Tensor) -> tuple[float, float]:
         (0.846..., 0.185...)
         >>> _support(torch.cat([margins, -margins]), torch.arange(14) // 7)
         (0.846..., 0.185...)
+        >>> _support(torch.cat([margins[:3], -margins]), (torch.arange(10) >= 3).int())
+        (nan, nan)
     """
     telling = margins.abs() >= TRIFLE
+    if telling.sum() < FEW:
+        return math.nan, math.nan
     each = [label == c for c in label.unique()]
     enough = [rows for rows in each if (telling & rows).sum() >= FEW]
     if not enough:
-        enough = [torch.ones_like(telling)]
-    if telling.sum() < FEW:
+        enough = each = [torch.ones_like(telling)]
+    support, change = max(
+        (_net_share(margins[telling & rows]), _size(margins[rows])) for rows in enough
+    )
+    of_any = max(_net_share(margins[telling & rows]) for rows in each if (telling & rows).any())
+    if doubtful(support) and not doubtful(of_any):
         return math.nan, math.nan
-    return max((_net_share(margins[telling & rows]), _size(margins[rows])) for rows in enough)
+    return support, change
 
 
 def _net_share(margins: Tensor) -> float:

@@ -142,14 +142,15 @@ class HRCAM(HeadAttribution):
                 "cascade": each layer learns where all deeper layers find evidence, from 160
                 training images that are read six times (for five layers).
                 "ridge": penalised loss. "adam": the paper's head.
-                "auto": fits "cascade" and "pattern", and compares their maps on 24 held-out images
-                by blurring away what they mark and by showing it alone (28 forward passes for each
-                image). The cascade is kept unless the pattern is better in both by more than a
-                standard error. Two kinds of layers get weights of zero, and the report names them:
-                layers whose maps the deeper ones hardly confirm, as in textures; and deep layers
-                whose maps do not mark what the model uses, as in transformers. With a ``penalty``
-                "auto" means "ridge"; with ``balance_layers``, or for "mse", it means "pattern";
-                nothing is then compared or left out.
+                "auto": fits "cascade" and "pattern", and tests their maps on 24 held-out images by
+                blurring away what they mark and by showing it alone (28 forward passes for each
+                image, six more where the pattern is kept). The cascade is kept unless the model's
+                outputs do not speak for its maps and the pattern is better in both tests by more
+                than a standard error. Two kinds of layers get weights of zero, and the report names
+                them: layers whose maps the deeper ones hardly confirm, as in textures; and deep
+                layers whose maps do not mark what the model uses, as in transformers. With a
+                ``penalty`` "auto" means "ridge"; with ``balance_layers``, or for "mse", it means
+                "pattern"; nothing is then compared or left out.
             penalty (float or "auto"): ridge's penalty on standardised weights; "auto" takes the
                 strongest within one standard error of the best held-out loss.
             balance_layers (str or None): of pattern and ridge: "equal" gives every layer the same

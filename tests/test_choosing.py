@@ -86,25 +86,40 @@ def mark_wrongly_where_bright(inputs: tuple[Tensor, ...], classes: Tensor) -> Te
     return torch.where(told, mark_opposite(inputs, classes), mark_corner(inputs, classes))
 
 
-def wrong_in(told: int) -> Verdict:
-    """Of a map that is wrong in so many of twelve images, and then of one that is so in one."""
+def wrong_in(some: int, other: int) -> Verdict:
+    """Of a map that is wrong in some of twelve images, and then of one that is so in others."""
     x = bright_corners(12)
-    x[:told, :, -1, -1], x[told, :, -1, -1] = -0.1, 1.1
+    x[:some, :, -1, -1], x[some : some + other, :, -1, -1] = -0.1, 1.1
     marks = {"some": mark_wrongly_where_told, "other": mark_wrongly_where_bright}
     return Judge(softmax_scores, (x,), labels(12), loss="cross_entropy").choose(marks)
 
 
+def margins(verdict: Verdict) -> list[tuple[float, float]]:
+    """By how much the other is better in each test, and the errors."""
+    told = re.findall(r"-(\S+) ± ([\d.]+)", verdict.why)
+    return [(float(margin), float(error)) for margin, error in told]
+
+
 def test_beyond_a_standard_error_the_better_is_taken():
-    assert wrong_in(6).name == "other"
+    assert wrong_in(6, 1).name == "other"
 
 
 def test_within_a_standard_error_the_first_is_kept():
     """The other is better in both nevertheless, by less than an error."""
-    verdict = wrong_in(2)
+    verdict = wrong_in(6, 5)
     assert verdict.name == "some"
-    margins = re.findall(r"-(\S+) ± ([\d.]+)", verdict.why)
-    assert len(margins) == 2
-    assert all(0 < float(margin) < float(error) for margin, error in margins)
+    assert doubtful(verdict.support)
+    assert len(margins(verdict)) == 2
+    assert all(0 < margin < error for margin, error in margins(verdict))
+
+
+def test_the_first_is_kept_where_the_outputs_speak_for_it():
+    """The other is better in both nevertheless, by more than an error."""
+    verdict = wrong_in(2, 0)
+    assert verdict.name == "some"
+    assert not doubtful(verdict.support)
+    assert len(margins(verdict)) == 2
+    assert all(margin > error for margin, error in margins(verdict))
 
 
 def test_figures_are_those_of_slow_loops():
