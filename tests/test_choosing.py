@@ -106,7 +106,7 @@ def test_beyond_a_standard_error_the_better_is_taken():
 
 def test_within_a_standard_error_the_first_is_kept():
     """The other is better in both nevertheless, by less than an error."""
-    verdict = wrong_in(6, 5)
+    verdict = wrong_in(7, 3)
     assert verdict.name == "some"
     assert doubtful(verdict.support)
     assert len(margins(verdict)) == 2
@@ -115,7 +115,7 @@ def test_within_a_standard_error_the_first_is_kept():
 
 def test_the_first_is_kept_where_the_outputs_speak_for_it():
     """The other is better in both nevertheless, by more than an error."""
-    verdict = wrong_in(2, 0)
+    verdict = wrong_in(4, 1)
     assert verdict.name == "some"
     assert not doubtful(verdict.support)
     assert len(margins(verdict)) == 2
