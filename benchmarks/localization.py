@@ -195,7 +195,7 @@ def report(frame: pd.DataFrame, options: argparse.Namespace) -> str:
     command = f"python benchmarks/localization.py --size {options.size}"
     text = [
         "## Localisation" + ("" if options.size == "full" else f", {options.size}"),
-        f"`{command}`: {len(frame.groupby(CELL))} networks trained on {options.images} "
+        f"`{command}`: {len(frame.groupby(CELL))} networks trained on up to {options.images} "
         f"images of {kinds} (seeds), maps of {options.tested} scored; all figures in "
         f"`benchmarks/{options.csv.name}`. PxAP, mean pixel AP, IoU at the best common threshold "
         "and pointing, against masks that nothing was fitted or chosen on.",

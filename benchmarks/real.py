@@ -1,13 +1,11 @@
-"""Real images with masks that people drew: tumours in the brain and the breast, flaws of tiles.
+"""Real images with masks that people drew: tumours in the brain and the breast.
 
 Nothing is downloaded. The data sets' folders, as published, go into ``benchmarks/data/``:
 
 - ``kaggle_3m``: MR slices of 110 patients with a lower-grade glioma
-  (https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation);
+  (Buda et al. 2019, https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation);
 - ``Dataset_BUSI_with_GT``: ultrasound of normal breasts, benign and malignant tumours
-  (https://scholar.cu.edu.eg/?q=afahmy/pages/dataset);
-- ``Magnetic-tile-defect-datasets.``: tiles with and without defects
-  (https://github.com/abin24/Magnetic-tile-defect-datasets.).
+  (Al-Dhabyani et al. 2020, https://scholar.cu.edu.eg/?q=afahmy/pages/dataset).
 """
 
 from collections.abc import Callable, Iterable
@@ -50,18 +48,10 @@ def breast(folder: Path) -> Iterable[Item]:
                 yield Item(image, masks, label, image.stem)
 
 
-def tiles(folder: Path) -> Iterable[Item]:
-    """Free of defects (0) or with a blowhole, break, crack, fray or uneven surface (1)."""
-    for image in sorted(folder.glob("MT_*/Imgs/*.jpg")):
-        label = int(image.parts[-3] != "MT_Free")
-        yield Item(image, [image.with_suffix(".png")], label, image.stem)
-
-
 # Each kind's items, folder and colours.
 SETS: dict[str, tuple[Callable[[Path], Iterable[Item]], str, str]] = {
     "brain tumours": (brain, "kaggle_3m", "RGB"),
     "breast tumours": (breast, "Dataset_BUSI_with_GT", "L"),
-    "tile defects": (tiles, "Magnetic-tile-defect-datasets.", "L"),
 }
 
 

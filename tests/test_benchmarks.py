@@ -108,18 +108,6 @@ def test_masks_of_a_breast_are_added_up(tmp_path):
     assert 0 not in test.y
 
 
-def test_tiles_with_any_defect_are_one_class(tmp_path):
-    for name, *box in (("Free",), ("Blowhole", 8, 12, 16, 24), ("Uneven", 0, 0, 16, 48)):
-        for i in range(10):
-            folder = tmp_path / "Magnetic-tile-defect-datasets." / f"MT_{name}" / "Imgs"
-            write(folder / f"exp1_num_{name}{i}.jpg", 0, 0, 4, 4)
-            write(folder / f"exp1_num_{name}{i}.png", *box)
-    x, y, masks = real("tile defects", 100, 0, False, tmp_path)
-    assert len(x) == 21
-    assert torch.equal(masks.any(2).any(1), y == 1)
-    assert real("tile defects", 100, 0, True, tmp_path).y.all()
-
-
 @pytest.mark.parametrize("kind", SETS)
 def test_a_missing_set_is_named(kind, tmp_path):
     with pytest.raises(FileNotFoundError, match=f"no images of '{kind}'.*real.py says where"):
