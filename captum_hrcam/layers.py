@@ -30,7 +30,9 @@ def resolve_layers(
     """{name: module} for modules or dotted names, checked against the model."""
     refuse_parallel("forward_func", forward_func)
     model = module_behind(forward_func)
-    names = {} if model is None else {id(m): name for name, m in model.named_modules()}
+    # A module that is in two places has a name for each, and is found by both.
+    named = None if model is None else dict(model.named_modules(remove_duplicate=False))
+    names = {id(module): name for name, module in reversed((named or {}).items())}
     if not isinstance(layer, (nn.Module, str, Iterable)):
         raise TypeError(_expected(layer))
     wanted = [layer] if isinstance(layer, (nn.Module, str)) else list(layer)
@@ -38,7 +40,7 @@ def resolve_layers(
         raise ValueError("layer: got an empty list, expected at least one layer.")
     resolved: dict[str, nn.Module] = {}
     for i, item in enumerate(wanted):
-        name, module = _resolve(item, i, model, names)
+        name, module = _resolve(item, i, named, names)
         if module in resolved.values():
             raise ValueError(f"layer: {name!r} is listed twice; list each layer once.")
         refuse_scripted(f"layer: {name!r}", module)
@@ -65,25 +67,24 @@ def refuse_parallel(argument: str, model: Any) -> None:
 
 
 def _resolve(
-    item: nn.Module | str, i: int, model: nn.Module | None, names: dict[int, str]
+    item: nn.Module | str, i: int, named: dict[str, nn.Module] | None, names: dict[int, str]
 ) -> tuple[str, nn.Module]:
     if isinstance(item, str):
-        if model is None:
+        if named is None:
             raise ValueError(
                 f"layer: got the name {item!r}, but forward_func is no module to look it up in. "
                 "Pass the module itself."
             )
-        try:  # not in names: a module that is in two places has one name there
-            return item, model.get_submodule(item)
-        except AttributeError as error:
+        if item not in named:
             raise ValueError(
                 f"layer: the model has no layer {item!r}. See "
                 "[name for name, _ in model.named_modules()], or use find_layers."
-            ) from error
+            )
+        return item, named[item]
     if not isinstance(item, nn.Module):
         raise TypeError(_expected(item))
     item = unwrap(item)  # type: ignore[assignment]
-    if model is None:
+    if named is None:
         return f"layer{i}", item
     if id(item) not in names:
         raise ValueError(
