@@ -91,7 +91,7 @@ class Judge:
         standard error; each test alone errs: a digit that lost one stroke is no digit, whatever the
         map. And both like a map that marks much: of brains a tumour with all that is around it
         better than the tumour, to which the masks point. So they are asked only where the first
-        candidate's maps mark nothing that the model uses.
+        candidate's maps do not mark what the model uses.
 
         Args:
             candidates: two or more, name -> f(inputs, classes (n,)) that gives maps
@@ -118,10 +118,8 @@ class Judge:
             return Verdict(name, why, support, change, margins.sum().item())
 
         first, *others = names
-        best, kept = first, verdict(first)
-        if not doubtful(kept.support):
-            return kept
-        for name in others:
+        kept, best = verdict(first), first
+        for name in others if doubtful(kept.support) else ():
             if all(m > error for m, error in _margins(found[name], found[best])):
                 best = name
         return kept if best == first else verdict(best)
