@@ -66,34 +66,33 @@ class Cascade:
     resolutions: dict[str, tuple[int, ...]]
     leaves_out: bool = False
     means: dict[str, Tensor] = field(init=False)
+    scales: dict[str, Tensor] = field(init=False)
     counts: dict[str, float] = field(init=False)
     why: list[str] = field(init=False, default_factory=list)
     _moments: MapMoments = field(init=False)  # of the layers' maps and the fused one
 
-    def fit(self, start: Tensor, means: dict[str, Tensor]) -> dict[str, Tensor]:
+    def fit(
+        self, start: Tensor, means: dict[str, Tensor], deviations: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         """From the last layer's pattern to the weights of all layers.
 
         Args:
             start: (K, C_L), the last layer's pattern.
             means: layer name -> (C_l,) averages over the training data; deep layers last.
+            deviations: layer name -> (C_l,) over images and cells; 0 of what does not vary.
 
         Returns:
             layer name -> (K, C_l), of maps with unit deviation over images and cells; 0 for layers
             left out.
         """
         self.means = means
+        self.scales = {n: torch.where(deviations[n] > 0, deviations[n], 1.0) for n in means}
         names = list(means)
-        seen = Covariances(means)
+        seen = Covariances({name: mean / self.scales[name] for name, mean in means.items()})
         # The covariances are seen by the way: what the last layer teaches alone needs no scale.
-        taught = {names[-1]: what_lights_up(start)}
+        taught = {names[-1]: what_lights_up(start * self.scales[names[-1]])}
         taught |= self._towards_evidence(names[-2:-1], taught, seen)
         covariance = seen.found()
-        if start.any() and not covariance[names[-1]].any():  # averages vary, squares are lost
-            raise ValueError(
-                "train_data: solver 'cascade' finds no finite head, as the features of layer "
-                f"{names[-1]!r} are too small for float32. Scale the inputs as in the model's "
-                "training."
-            )
         taught = {name: unit(weight, covariance[name]) for name, weight in taught.items()}
         for name in names[-3::-1]:
             weight = self._towards_evidence([name], taught)[name]
@@ -109,7 +108,8 @@ class Cascade:
         if len(head) == len(names):  # of a texture the finer layer is not the better one
             places = zip(confirmed, self._places(confirmed), strict=True)
             self.counts = {name: confirmed[name] * place for name, place in places}
-        return {name: head.get(name, torch.zeros_like(taught[name])) for name in names}
+        none = {name: torch.zeros_like(taught[name]) for name in names}
+        return {name: weight / self.scales[name] for name, weight in (none | head).items()}
 
     def likeness(self, power: float) -> float:
         """The correlation of the fused map with the sum where layers count by this power."""
@@ -164,7 +164,7 @@ class Cascade:
         def read(name: str, f: Tensor) -> None:
             if name not in self.means or (seen is None and name not in [*layers, *head]):
                 return
-            x = self._centred(name, f)
+            x = self._standardised(name, f)
             if seen is not None:
                 seen.add(name, x)
             if name in layers:
@@ -241,20 +241,23 @@ class Cascade:
         return maps
 
     def _features(self, inputs: tuple[Tensor, ...], layers: Container[str]) -> dict[str, Tensor]:
-        """The centred channels of these layers, all at once: one batch, so they fit in memory."""
+        """The standardised channels of these layers, at once: one batch, so they fit in memory."""
         features: dict[str, Tensor] = {}
 
         def read(name: str, f: Tensor) -> None:
             if name in layers:
-                features[name] = self._centred(name, f)
+                features[name] = self._standardised(name, f)
 
         self.forward(inputs, read)
         return features
 
-    def _centred(self, name: str, f: Tensor) -> Tensor:
-        """Channels less their averages, so that products keep their digits."""
-        mean = self.means[name].to(f.device, torch.float32)
-        return f.float() - mean.reshape(-1, *[1] * (f.ndim - 2))
+    def _standardised(self, name: str, f: Tensor) -> Tensor:
+        """Channels less their averages, in deviations, so that products keep their digits."""
+        mean, scale = (
+            values[name].to(f.device, torch.float32).reshape(-1, *[1] * (f.ndim - 2))
+            for values in (self.means, self.scales)
+        )
+        return (f.float() - mean) / scale
 
 
 def in_batches(inputs: Sequence[Tensor]) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:

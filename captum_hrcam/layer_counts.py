@@ -38,11 +38,15 @@ def cascade_weight(
     """
     own, whole = (pattern(m) / m.scale for m in (moments, of_all))
     start = split_layers(torch.where(own.any(1, keepdim=True), own, whole), channels)
-    means = {name: m[0] for name, m in split_layers(moments.mean_z[None], channels).items()}
+    means, deviations = (
+        {name: row[0] for name, row in split_layers(values[None], channels).items()}
+        for values in (moments.mean_z, moments.deviation)
+    )
     names = list(cascade.resolutions)
     while len(names) > 1 and not start[names[-1]].any():
         names.pop()
-    weights = cascade.fit(start[names[-1]], {name: means[name] for name in names})
+    means = {name: means[name] for name in names}
+    weights = cascade.fit(start[names[-1]], means, deviations)
     none = {name: torch.zeros_like(rows) for name, rows in start.items()}
     is_texture = len(cascade.counts) < len(names)
     tried: dict[str, tuple[Tensor, float, float]] = {}

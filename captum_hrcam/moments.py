@@ -79,14 +79,18 @@ class Moments:
         return Moments(n, mean_z, mean_y, zz, yz, within)
 
     @property
-    def scale(self) -> Tensor:
-        """(N,) standard deviations over images and cells; 1 where a feature is constant.
+    def deviation(self) -> Tensor:
+        """(N,) standard deviations over images and cells.
 
         Variance between images plus variance inside them: a channel that varies inside every
         image (edges, anatomy) marks these places whatever the label, and its average hides that.
         """
-        sd = (self.zz / self.n + self.within).sqrt()
-        return torch.where(self.informative, sd, torch.ones_like(sd))
+        return (self.zz / self.n + self.within).sqrt()
+
+    @property
+    def scale(self) -> Tensor:
+        """(N,) the deviation; 1 where the average is constant."""
+        return torch.where(self.informative, self.deviation, torch.ones_like(self.within))
 
     @property
     def informative(self) -> Tensor:

@@ -231,6 +231,19 @@ def test_layers_count_in_the_order_named_not_run(solver):
         torch.testing.assert_close(ours.weights[name], other.weights[name])
 
 
+def test_maps_do_not_hang_on_the_scale_of_a_channel():
+    """Which a norm after it would take away again."""
+    x, y, _ = squares(200, 0)
+    layers = ["fine", "middle", "coarse"]
+    maps = []
+    for scale in (torch.ones(3), torch.tensor([1e-4, 1, 1e4])):
+        hrcam = HRCAM(
+            Squares(), layers, reshape_transform=lambda f, s=scale: f * s.reshape(3, 1, 1)
+        )
+        maps.append(fit_quietly(hrcam, [(x, y)], solver="cascade").attribute(x[:8], y[:8]))
+    torch.testing.assert_close(*maps, rtol=1e-3, atol=1e-3 * maps[0].abs().max().item())
+
+
 class Levelled(nn.Module):
     """The image, then what of it exceeds its own level, over 4 x 4."""
 
