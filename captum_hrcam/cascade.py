@@ -14,8 +14,8 @@ mean of what the layers say, now with the covariance of its channels:
 W_l = (S + diag S)^-1 Cov(f_l, map). Last, in the sum each layer's map counts by its correlation
 with what all deeper layers say times its place from the deepest, or by the root or the square of
 this (see ``layer_counts``); in the harmonic mean by the root of its place. A fine layer that the
-deeper ones do not confirm is heard less; with ``leaves_out`` one that they hardly confirm, as in
-textures, not at all (see ``grain``), and of the others the finer ones do not count for more.
+deeper ones do not confirm is heard less; with ``leaves_out`` one that sees grain or edges
+everywhere, not at all (see ``grain``), and of the others the finer ones do not count for more.
 Neither masks nor gradients are involved. What was tried on the way is in ``docs/log.rst``.
 """
 
@@ -28,15 +28,14 @@ import torch
 from torch import Tensor
 
 from captum_hrcam.activations import Read
-from captum_hrcam.cells import CellMoments, Covariances, MapMoments, pool, solve, unit
+from captum_hrcam.cells import LEAST, CellMoments, Covariances, MapMoments, pool, solve, unit
 from captum_hrcam.fusion import agree, contract, upsample
-from captum_hrcam.grain import without_grain
+from captum_hrcam.grain import Seen, without_grain
 from captum_hrcam.labels import PRESENT
 from captum_hrcam.modes import full_precision
 
 IMAGES = 160  # a thousand instead of 200 changed no figure by more than .02
 BATCH = 16
-LEAST = 0.01  # of a correlation: a layer that is not confirmed fades, its map stays to be seen
 
 Pairs = tuple[Tensor, ...]
 
@@ -50,7 +49,8 @@ class Cascade:
         images: the inputs, (n, C, *spatial) each, on the CPU; this rank's.
         y: (n, K) targets.
         resolutions: layer name -> spatial size.
-        leaves_out: whether layers that only see a texture's grain are left out, with zero weights.
+        leaves_out: whether layers that see grain or edges everywhere are left out, with zero
+            weights.
 
     Attributes:
         counts: layer name -> how it counts in the sum, shallow to deep, of the layers that are not
@@ -70,6 +70,7 @@ class Cascade:
     counts: dict[str, float] = field(init=False)
     why: list[str] = field(init=False, default_factory=list)
     _moments: MapMoments = field(init=False)  # of the layers' maps and the fused one
+    _seen: Seen = field(init=False)  # by the deepest layer
 
     def fit(
         self, start: Tensor, means: dict[str, Tensor], deviations: dict[str, Tensor]
@@ -100,12 +101,12 @@ class Cascade:
         head, confirmed = self._together(names, taught, covariance)
         if self.leaves_out:
             sizes = {name: self.resolutions[name] for name in names}
-            kept, why = without_grain(dict(list(confirmed.items())[:-1]), sizes)
+            kept, why = without_grain(self._seen.found(), sizes)
             self.why = [why]
             if len(kept) < len(names):
                 head, confirmed = self._together(kept, taught, covariance)
         self.counts = confirmed
-        if len(head) == len(names):  # of a texture the finer layer is not the better one
+        if len(head) == len(names):  # beside grain the finer layer is not the better one
             places = zip(confirmed, self._places(confirmed), strict=True)
             self.counts = {name: confirmed[name] * place for name, place in places}
         none = {name: torch.zeros_like(taught[name]) for name in names}
@@ -202,11 +203,12 @@ class Cascade:
     def _confirmed(self, head: dict[str, Tensor]) -> dict[str, float]:
         """The correlation of each layer's map with what the deeper ones say; 1 for the last."""
         moments = [CellMoments(1, 1) for _ in range(len(head) - 1)]
-        self._moments = MapMoments(len(head))
+        self._moments, self._seen = MapMoments(len(head)), Seen(list(head))
         if not moments:
             return dict.fromkeys(head, 1.0)
         for rows, inputs in in_batches(self.images):
             maps = self._maps(self._features(inputs, head), self._present(rows), head)
+            self._seen.add(maps)
             for i, shallow in enumerate(moments):
                 size = tuple(maps[i + 1].shape[2:])
                 deeper = torch.stack([upsample(z, size) for z in maps[i + 1 :]]).sum(0)

@@ -11,6 +11,7 @@ from captum_hrcam.modes import full_precision
 
 SHRINKAGE = 1.0  # of the covariance towards its diagonal, which alone would give a pattern
 ROUNDING = 1e-6  # of a mean in float32
+LEAST = 0.01  # of a correlation: a layer that is not confirmed fades, its map stays to be seen
 
 
 class Covariances:

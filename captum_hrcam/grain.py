@@ -1,30 +1,70 @@
-"""Grain: layers so fine that they see what a texture is made of, not where it is.
+"""Grain: layers so fine that they see what a texture is made of, or every edge, not the object.
 
 A patch of stripes is told by its stripes. A fine layer marks each of them, and as much in the noise
-around; deeper layers, whose cells hold a stripe or more, mark the patch. No mask is needed to see
-it: the deeper layers hardly confirm the fine one's map.
+around; in an ultrasound image it marks every bright edge. Deeper layers, whose cells hold a few of
+these, mark the patch or the tumour. No mask is needed to see it: of the fine layer's map the
+deepest layer sees little.
 """
 
 import math
 from collections.abc import Mapping
 
-# Of the best confirmed layer's confirmation. Textures have .27 to .49, lesions and digits among
-# strokes .69 and more, on photographs .51 and more (documentation, "Choosing the head").
-ENOUGH = 0.5
+from torch import Tensor
+
+from captum_hrcam.cells import LEAST, CellMoments, pool
+from captum_hrcam.fusion import upsample
+
+# Of what the deepest layer sees of the layer it sees best. Textures have .05 to .24 and ultrasound
+# .32 to .49; lesions, digits among strokes and brains .65 and more (documentation, "Choosing the
+# head").
+ENOUGH = 0.57
 OCTAVES = 2  # cells four times as wide as those that see the grain see the patch
 
 
+class Seen:
+    """How much of each layer's maps the deepest layer sees.
+
+    Two correlations within images: with the deepest map raised to the layer's own cells, which
+    every edge lowers that the deepest layer does not mark, and so does a small object; and pooled
+    to the deepest layer's cells, which an object does not lower, however small. Of both the
+    geometric mean.
+
+    Args:
+        layers: shallow to deep.
+    """
+
+    def __init__(self, layers: list[str]) -> None:
+        self._moments = {name: (CellMoments(1, 1), CellMoments(1, 1)) for name in layers[:-1]}
+
+    def add(self, maps: list[Tensor]) -> None:
+        """Each layer's maps of a few images, (n, 1, *cells), in this order."""
+        *shallow, last = (z - z.flatten(1).mean(1).reshape(-1, *[1] * (z.ndim - 1)) for z in maps)
+        for z, (own, pooled) in zip(shallow, self._moments.values(), strict=True):
+            own.add(z, upsample(last, tuple(z.shape[2:])))
+            pooled.add(pool(z, tuple(last.shape[2:])), last)
+
+    def found(self) -> dict[str, float]:
+        """layer name -> from LEAST to 1, without the last layer; of all ranks."""
+        found = {}
+        for name, both in self._moments.items():
+            for moments in both:
+                moments.over_ranks()
+            own, pooled = (max(moments.correlation, LEAST) for moments in both)
+            found[name] = math.sqrt(own * pooled)
+        return found
+
+
 def without_grain(
-    confirmed: Mapping[str, float], resolutions: Mapping[str, tuple[int, ...]]
+    seen: Mapping[str, float], resolutions: Mapping[str, tuple[int, ...]]
 ) -> tuple[list[str], str]:
     """The layers to keep, shallow to deep, and why.
 
-    All are kept where each is confirmed; where fewer than two would be left, too, as of layers that
-    all have one resolution.
+    Layers are left out from the shallow end on, with all whose cells are not four times as wide.
+    Two at least are kept, so that of layers of one resolution none is left out.
 
     Args:
-        confirmed: layer name -> the correlation of its map with what all deeper layers say, shallow
-            to deep, all above 0; without the last layer, which has none deeper.
+        seen: layer name -> how much of its map the deepest layer sees, shallow to deep, all above
+            0; without the last layer.
         resolutions: layer name -> spatial size; of the last layer, too.
 
     Examples::
@@ -36,21 +76,28 @@ def without_grain(
         ['1', '2', '3', '4']
     """
     names = list(resolutions)
-    if not confirmed:
+    if not seen:
         return names, "layers: the only one"
-    best = max(confirmed.values())
-    grainy = [name for name, r in confirmed.items() if r < ENOUGH * best]
-    told = min(confirmed, key=confirmed.__getitem__) if not grainy else grainy[-1]
-    share = confirmed[told] / best
-    why = (
-        f"deeper layers confirm {told!r} {share:.2f} times as well as the best confirmed layer "
-        f"({ENOUGH} is enough)"
+    best = max(seen.values())
+    grainy = [name for name, s in seen.items() if s < ENOUGH * best]
+    for told in reversed(grainy):
+        kept = [n for n in names if octaves(resolutions[told], resolutions[n]) >= OCTAVES]
+        if len(kept) >= 2:
+            left_out = ", ".join(name for name in names if name not in kept)
+            return kept, (
+                f"layers: {left_out} left out, as they see grain or edges everywhere: "
+                f"{_why(told, seen[told] / best)}; solver='cascade' keeps them"
+            )
+    told = min(seen, key=seen.__getitem__)
+    kept_all = "all stay, too few are coarser" if grainy else "none sees grain alone"
+    return names, f"layers: {kept_all}: {_why(told, seen[told] / best)}"
+
+
+def _why(layer: str, share: float) -> str:
+    return (
+        f"of the map of {layer!r} the deepest layer sees {share:.2f} times as much as of the one "
+        f"it sees best ({ENOUGH} is enough)"
     )
-    kept = [n for n in names if octaves(resolutions[told], resolutions[n]) >= OCTAVES]
-    if not grainy or len(kept) < 2:
-        return names, f"layers: none sees grain alone, {why}"
-    left_out = ", ".join(name for name in names if name not in kept)
-    return kept, f"layers: {left_out} left out, as of a texture: {why}; solver='cascade' keeps them"
 
 
 def octaves(fine: tuple[int, ...], coarse: tuple[int, ...]) -> int:
