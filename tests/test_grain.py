@@ -19,7 +19,11 @@ def seen(*share: float) -> dict[str, float]:
         ((0.6, 0.7, 0.7), "1234"),
         ((0.58, 1.0, 0.9), "1234"),
         ((0.57, 1.0, 0.9), "1234"),  # just enough
-        ((0.56, 1.0, 0.9), "34"),
+        ((0.56, 1.0, 0.9), "234"),
+        ((0.4, 1.0, 0.9), "234"),
+        ((0.39, 1.0, 0.9), "34"),
+        ((0.56, 0.56, 1.0), "34"),  # one step further than the second
+        ((0.1, 1.0, 0.56), "34"),  # the third would leave only the last
         ((0.2, 0.3, 0.3), "1234"),  # little is seen of any, but of all alike
         ((0.1, 0.1, 0.9), "34"),  # the second layer's grain would leave only the last
         ((0.9, 0.8, 0.2), "1234"),
@@ -34,7 +38,7 @@ def test_five_stages_keep_those_four_times_as_wide():
     sizes = {str(i): (224 // 2**i,) * 2 for i in range(1, 6)}
     names, _ = without_grain({"1": 0.1, "2": 0.8, "3": 0.8, "4": 0.9}, sizes)
     assert names == ["3", "4", "5"]
-    for third in (0.1, 0.8):
+    for third in (0.1, 0.5, 0.8):
         names, _ = without_grain({"1": 0.1, "2": 0.1, "3": third, "4": 0.9}, sizes)
         assert names == ["4", "5"]
 
@@ -53,17 +57,15 @@ def test_one_or_two_layers_are_kept():
 
 def test_says_what_it_did_and_by_how_much():
     _, why = without_grain(seen(0.2, 0.6, 0.8), SIZES)
-    assert why.startswith(
-        "layers: 1, 2 left out, as they see grain or edges everywhere: of the map "
-    )
+    assert why.startswith("layers: 1, 2 left out, as for grain or edges everywhere: of the map ")
     assert why.endswith(
         "of '1' the deepest layer sees 0.25 times as much as of the one it sees best (0.57 is "
         "enough); solver='cascade' keeps them"
     )
     _, why = without_grain(seen(0.8, 0.6, 0.7), SIZES)
     assert why == (
-        "layers: none sees grain alone: of the map of '2' the deepest layer sees 0.75 times as "
-        "much as of the one it sees best (0.57 is enough)"
+        "layers: none sees grain or edges alone: of the map of '2' the deepest layer sees 0.75 "
+        "times as much as of the one it sees best (0.57 is enough)"
     )
 
 
