@@ -114,6 +114,7 @@ def test_bad_calls_are_refused_before_a_file_is_written(tmp_path):
         (ValueError, r"cases\[1\]: got layers", [CASES[0], other], {}),
         (ValueError, "classes: got 1 for 2", CASES, {"classes": ["a"]}),
         (IndexError, "target: got 2", CASES, {"target": 2}),
+        (IndexError, "target: got 'lesion', expected a class from 0", CASES, {"target": "lesion"}),
     ):
         with pytest.raises(error, match=message):
             case_browser(arguments, tmp_path / "cases.html", **options)

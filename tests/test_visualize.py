@@ -322,6 +322,7 @@ def test_up_to_eight_classes_each_with_a_readable_axis(k):
         ),
         ({"weights": {"a": torch.ones(9, 3)}}, ValueError, "target: got 9 classes"),
         ({"target": 2}, IndexError, "target: got 2, expected classes from 0 to 1"),
+        ({"target": "lesion"}, IndexError, "target: got 'lesion', expected classes from 0 to 1"),
         ({"classes": ["a"]}, ValueError, "classes: got 1 for 2 outputs"),
         ({"scale": {"early": torch.ones(4)}}, ValueError, r"scale\['early'\]: got 4 values"),
         (

@@ -58,7 +58,7 @@ def case_browser(
 
     Raises:
         FileNotFoundError: no folder for ``path``.
-        IndexError: a target beyond K.
+        IndexError: a target that is none of the K classes.
         TypeError: something else than cases.
         ValueError: no case; cases that differ in layers, methods or classes.
 
@@ -77,11 +77,11 @@ def case_browser(
     path = in_a_folder(path)
     k = _alike(cases)
     one_for_each("classes", classes, k, "classes")
-    if not 0 <= target < k:
-        raise IndexError(f"target: got {target}, expected a class from 0 to {k - 1}.")
+    if target not in range(k):
+        raise IndexError(f"target: got {target!r}, expected a class from 0 to {k - 1}.")
 
     names = list(classes) if classes is not None else [f"class {c}" for c in range(k)]
-    page = _page(cases, names, target, title)
+    page = _page(cases, names, int(target), title)
     with written_whole(path) as file:
         file.write(page.encode())
 

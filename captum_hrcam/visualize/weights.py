@@ -47,7 +47,7 @@ def weights_figure(
 
     Raises:
         ValueError: shapes that do not fit, no layer, more than 8 classes without ``target``.
-        IndexError: a target beyond K.
+        IndexError: a target that is none of the K classes.
 
     Examples::
 
@@ -111,8 +111,8 @@ def _shown(target: int | Sequence[int] | None, k: int) -> list[int]:
         raise ValueError(
             f"target: got {len(chosen)} classes, expected 1 to {PANELS}. Name those to be shown."
         )
-    if not all(0 <= c < k for c in chosen):
-        raise IndexError(f"target: got {target}, expected classes from 0 to {k - 1}.")
+    if not all(c in range(k) for c in chosen):
+        raise IndexError(f"target: got {target!r}, expected classes from 0 to {k - 1}.")
     return [int(c) for c in chosen]
 
 
