@@ -60,8 +60,8 @@ def without_grain(
     """The layers to keep, shallow to deep, and why.
 
     A layer of which the deepest sees little is left out with all whose cells are not twice as wide
-    as its own, or where it hardly sees anything, four times. Two layers at least are kept, so that
-    of layers of one resolution none is left out.
+    as its own, or where it hardly sees anything, four times, if two layers are left then. So of
+    layers of one resolution none is left out.
 
     Args:
         seen: layer name -> how much of its map the deepest layer sees, shallow to deep, all above
@@ -82,12 +82,8 @@ def without_grain(
     if not seen:
         return names, "layers: the only one"
     shares = {name: s / max(seen.values()) for name, s in seen.items()}
-    coarser = [
-        [n for n in names if octaves(resolutions[name], resolutions[n]) >= 1 + (share < HARDLY)]
-        for name, share in shares.items()
-        if share < ENOUGH
-    ]
-    kept = min((some for some in coarser if len(some) >= 2), key=len, default=names)
+    grainy = {name: 2 if share < HARDLY else 1 for name, share in shares.items() if share < ENOUGH}
+    kept = min((_coarser(*told, resolutions) for told in grainy.items()), key=len, default=names)
     worst = min(shares, key=shares.__getitem__)
     why = (
         f"of the map of {worst!r} the deepest layer sees {shares[worst]:.2f} times as much as of "
@@ -97,8 +93,17 @@ def without_grain(
         left_out = ", ".join(name for name in names if name not in kept)
         why = f"{left_out} left out, as for grain or edges everywhere: {why}"
         return kept, f"layers: {why}; solver='cascade' keeps them"
-    all_stay = "all stay, too few are coarser" if coarser else "none sees grain or edges alone"
+    all_stay = "all stay, too few are coarser" if grainy else "none sees grain or edges alone"
     return names, f"layers: {all_stay}: {why}"
+
+
+def _coarser(layer: str, by: int, resolutions: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """The layers whose cells are that many octaves wider, or fewer, so that two are left."""
+    for least in range(by, 0, -1):
+        kept = [n for n, size in resolutions.items() if octaves(resolutions[layer], size) >= least]
+        if len(kept) >= 2:
+            return kept
+    return list(resolutions)
 
 
 def octaves(fine: tuple[int, ...], coarse: tuple[int, ...]) -> int:

@@ -43,6 +43,11 @@ def test_five_stages_keep_those_four_times_as_wide():
         assert names == ["4", "5"]
 
 
+def test_three_stages_keep_two():
+    sizes = {str(i): (64 // 2**i,) * 2 for i in range(3)}
+    assert without_grain({"0": 0.1, "1": 0.9}, sizes)[0] == ["1", "2"]
+
+
 def test_layers_of_one_resolution_are_all_kept():
     sizes = dict.fromkeys("1234", (14, 14))
     kept, why = without_grain(seen(0.1, 0.8, 0.8), sizes)
