@@ -14,8 +14,8 @@ mean of what the layers say, now with the covariance of its channels:
 W_l = (S + diag S)^-1 Cov(f_l, map). Last, in the sum each layer's map counts by its correlation
 with what all deeper layers say times its place from the deepest, or by the root or the square of
 this (see ``layer_counts``); in the harmonic mean by the root of its place. A fine layer that the
-deeper ones do not confirm is heard less; with ``leaves_out`` one that sees grain or edges
-everywhere, not at all (see ``grain``), and of the others the finer ones do not count for more.
+deeper ones do not confirm is heard less; with ``leaves_out`` one that they hardly confirm, as in
+textures, not at all (see ``grain``), and of the others the finer ones do not count for more.
 Neither masks nor gradients are involved. What was tried on the way is in ``docs/log.rst``.
 """
 
@@ -29,8 +29,9 @@ from torch import Tensor
 
 from captum_hrcam.activations import Read
 from captum_hrcam.cells import LEAST, CellMoments, Covariances, MapMoments, pool, solve, unit
+from captum_hrcam.edges import Seen, Sizes, without_finest
 from captum_hrcam.fusion import agree, contract, upsample
-from captum_hrcam.grain import Seen, without_grain
+from captum_hrcam.grain import without_grain
 from captum_hrcam.labels import PRESENT
 from captum_hrcam.modes import full_precision
 
@@ -49,13 +50,15 @@ class Cascade:
         images: the inputs, (n, C, *spatial) each, on the CPU; this rank's.
         y: (n, K) targets.
         resolutions: layer name -> spatial size.
-        leaves_out: whether layers that see grain or edges everywhere are left out, with zero
-            weights.
+        leaves_out: whether layers that only see a texture's grain are left out, with zero weights.
+        by_place: whether layers count by their place; not where finer ones have been left out.
 
     Attributes:
         counts: layer name -> how it counts in the sum, shallow to deep, of the layers that are not
             left out: how well the deeper ones confirm it, from 0 to 1; where none is left out,
             times its place.
+        doubt: the layers without the finest, and why this is doubted (see ``edges``); none where
+            it is not, or where layers are left out already.
         why: a line for the report on what was left out, or that nothing was; none where
             ``leaves_out`` is False.
     """
@@ -63,11 +66,13 @@ class Cascade:
     forward: Callable[[tuple[Tensor, ...], Read], Any]
     images: tuple[Tensor, ...]
     y: Tensor
-    resolutions: dict[str, tuple[int, ...]]
+    resolutions: Sizes
     leaves_out: bool = False
+    by_place: bool = True
     means: dict[str, Tensor] = field(init=False)
     scales: dict[str, Tensor] = field(init=False)
     counts: dict[str, float] = field(init=False)
+    doubt: tuple[Sizes, str] = field(init=False, default=({}, ""))
     why: list[str] = field(init=False, default_factory=list)
     _moments: MapMoments = field(init=False)  # of the layers' maps and the fused one
     _seen: Seen = field(init=False)  # by the deepest layer
@@ -101,12 +106,14 @@ class Cascade:
         head, confirmed = self._together(names, taught, covariance)
         if self.leaves_out:
             sizes = {name: self.resolutions[name] for name in names}
-            kept, why = without_grain(self._seen.found(), sizes)
+            kept, why = without_grain(dict(list(confirmed.items())[:-1]), sizes)
             self.why = [why]
+            self.doubt = without_finest(self._seen.shares(), sizes)
             if len(kept) < len(names):
+                self.by_place, self.doubt = False, ({}, "")
                 head, confirmed = self._together(kept, taught, covariance)
         self.counts = confirmed
-        if len(head) == len(names):  # beside grain the finer layer is not the better one
+        if self.by_place:  # beside grain or edges the finer layer is not the better one
             places = zip(confirmed, self._places(confirmed), strict=True)
             self.counts = {name: confirmed[name] * place for name, place in places}
         none = {name: torch.zeros_like(taught[name]) for name in names}

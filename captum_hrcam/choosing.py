@@ -54,6 +54,7 @@ class Verdict:
             too few images say anything.
         change: the mean size of the differences behind it, in probabilities.
         margin: the sum of the differences of all images, in probabilities.
+        deletion: the mean probability where what they mark is blurred away.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Verdict:
     support: float = math.nan
     change: float = math.nan
     margin: float = 0.0
+    deletion: float = math.nan
 
 
 @dataclass
@@ -115,7 +117,8 @@ class Judge:
             margins = (opposite - found[name][:, 1])[sees]
             support, change = _support(margins, group.gather(label)[sees])
             why = self._why(name, found, opposite.mean().item(), support)
-            return Verdict(name, why, support, change, margins.sum().item())
+            deletion = found[name][:, 1].mean().item()
+            return Verdict(name, why, support, change, margins.sum().item(), deletion)
 
         first, *others = names
         kept, best = verdict(first), first

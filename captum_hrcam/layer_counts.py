@@ -48,9 +48,8 @@ def cascade_weight(
     means = {name: means[name] for name in names}
     weights = cascade.fit(start[names[-1]], means, deviations)
     none = {name: torch.zeros_like(rows) for name, rows in start.items()}
-    has_left_out = len(cascade.counts) < len(names)
     tried: dict[str, tuple[Tensor, float, float]] = {}
-    for name, power in list(POWERS.items())[: 2 if has_left_out else 3]:
+    for name, power in list(POWERS.items())[: 3 if cascade.by_place else 2]:
         counted = {layer: weights[layer] * count**power for layer, count in cascade.counts.items()}
         weight = torch.cat(list((none | counted).values()), 1)
         candidate = calibrated(weight, -weight @ moments.mean_z, part, loss, per_class=True)
@@ -59,7 +58,7 @@ def cascade_weight(
     found, right, like = zip(*tried.values(), strict=True)
     best = steepest(right, like)
     told = ", ".join(f"{name} {r:.3f}, {c:.3f}" for name, (_, r, c) in tried.items())
-    by = "confirmation" if has_left_out else "confirmation times place"
+    by = "confirmation times place" if cascade.by_place else "confirmation"
     return found[best], (
         f"layers count by {by}, {list(tried)[best]}; held-out accuracy "
         f"(a loss of {TOLERANCE} is accepted) and correlation with what layers agree on: {told}"

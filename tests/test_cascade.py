@@ -90,7 +90,7 @@ class TestTexture:
         hrcam = self.fit("auto")
         assert not hrcam.weights["fine"].any()
         assert hrcam.weights["middle"].any(1).all()
-        assert "fine left out, as for grain or edges" in hrcam.report.choices[1]
+        assert "fine left out, as of a texture" in hrcam.report.choices[1]
         x, y, masks = stripes(20, 1)
         for fusion in ("sum", "evidence", "agreement"):
             maps = hrcam.attribute(x, y, fusion=fusion)[:, 0]
