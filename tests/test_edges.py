@@ -1,5 +1,7 @@
 """How much the deepest layer sees of each, against NumPy's correlations; and when that is doubt."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import nn
 from captum_hrcam import HRCAM, metrics
 from captum_hrcam.cells import LEAST
 from captum_hrcam.edges import Seen, without_finest
+from captum_hrcam.revisit import Revisit
 
 SIZES = {"1": (64, 64), "2": (32, 32), "3": (16, 16), "4": (8, 8)}
 
@@ -70,28 +73,26 @@ def test_layers_of_its_resolution_go_with_it_and_two_are_left():
 
 
 class Clutter(nn.Module):
-    """Two layers see the squares among clutter that is as bright, two deeper ones the squares."""
+    """The finest layer sees clutter and faint squares, the two deeper ones the squares."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.fine, self.middle = nn.Identity(), nn.AvgPool2d(2)
-        self.coarse, self.deep = nn.AvgPool2d(4), nn.AvgPool2d(2)
+        self.fine, self.middle, self.deep = nn.Identity(), nn.AvgPool2d(2), nn.AvgPool2d(2)
         self.fc = nn.Linear(2, 2)
         with torch.no_grad():
             self.fc.weight.copy_(20 * torch.eye(2))
 
     def forward(self, x):
-        self.middle(self.fine(x[:, :2] + x[:, 2:]))
-        return self.fc(self.deep(self.coarse(x[:, :2])).mean((2, 3)))
+        self.fine(0.2 * x[:, :2] + x[:, 2:])
+        return self.fc(self.deep(self.middle(x[:, :2])).mean((2, 3)))
 
 
 class Blurred(Clutter):
     """The finest layer sees the squares, the deeper ones their surroundings."""
 
     def forward(self, x):
-        f = self.fine(x[:, :2])
-        wide = F.avg_pool2d(f, 17, 1, 8)
-        return self.fc(self.deep(self.coarse(wide)).mean((2, 3)) + 0 * self.middle(wide).sum())
+        wide = F.avg_pool2d(self.fine(x[:, :2]), 17, 1, 8)
+        return self.fc(self.deep(self.middle(wide)).mean((2, 3)))
 
 
 def squares(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -99,7 +100,7 @@ def squares(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     noise = torch.Generator().manual_seed(seed)
     x, masks = torch.zeros(n, 4, 32, 32), torch.zeros(n, 32, 32, dtype=torch.bool)
     for i in range(n):
-        corners = torch.randint(27, (9, 2), generator=noise).tolist()
+        corners = torch.randint(27, (17, 2), generator=noise).tolist()
         for j, (row, column) in enumerate(corners):
             channel = i % 2 if j == 0 else 2 + j % 2
             x[i, channel, row : row + 5, column : column + 5] = 1
@@ -108,25 +109,47 @@ def squares(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     return x + 0.1 * torch.randn(x.shape, generator=noise), torch.arange(n) % 2, masks
 
 
-LAYERS = ["fine", "middle", "coarse", "deep"]
-
-
-def fitted(model: nn.Module, solver: str) -> tuple[HRCAM, float]:
+def fitted(model: nn.Module, layers: tuple[str, ...] = ("fine", "middle", "deep")) -> HRCAM:
     x, y, _ = squares(200, 0)
-    hrcam = fit_quietly(HRCAM(model, LAYERS), [(x, y)], solver=solver)
+    return fit_quietly(HRCAM(model, list(layers)), [(x, y)])
+
+
+def test_auto_keeps_the_finest_layer_that_alone_sees_the_object():
+    hrcam = fitted(Blurred())
+    assert all(weight.any() for weight in hrcam.weights.values())
+    assert hrcam.report.choices[1].startswith("layers: fine stays: of its map the deepest layer se")
     x, y, masks = squares(40, 1)
-    maps = hrcam.attribute(x, y)[:, 0]
-    return hrcam, metrics.pixel_average_precision(maps, masks).mean().item()
+    assert metrics.pixel_average_precision(hrcam.attribute(x, y)[:, 0], masks).mean() > 0.9
 
 
-def test_auto_leaves_out_what_marks_edges_everywhere():
-    ours, ap = fitted(Clutter(), "auto")
-    of_all, ap_of_all = fitted(Clutter(), "cascade")
-    print(ours.report, ap, ap_of_all)
-    assert ap > ap_of_all + 0.1
+@pytest.mark.parametrize("without", [0.4, 0.5])
+def test_the_finest_layer_goes_where_deletion_is_better_without(monkeypatch, without):
+    alone = fitted(Clutter(), ("middle", "deep"))
+    deletions = iter([0.5, without])
+    best = Revisit._best
+
+    def keep(*args):
+        kept, verdict = best(*args)
+        return kept, replace(verdict, deletion=next(deletions))
+
+    monkeypatch.setattr(Revisit, "_best", keep)
+    hrcam = fitted(Clutter())
+    goes = without < 0.5
+    assert hrcam.weights["fine"].any() != goes
+    said, *others = hrcam.report.choices[1:]
+    assert said.startswith("layers: fine left out, as for edges " if goes else "layers: fine stays")
+    assert f"leaves the class {without:.3f} of probability, with it 0.500" in said
+    by = "layers count by confirmation" + (", " if goes else " times place, ")
+    assert any(choice.startswith(by) for choice in others)
+    if goes:  # but for how they count
+        for name in alone.weights:
+            ours, other = (F.normalize(h.weights[name]) for h in (hrcam, alone))
+            torch.testing.assert_close(ours, other)
 
 
-def test_auto_keeps_what_alone_sees_the_object():
-    ours, ap = fitted(Blurred(), "auto")
-    print(ours.report, ap)
-    assert all(w.any() for w in ours.weights.values())
+def test_a_cascade_that_was_asked_for_asks_nobody():
+    x, y, _ = squares(200, 0)
+    hrcam = HRCAM(Clutter(), ["fine", "middle", "deep"])
+    fit_quietly(hrcam, [(x, y)], solver="cascade")
+    assert all(weight.any() for weight in hrcam.weights.values())
+    assert not any("fine" in choice for choice in hrcam.report.choices[1:2])
