@@ -146,10 +146,12 @@ class HRCAM(HeadAttribution):
                 blurring away what they mark and by showing it alone (28 forward passes for each
                 image, six more where the pattern is kept). The cascade is kept unless the model's
                 outputs do not speak for its maps and the pattern is better in both tests by more
-                than a standard error. Two kinds of layers get weights of zero, and the report names
-                them: fine layers of whose maps the deepest layer sees little, as of the grain of a
-                texture or of edges everywhere; and deep layers whose maps do not mark what the
-                model uses, as in transformers. With a
+                than a standard error. Three kinds of layers get weights of zero, and the report
+                names them: layers whose maps the deeper ones hardly confirm, as in textures; the
+                finest where the deepest sees little of its maps, as of edges everywhere, if what
+                the others alone mark is more of what the model uses (they are fitted and tested
+                once more); and deep layers whose maps do not mark what the model uses, as in
+                transformers. With a
                 ``penalty`` "auto" means "ridge"; with ``balance_layers``, or for "mse", it means
                 "pattern"; nothing is then compared or left out.
             penalty (float or "auto"): ridge's penalty on standardised weights; "auto" takes the
