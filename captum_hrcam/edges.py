@@ -1,7 +1,7 @@
 """Edges: a finest layer that marks every edge in the image, not the object's.
 
-In ultrasound of a breast it marks all bright tissue, as far as the next layers look they confirm
-it, and the tumour is lost in the sum. No mask is needed to doubt it: of its map the deepest layer
+In ultrasound of a breast it marks all bright tissue, the next layers see the same edges and confirm
+them, and the tumour is lost in the sum. No mask is needed to doubt it: of its map the deepest layer
 sees little. But so it does of objects far smaller than its own cells, which the finest layer sees
 best. So the model's outputs decide, see ``Revisit``: what is left without the finest layer is kept
 where blurring what it marks leaves the class less probability.
