@@ -54,7 +54,8 @@ class Verdict:
             too few images say anything.
         change: the mean size of the differences behind it, in probabilities.
         margin: the sum of the differences of all images, in probabilities.
-        deletion: the mean probability where what they mark is blurred away.
+        deletions: of each image the class's probability where what its map marks is blurred away;
+            empty where nothing was tested.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Verdict:
     support: float = math.nan
     change: float = math.nan
     margin: float = 0.0
-    deletion: float = math.nan
+    deletions: tuple[float, ...] = ()
 
 
 @dataclass
@@ -117,8 +118,8 @@ class Judge:
             margins = (opposite - found[name][:, 1])[sees]
             support, change = _support(margins, group.gather(label)[sees])
             why = self._why(name, found, opposite.mean().item(), support)
-            deletion = found[name][:, 1].mean().item()
-            return Verdict(name, why, support, change, margins.sum().item(), deletion)
+            deletions = tuple(found[name][:, 1].tolist())
+            return Verdict(name, why, support, change, margins.sum().item(), deletions)
 
         first, *others = names
         kept, best = verdict(first), first
@@ -185,8 +186,14 @@ def _batches(n: int) -> Iterator[slice]:
 def _margins(of_one: Tensor, of_other: Tensor) -> list[tuple[float, float]]:
     """By how much the one is better in each test, over images, with the standard error."""
     better = GOOD * (of_one - of_other)
-    error = better.std(0, correction=0) / (len(better) - 1) ** 0.5  # NaN of one image
-    return list(zip(better.mean(0).tolist(), error.tolist(), strict=True))
+    return [mean_and_error(test) for test in better.T]
+
+
+def mean_and_error(differences: Tensor) -> tuple[float, float]:
+    """Over images, with the standard error; NaN of one image."""
+    n = len(differences)
+    error = differences.std(correction=0).item() / (n - 1) ** 0.5 if n > 1 else math.nan
+    return differences.mean().item(), error
 
 
 def _support(margins: Tensor, label: Tensor) -> tuple[float, float]:

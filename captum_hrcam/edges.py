@@ -3,8 +3,8 @@
 In ultrasound of a breast it marks all bright tissue, the next layers see the same edges and confirm
 them, and the tumour is lost in the sum. No mask is needed to doubt it: of its map the deepest layer
 sees little. But so it does of objects far smaller than its own cells, which the finest layer sees
-best. So the model's outputs decide, see ``Revisit``: what is left without the finest layer is kept
-where blurring what it marks leaves the class less probability.
+best. So the model's outputs have a veto, see ``Revisit``: the finest layer stays where blurring
+what the others alone mark leaves the class more probability, by more than a standard error.
 """
 
 import math

@@ -1,7 +1,6 @@
 """After the frozen pass a few training images go through the model again: to fit a cascade, to
 measure how maps usually vary, to choose between heads, and to place the layers' maps."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +13,7 @@ from captum_hrcam import cascade, choosing, framing, group, placing, spread
 from captum_hrcam.activations import Read
 from captum_hrcam.batch import score_rows, to_device
 from captum_hrcam.cascade import Cascade, in_batches
-from captum_hrcam.choosing import ENOUGH, Judge, Verdict, doubtful
+from captum_hrcam.choosing import ENOUGH, Judge, Verdict, doubtful, mean_and_error
 from captum_hrcam.features import Sample
 from captum_hrcam.fitting import Fitted
 from captum_hrcam.frozen_pass import Forward
@@ -30,11 +29,11 @@ DEEPER = (
 )
 EDGES = (
     "layers: {} left out, as for edges everywhere: {}, and without it blurring what the maps mark "
-    "leaves the class {:.3f} of probability, with it {:.3f}; solver='cascade' keeps it"
+    "leaves the class {:+.3f} ± {:.3f} of probability, not clearly more; solver='cascade' keeps it"
 )
 NO_EDGES = (
-    "layers: {} stays: {}, but without it blurring what the maps mark leaves the class {:.3f} of "
-    "probability, with it {:.3f}"
+    "layers: {} stays: {}, but without it blurring what the maps mark leaves the class {:+.3f} ± "
+    "{:.3f} of probability, clearly more"
 )
 IN_VAIN = "all layers stay: without the deeper ones the outputs do not speak for the maps either"
 
@@ -92,10 +91,11 @@ class Revisit:
     ) -> Fitted:
         """The one head, or of several the one that the model's own outputs speak for; placed.
 
-        Where the finest layer is doubted (see ``edges``), it is left out if the others alone mark
-        more of what the model uses, and so on. Where the outputs speak for no head, the deeper half
-        of the layers is left out and all begins anew, and so on to a single layer; of these that
-        with the largest margin is kept, or all layers where the outputs speak for nothing.
+        Where the finest layer is doubted (see ``edges``), it is left out unless the others alone
+        mark clearly less of what the model uses, and so on. Where the outputs speak for no head,
+        the deeper half of the layers is left out and all begins anew, and so on to a single layer;
+        of these that with the largest margin is kept, or all layers where the outputs speak for
+        nothing.
 
         Args:
             fit: cascade (None without one) -> {solver: its head}; called again for fewer layers.
@@ -138,18 +138,19 @@ class Revisit:
         kept: Fitted,
         verdict: Verdict,
     ) -> Fitted:
-        """Without the finest layer, where it is doubted and the others alone do better."""
+        """Without the finest layer, where it is doubted and the others alone are not clearly worse:
+        in the probability after deletion of what maps mark, by more than a standard error."""
         notes = []
-        while cascade.doubt[0] and not math.isnan(verdict.deletion):
+        while cascade.doubt[0] and verdict.deletions:
             left, why = cascade.doubt
             finest = ", ".join(name for name in cascade.resolutions if name not in left)
             cascade = self._cascade(left, by_place=False)
             fewer, other = self._best(fit(cascade))
             assert other is not None, "there were several heads before"
-            is_better = other.deletion < verdict.deletion
-            about = EDGES if is_better else NO_EDGES
-            notes.append(about.format(finest, why, other.deletion, verdict.deletion))
-            if not is_better:
+            more, error = mean_and_error(Tensor(other.deletions) - Tensor(verdict.deletions))
+            stays = not more <= error  # also of a single image, whose error is NaN
+            notes.append((NO_EDGES if stays else EDGES).format(finest, why, more, error))
+            if stays:
                 break
             kept, verdict = fewer, other
         kept.figures["choices"][1:1] = notes
