@@ -122,7 +122,7 @@ def test_auto_keeps_the_finest_layer_that_alone_sees_the_object():
     assert metrics.pixel_average_precision(hrcam.attribute(x, y)[:, 0], masks).mean() > 0.9
 
 
-@pytest.mark.parametrize("more", [-0.1, 0.01, 0.02])
+@pytest.mark.parametrize("more", [-0.1, 0.008, 0.02])
 def test_the_finest_layer_goes_unless_deletion_is_clearly_worse_without(monkeypatch, more):
     alone = fitted(Clutter(), ("middle", "deep"))
     spread = 0.016 * torch.tensor([-1.0, 1.0, -1.0, 1.0])  # an error of .0092
