@@ -148,9 +148,9 @@ class HRCAM(HeadAttribution):
                 outputs do not speak for its maps and the pattern is better in both tests by more
                 than a standard error. Three kinds of layers get weights of zero, and the report
                 names them: layers whose maps the deeper ones hardly confirm, as in textures; the
-                finest where the deepest sees little of its maps, as of edges everywhere, unless what
-                the others alone mark is clearly less of what the model uses (they are fitted and
-                tested once more); and deep layers whose maps do not mark what the model uses, as in
+                finest where the deepest sees little of its maps, as of edges everywhere, unless
+                what the others alone mark is clearly less of what the model uses (they are fitted
+                and tested once more); and deep layers whose maps do not mark what it uses, as in
                 transformers. With a
                 ``penalty`` "auto" means "ridge"; with ``balance_layers``, or for "mse", it means
                 "pattern"; nothing is then compared or left out.
