@@ -91,12 +91,19 @@ class Cascade:
             layer name -> (K, C_l), of maps with unit deviation over images and cells; 0 for layers
             left out.
         """
+        last = list(means)[-1]
+        # Averages vary, but variances inside images are lost, and with them the start's weights.
+        if start.any() and not deviations[last].float().square().any():
+            raise ValueError(
+                "train_data: solver 'cascade' finds no finite head, as the features of layer "
+                f"{last!r} are too small for float32. Scale the inputs as in the model's training."
+            )
         self.means = means
         self.scales = {n: torch.where(deviations[n] > 0, deviations[n], 1.0) for n in means}
         names = list(means)
         seen = Covariances({name: mean / self.scales[name] for name, mean in means.items()})
         # The covariances are seen by the way: what the last layer teaches alone needs no scale.
-        taught = {names[-1]: what_lights_up(start * self.scales[names[-1]])}
+        taught = {last: what_lights_up(start * self.scales[last])}
         taught |= self._towards_evidence(names[-2:-1], taught, seen)
         covariance = seen.found()
         taught = {name: unit(weight, covariance[name]) for name, weight in taught.items()}
@@ -108,10 +115,11 @@ class Cascade:
             sizes = {name: self.resolutions[name] for name in names}
             kept, why = without_grain(dict(list(confirmed.items())[:-1]), sizes)
             self.why = [why]
-            self.doubt = without_finest(self._seen.shares(), sizes)
             if len(kept) < len(names):
-                self.by_place, self.doubt = False, ({}, "")
+                self.by_place = False
                 head, confirmed = self._together(kept, taught, covariance)
+            else:
+                self.doubt = without_finest(self._seen.shares(), sizes)
         self.counts = confirmed
         if self.by_place:  # beside grain or edges the finer layer is not the better one
             places = zip(confirmed, self._places(confirmed), strict=True)

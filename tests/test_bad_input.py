@@ -274,6 +274,10 @@ DATA = {
         ValueError, "targets: NaN or infinity in the model's outputs",
         lambda h: HRCAM(GIVES_NAN, "0").fit([(X, Y)], targets="model"),
     ),
+    "too small for float32": (
+        ValueError, "train_data: solver 'cascade' finds no finite head.*Scale the inputs",
+        lambda h: HRCAM(WITHOUT_BIAS, "0").fit([(X * 1e-30, Y)], solver="cascade"),
+    ),
     "too large for float32": (
         ValueError, "train_data: NaN or infinity in the pooled features",
         lambda h: HRCAM(WITHOUT_BIAS, "0").fit([(X * 1e25, Y)]),  # their variance over cells

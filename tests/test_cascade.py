@@ -231,12 +231,13 @@ def test_layers_count_in_the_order_named_not_run(solver):
         torch.testing.assert_close(ours.weights[name], other.weights[name])
 
 
-def test_maps_do_not_hang_on_the_scale_of_a_channel():
+@pytest.mark.parametrize("scales", [(1e-4, 1, 1e4), (1e-15, 1e-15, 1e-15)])
+def test_maps_do_not_hang_on_the_scale_of_a_channel(scales):
     """Which a norm after it would take away again."""
     x, y, _ = squares(200, 0)
     layers = ["fine", "middle", "coarse"]
     maps = []
-    for scale in (torch.ones(3), torch.tensor([1e-4, 1, 1e4])):
+    for scale in (torch.ones(3), torch.tensor(scales)):
         hrcam = HRCAM(
             Squares(), layers, reshape_transform=lambda f, s=scale: f * s.reshape(3, 1, 1)
         )
