@@ -15,30 +15,43 @@ W_l = (S + diag S)^-1 Cov(f_l, map). Last, in the sum each layer's map counts by
 with what all deeper layers say times its place from the deepest, or by the root or the square of
 this (see ``layer_counts``); in the harmonic mean by the root of its place. A fine layer that the
 deeper ones do not confirm is heard less; with ``leaves_out`` one that they hardly confirm, as in
-textures, not at all (see ``grain``), and of the others the finer ones do not count for more.
-Neither masks nor gradients are involved. What was tried on the way is in ``docs/log.rst``.
+textures, not at all (see ``grain``), and of the others the finer ones do not count for more; nor
+where finer ones have been left out as marking edges (see ``edges``). Neither masks nor gradients
+are involved. What was tried on the way is in ``docs/log.rst``.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from captum_hrcam.activations import Read
 from captum_hrcam.cells import LEAST, CellMoments, Covariances, MapMoments, pool, solve, unit
-from captum_hrcam.edges import Seen, Sizes, without_finest
+from captum_hrcam.edges import POWER, Doubt, SeenByDeepest, doubted
 from captum_hrcam.fusion import agree, contract, upsample
-from captum_hrcam.grain import without_grain
+from captum_hrcam.grain import Sizes, without_grain
 from captum_hrcam.labels import PRESENT
 from captum_hrcam.modes import full_precision
 
 IMAGES = 160  # a thousand instead of 200 changed no figure by more than .02
 BATCH = 16
+FAINT = 1e-6  # of a layer's largest deviation
+
+BY_PLACE = "confirmation times place"
 
 Pairs = tuple[Tensor, ...]
+
+
+class Measured(NamedTuple):
+    """What the layers' maps say of each other: how well each is confirmed by the deeper ones, and
+    how much the deepest sees of each but itself; moments of all with the fused map."""
+
+    confirmed: dict[str, float]
+    seen: dict[str, float]
+    moments: MapMoments
 
 
 @dataclass
@@ -51,14 +64,14 @@ class Cascade:
         y: (n, K) targets.
         resolutions: layer name -> spatial size.
         leaves_out: whether layers that only see a texture's grain are left out, with zero weights.
-        by_place: whether layers count by their place; not where finer ones have been left out.
+        without_edges: whether finer layers have been left out as marking edges.
 
     Attributes:
+        gains: layer name -> (C_l,), what channels are multiplied by.
         counts: layer name -> how it counts in the sum, shallow to deep, of the layers that are not
-            left out: how well the deeper ones confirm it, from 0 to 1; where none is left out,
-            times its place.
-        doubt: the layers without the finest, and why this is doubted (see ``edges``); none where
-            it is not, or where layers are left out already.
+            left out.
+        by: what it counts by, for the report.
+        doubt: of the finest layers (see ``edges``), where none is left out.
         why: a line for the report on what was left out, or that nothing was; none where
             ``leaves_out`` is False.
     """
@@ -68,14 +81,14 @@ class Cascade:
     y: Tensor
     resolutions: Sizes
     leaves_out: bool = False
-    by_place: bool = True
+    without_edges: bool = False
     means: dict[str, Tensor] = field(init=False)
-    scales: dict[str, Tensor] = field(init=False)
+    gains: dict[str, Tensor] = field(init=False)
     counts: dict[str, float] = field(init=False)
-    doubt: tuple[Sizes, str] = field(init=False, default=({}, ""))
+    by: str = field(init=False, default=BY_PLACE)
+    doubt: Doubt | None = field(init=False, default=None)
     why: list[str] = field(init=False, default_factory=list)
     _moments: MapMoments = field(init=False)  # of the layers' maps and the fused one
-    _seen: Seen = field(init=False)  # by the deepest layer
 
     def fit(
         self, start: Tensor, means: dict[str, Tensor], deviations: dict[str, Tensor]
@@ -99,49 +112,55 @@ class Cascade:
                 f"{last!r} are too small for float32. Scale the inputs as in the model's training."
             )
         self.means = means
-        self.scales = {n: torch.where(deviations[n] > 0, deviations[n], 1.0) for n in means}
+        self.gains = {name: gains(deviations[name]) for name in means}
         names = list(means)
-        seen = Covariances({name: mean / self.scales[name] for name, mean in means.items()})
+        seen = Covariances({name: mean * self.gains[name] for name, mean in means.items()})
         # The covariances are seen by the way: what the last layer teaches alone needs no scale.
-        taught = {last: what_lights_up(start * self.scales[last])}
+        taught = {last: what_lights_up(start * deviations[last])}
         taught |= self._towards_evidence(names[-2:-1], taught, seen)
         covariance = seen.found()
         taught = {name: unit(weight, covariance[name]) for name, weight in taught.items()}
         for name in names[-3::-1]:
             weight = self._towards_evidence([name], taught)[name]
             taught[name] = unit(weight, covariance[name])
-        head, confirmed = self._together(names, taught, covariance)
+        taught = {name: taught[name] for name in names}
+        head = self._towards_fused_map(taught, covariance)
+        measured = self._measured(head)
         if self.leaves_out:
             sizes = {name: self.resolutions[name] for name in names}
-            kept, why = without_grain(dict(list(confirmed.items())[:-1]), sizes)
+            kept, why = without_grain(dict(list(measured.confirmed.items())[:-1]), sizes)
             self.why = [why]
             if len(kept) < len(names):
-                self.by_place = False
-                head, confirmed = self._together(kept, taught, covariance)
+                self.by = "confirmation"
+                head = self._towards_fused_map({name: taught[name] for name in kept}, covariance)
+                measured = self._measured(head)
             else:
-                self.doubt = without_finest(self._seen.shares(), sizes)
-        self.counts = confirmed
-        if self.by_place:  # beside grain or edges the finer layer is not the better one
-            places = zip(confirmed, self._places(confirmed), strict=True)
-            self.counts = {name: confirmed[name] * place for name, place in places}
+                self.doubt = doubted(measured.seen, sizes)
+        self._count(measured)
         none = {name: torch.zeros_like(taught[name]) for name in names}
-        return {name: weight / self.scales[name] for name, weight in (none | head).items()}
+        return {name: weight * self.gains[name] for name, weight in (none | head).items()}
 
     def likeness(self, power: float) -> float:
         """The correlation of the fused map with the sum where layers count by this power."""
         counts = torch.tensor([r**power for r in self.counts.values()], dtype=torch.float64)
         return self._moments.correlation(counts)
 
+    def _count(self, measured: Measured) -> None:
+        """How the layers count in the sum. Beside grain or edges the finer one is not the better
+        one."""
+        self.counts, self._moments = measured.confirmed, measured.moments
+        if self.by != BY_PLACE:
+            return
+        if self.without_edges:
+            self.by = "what the deepest layer sees of them"
+            self.counts = {name: measured.seen.get(name, 1.0) ** POWER for name in self.counts}
+        else:
+            places = zip(self.counts.items(), self._places(self.counts), strict=True)
+            self.counts = {name: confirmed * place for (name, confirmed), place in places}
+
     def _places(self, layers: Iterable[str]) -> list[float]:
         """How each of these layers counts by its place, shallow to deep."""
         return places(self.resolutions[name] for name in layers)
-
-    def _together(
-        self, kept: list[str], taught: dict[str, Tensor], covariance: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """The kept layers' weights towards their fused map; how well each is then confirmed."""
-        head = self._towards_fused_map({name: taught[name] for name in kept}, covariance)
-        return head, self._confirmed(head)
 
     def _towards_evidence(
         self, layers: list[str], head: dict[str, Tensor], seen: Covariances | None = None
@@ -215,27 +234,26 @@ class Cascade:
             fused_head[name] = torch.where(moments[name].tt[:, None] > 0, weight, taught)
         return fused_head
 
-    def _confirmed(self, head: dict[str, Tensor]) -> dict[str, float]:
-        """The correlation of each layer's map with what the deeper ones say; 1 for the last."""
+    def _measured(self, head: dict[str, Tensor]) -> Measured:
+        """What the maps of the few images say of each other; the last layer is confirmed."""
         moments = [CellMoments(1, 1) for _ in range(len(head) - 1)]
-        self._moments, self._seen = MapMoments(len(head)), Seen(list(head))
-        if not moments:
-            return dict.fromkeys(head, 1.0)
-        for rows, inputs in in_batches(self.images):
+        with_fused, seen = MapMoments(len(head)), SeenByDeepest(list(head))
+        for rows, inputs in in_batches(self.images) if moments else ():
             maps = self._maps(self._features(inputs, head), self._present(rows), head)
-            self._seen.add(maps)
+            seen.add(maps)
             for i, shallow in enumerate(moments):
                 size = tuple(maps[i + 1].shape[2:])
                 deeper = torch.stack([upsample(z, size) for z in maps[i + 1 :]]).sum(0)
                 shallow.add(pool(maps[i], size), deeper)
             size = tuple(maps[0].shape[2:])
             raised = [upsample(z, size) for z in maps]
-            self._moments.add(raised, self._fused(raised, head, size))
+            with_fused.add(raised, self._fused(raised, head, size))
         for shallow in moments:
             shallow.over_ranks()
-        self._moments.over_ranks()
+        with_fused.over_ranks()
         confirmed = [max(shallow.correlation, LEAST) for shallow in moments]
-        return dict(zip(head, [*confirmed, 1.0], strict=True))
+        confirmed_by_name = dict(zip(head, [*confirmed, 1.0], strict=True))
+        return Measured(confirmed_by_name, seen.shares(), with_fused)
 
     def _fused(self, maps: list[Tensor], layers: Iterable[str], size: tuple[int, ...]) -> Tensor:
         """The harmonic mean of what these layers say."""
@@ -270,11 +288,11 @@ class Cascade:
 
     def _standardised(self, name: str, f: Tensor) -> Tensor:
         """Channels less their averages, in deviations, so that products keep their digits."""
-        mean, scale = (
+        mean, gain = (
             values[name].to(f.device, torch.float32).reshape(-1, *[1] * (f.ndim - 2))
-            for values in (self.means, self.scales)
+            for values in (self.means, self.gains)
         )
-        return (f.float() - mean) / scale
+        return (f.float() - mean) * gain
 
 
 def in_batches(inputs: Sequence[Tensor]) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
@@ -282,6 +300,18 @@ def in_batches(inputs: Sequence[Tensor]) -> Iterator[tuple[slice, tuple[Tensor, 
     for start in range(0, len(inputs[0]), BATCH):
         rows = slice(start, start + BATCH)
         yield rows, tuple(x[rows] for x in inputs)
+
+
+def gains(deviation: Tensor) -> Tensor:
+    """What a layer's channels are multiplied by, (C,): one over their deviations; 0 where they
+    hardly vary, as a channel that is all but dead would explode once it fires.
+
+    Examples::
+
+        >>> gains(torch.tensor([4.0, 0.5, 1e-8, 0.0]))
+        tensor([0.2500, 2.0000, 0.0000, 0.0000])
+    """
+    return torch.where(deviation > FAINT * deviation.max(), 1 / deviation, 0.0)
 
 
 def what_lights_up(pattern: Tensor) -> Tensor:

@@ -240,3 +240,8 @@ def _size(margins: Tensor) -> float:
 def doubtful(support: float | None) -> bool:
     """Whether the model's outputs do not speak for a head's maps; not where nothing was tested."""
     return support is not None and support < ENOUGH
+
+
+def supported(support: float | None) -> bool:
+    """Whether the model's outputs speak for a head's maps; not where too few images tell."""
+    return support is not None and support >= ENOUGH

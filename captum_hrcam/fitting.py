@@ -73,7 +73,7 @@ def fit_head(
         part, part_moments, held = sample, moments, val.rows().sample(group.part(MAX_SAMPLE))
     chosen = _choose(recipe, part, part_moments, held, moments, channels, cascade)
     linear = _solve(chosen, rows, sample, moments, channels)
-    if not all(values.isfinite().all() for values in linear):
+    if not all(values.float().isfinite().all() for values in linear):  # in which maps are made
         raise ValueError(
             f"train_data: solver {recipe.solver!r} finds no finite head, as the features are too "
             "small or too large for float32. Scale the inputs as in the model's training."
@@ -119,10 +119,10 @@ def _choose(
     if cascade is None:
         return chosen
     if recipe.solver == "cascade":
-        chosen.weight, why = cascade_weight(
+        chosen.weight, lines = cascade_weight(
             cascade, part, moments, held, of_all, channels, recipe.loss
         )
-        chosen.why.insert(0, why)
+        chosen.why = lines + chosen.why
     chosen.left_out = [name for name in channels if name not in cascade.counts]
     chosen.why = cascade.why + chosen.why
     return chosen

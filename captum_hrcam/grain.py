@@ -13,11 +13,12 @@ from collections.abc import Mapping
 ENOUGH = 0.5
 OCTAVES = 2  # cells four times as wide as those that see the grain see the patch
 
+Sizes = Mapping[str, tuple[int, ...]]  # layer name -> spatial size, shallow to deep
 
-def without_grain(
-    confirmed: Mapping[str, float], resolutions: Mapping[str, tuple[int, ...]]
-) -> tuple[list[str], str]:
-    """The layers to keep, shallow to deep, and why.
+
+def without_grain(confirmed: Mapping[str, float], resolutions: Sizes) -> tuple[list[str], str]:
+    """The layers to keep, shallow to deep, and why: those from the first on whose cells are four
+    times as wide as those of the last that sees grain.
 
     All are kept where each is confirmed; where fewer than two would be left, too, as of layers that
     all have one resolution.
@@ -41,16 +42,19 @@ def without_grain(
     best = max(confirmed.values())
     grainy = [name for name, r in confirmed.items() if r < ENOUGH * best]
     told = min(confirmed, key=confirmed.__getitem__) if not grainy else grainy[-1]
-    share = confirmed[told] / best
     why = (
-        f"deeper layers confirm {told!r} {share:.2f} times as well as the best confirmed layer "
-        f"({ENOUGH} is enough)"
+        f"deeper layers confirm {told!r} {confirmed[told] / best:.2f} times as well as the best "
+        f"confirmed layer ({ENOUGH} is enough)"
     )
-    kept = [n for n in names if octaves(resolutions[told], resolutions[n]) >= OCTAVES]
-    if not grainy or len(kept) < 2:
+    if not grainy:
         return names, f"layers: none sees grain alone, {why}"
-    left_out = ", ".join(name for name in names if name not in kept)
-    return kept, f"layers: {left_out} left out, as of a texture: {why}; solver='cascade' keeps them"
+    wide = (i for i, n in enumerate(names) if octaves(resolutions[told], resolutions[n]) >= OCTAVES)
+    first = next(wide, len(names))
+    if len(names) - first < 2:
+        return names, f"layers: all stay, as fewer than two have much wider cells, but {why}"
+    left_out = ", ".join(names[:first])
+    why = f"layers: {left_out} left out, as of a texture: {why}; solver='cascade' keeps them"
+    return names[first:], why
 
 
 def octaves(fine: tuple[int, ...], coarse: tuple[int, ...]) -> int:

@@ -1,7 +1,8 @@
 """How much each layer of a cascade counts in the sum: confirmation times place, to some power.
 
 Confirmation is how well the deeper layers' maps agree with the layer's, place its rank counted from
-the deepest. The power is the largest of ``POWERS`` that held-out images allow.
+the deepest. The power is the largest of ``POWERS`` that held-out images allow. Where layers have
+been left out, confirmation alone, or what the deepest layer sees of it (see ``Cascade``).
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_hrcam import group
-from captum_hrcam.cascade import Cascade
+from captum_hrcam.cascade import BY_PLACE, Cascade
 from captum_hrcam.features import Features
 from captum_hrcam.head import split_layers
 from captum_hrcam.head_and_model import accuracy
@@ -18,6 +19,9 @@ from captum_hrcam.moments import Moments
 from captum_hrcam.solvers import calibrated, pattern
 
 TOLERANCE = 0.02  # of the accuracy that each step to a sharper map may cost
+MUTE = (
+    "layers: {} left out: averaged over an image they tell nothing, as after a norm over each image"
+)
 POWERS = {"by its root": 0.5, "as it is": 1.0, "squared": 2.0}
 
 
@@ -29,8 +33,9 @@ def cascade_weight(
     of_all: Moments,
     channels: dict[str, int],
     loss: str,
-) -> tuple[Tensor, str]:
-    """(K, N) of all layers, from the pattern of the last, and how they count: see ``steepest``.
+) -> tuple[Tensor, list[str]]:
+    """(K, N) of all layers, from the pattern of the last, and lines for the report on how they
+    count: see ``steepest``.
 
     A class that none but held-out images shows has its pattern from ``of_all``, or no map. Deepest
     layers whose averages tell nothing, as after a norm over each image, have nothing to teach the
@@ -38,18 +43,15 @@ def cascade_weight(
     """
     own, whole = (pattern(m) / m.scale for m in (moments, of_all))
     start = split_layers(torch.where(own.any(1, keepdim=True), own, whole), channels)
-    means, deviations = (
-        {name: row[0] for name, row in split_layers(values[None], channels).items()}
-        for values in (moments.mean_z, moments.deviation)
-    )
-    names = list(cascade.resolutions)
+    names, mute = list(cascade.resolutions), list[str]()
     while len(names) > 1 and not start[names[-1]].any():
-        names.pop()
-    means = {name: means[name] for name in names}
+        mute.insert(0, names.pop())
+    rows = (split_layers(v[None], channels) for v in (moments.mean_z, moments.deviation))
+    means, deviations = ({name: row[name][0] for name in names} for row in rows)
     weights = cascade.fit(start[names[-1]], means, deviations)
     none = {name: torch.zeros_like(rows) for name, rows in start.items()}
     tried: dict[str, tuple[Tensor, float, float]] = {}
-    for name, power in list(POWERS.items())[: 3 if cascade.by_place else 2]:
+    for name, power in list(POWERS.items())[: 3 if cascade.by == BY_PLACE else 2]:
         counted = {layer: weights[layer] * count**power for layer, count in cascade.counts.items()}
         weight = torch.cat(list((none | counted).values()), 1)
         candidate = calibrated(weight, -weight @ moments.mean_z, part, loss, per_class=True)
@@ -58,11 +60,13 @@ def cascade_weight(
     found, right, like = zip(*tried.values(), strict=True)
     best = steepest(right, like)
     told = ", ".join(f"{name} {r:.3f}, {c:.3f}" for name, (_, r, c) in tried.items())
-    by = "confirmation times place" if cascade.by_place else "confirmation"
-    return found[best], (
-        f"layers count by {by}, {list(tried)[best]}; held-out accuracy "
+    lines = [
+        f"layers count by {cascade.by}, {list(tried)[best]}; held-out accuracy "
         f"(a loss of {TOLERANCE} is accepted) and correlation with what layers agree on: {told}"
-    )
+    ]
+    if mute:
+        lines.insert(0, MUTE.format(", ".join(mute)))
+    return found[best], lines[: None if len(cascade.counts) > 1 else -1]
 
 
 def steepest(right: Sequence[float], like: Sequence[float]) -> int:

@@ -13,7 +13,7 @@ from captum_hrcam import cascade, choosing, framing, group, placing, spread
 from captum_hrcam.activations import Read
 from captum_hrcam.batch import score_rows, to_device
 from captum_hrcam.cascade import Cascade, in_batches
-from captum_hrcam.choosing import ENOUGH, Judge, Verdict, doubtful, mean_and_error
+from captum_hrcam.choosing import Judge, Verdict, doubtful, mean_and_error, supported
 from captum_hrcam.features import Sample
 from captum_hrcam.fitting import Fitted
 from captum_hrcam.frozen_pass import Forward
@@ -28,13 +28,15 @@ DEEPER = (
     "where deep layers mix all places; solver='cascade' keeps them"
 )
 EDGES = (
-    "layers: {} left out, as for edges everywhere: {}, and without it blurring what the maps mark "
-    "leaves the class {:+.3f} ± {:.3f} of probability, not clearly more; solver='cascade' keeps it"
+    "layers: {} left out, as for edges everywhere: {}. Without it blurring what the maps mark "
+    "leaves the class {:+.3f} ± {:.3f} more probability, not clearly more; solver='cascade' keeps "
+    "it"
 )
 NO_EDGES = (
-    "layers: {} stays: {}, but without it blurring what the maps mark leaves the class {:+.3f} ± "
-    "{:.3f} of probability, clearly more"
+    "layers: {} stays: {}. But without it blurring what the maps mark leaves the class {:+.3f} ± "
+    "{:.3f} more probability, {}"
 )
+UNTOLD = "layers: {} stays: {}. But the model's outputs do not tell"
 IN_VAIN = "all layers stay: without the deeper ones the outputs do not speak for the maps either"
 
 
@@ -125,7 +127,7 @@ class Revisit:
             part = {name: resolutions[name] for name in layers}
             chosen, verdict = self._best(fit(self._cascade(part)))
             assert verdict is not None, "there were several heads before"
-            if verdict.support >= ENOUGH and verdict.margin > largest:
+            if supported(verdict.support) and verdict.margin > largest:
                 deeper = [name for name in resolutions if name not in part]
                 kept, why, largest = chosen, DEEPER.format(", ".join(deeper)), verdict.margin
         kept.figures["choices"].insert(1, why)
@@ -138,20 +140,26 @@ class Revisit:
         kept: Fitted,
         verdict: Verdict,
     ) -> Fitted:
-        """Without the finest layer, where it is doubted and the others alone are not clearly worse:
-        in the probability after deletion of what maps mark, by more than a standard error."""
+        """Without the finest layers, where they are doubted and the others alone are not clearly
+        worse: in the probability after deletion of what maps mark, by more than a standard error.
+        Where the outputs do not tell, they stay."""
         notes = []
-        while cascade.doubt[0] and verdict.deletions:
-            left, why = cascade.doubt
-            finest = ", ".join(name for name in cascade.resolutions if name not in left)
-            cascade = self._cascade(left, by_place=False)
+        while (doubt := cascade.doubt) is not None:
+            finest = ", ".join(doubt.layers)
+            if not supported(verdict.support):
+                notes.append(UNTOLD.format(finest, doubt.why))
+                break
+            left = {n: size for n, size in cascade.resolutions.items() if n not in doubt.layers}
+            cascade = self._cascade(left, without_edges=True)
             fewer, other = self._best(fit(cascade))
             assert other is not None, "there were several heads before"
             more, error = mean_and_error(Tensor(other.deletions) - Tensor(verdict.deletions))
-            stays = not more <= error  # also of a single image, whose error is NaN
-            notes.append((NO_EDGES if stays else EDGES).format(finest, why, more, error))
-            if stays:
+            found = finest, doubt.why, more, error
+            if more > error or not supported(other.support):
+                clear = "clearly more" if more > error else "and they do not mark what it uses"
+                notes.append(NO_EDGES.format(*found, clear))
                 break
+            notes.append(EDGES.format(*found))
             kept, verdict = fewer, other
         kept.figures["choices"][1:1] = notes
         return kept
@@ -167,11 +175,13 @@ class Revisit:
         chosen.figures["choices"].insert(0, f"solver {verdict.why}")
         return chosen, verdict
 
-    def _cascade(self, resolutions: dict[str, tuple[int, ...]], by_place: bool = True) -> Cascade:
+    def _cascade(
+        self, resolutions: dict[str, tuple[int, ...]], without_edges: bool = False
+    ) -> Cascade:
         """A cascade of these layers, still to be fitted."""
         *inputs, y = self.images.rows()
         leaves_out = len(self.solvers) > 1
-        return Cascade(self._read, tuple(inputs), y, resolutions, leaves_out, by_place)
+        return Cascade(self._read, tuple(inputs), y, resolutions, leaves_out, without_edges)
 
     def _add_spreads(self, fits: Iterable[Fitted]) -> None:
         """How far the maps of each head vary, for its fusion and for its report."""
@@ -258,16 +268,16 @@ class Revisit:
         if y.shape[1] == 0:  # as in _add_spreads
             *inputs, y = self._few
         placed = y if contrast is None else y * ~(contrast < SHOWS)
-        for targets in () if self.loss == "mse" else (placed, y):
-            rows = (targets.amax(1) > 0.5).nonzero()[:, 0]
-            if group.count(len(rows)):
+        rows = torch.arange(len(y))
+        for targets in [] if self.loss == "mse" else [placed, y]:
+            of_class = (targets.amax(1) > 0.5).nonzero()[:, 0]
+            if group.count(len(of_class)):
+                y, rows = targets, of_class
                 break
-        else:
-            targets, rows = y, torch.arange(len(y))
         count = len(rows) > 0
         n = min(len(rows), group.part(placing.IMAGES))
         rows = rows[torch.linspace(0, len(rows) - 1, n).long()] if count else torch.arange(1)
-        return [x[rows] for x in inputs], targets[rows].argmax(1), count
+        return [x[rows] for x in inputs], y[rows].argmax(1), count
 
     def _maps(self, head: Head, inputs: tuple[Tensor, ...], classes: Tensor) -> dict[str, Tensor]:
         """Each layer's map of each image's class."""

@@ -231,7 +231,7 @@ def test_layers_count_in_the_order_named_not_run(solver):
         torch.testing.assert_close(ours.weights[name], other.weights[name])
 
 
-@pytest.mark.parametrize("scales", [(1e-4, 1, 1e4), (1e-15, 1e-15, 1e-15)])
+@pytest.mark.parametrize("scales", [(1e-3, 1, 1e2), (1e-15, 1e-15, 1e-15)])
 def test_maps_do_not_hang_on_the_scale_of_a_channel(scales):
     """Which a norm after it would take away again."""
     x, y, _ = squares(200, 0)
@@ -243,6 +243,29 @@ def test_maps_do_not_hang_on_the_scale_of_a_channel(scales):
         )
         maps.append(fit_quietly(hrcam, [(x, y)], solver="cascade").attribute(x[:8], y[:8]))
     torch.testing.assert_close(*maps, rtol=1e-3, atol=1e-3 * maps[0].abs().max().item())
+
+
+def test_a_channel_that_is_all_but_dead_gets_no_weight():
+    """It would be raised to the others' size, and drown them in the first image where it fires."""
+    x, y, _ = squares(200, 0)
+    layers = ["fine", "middle", "coarse"]
+
+    def with_silent(f):
+        return torch.cat([f, F.silu(f[:, :1] - 30)], 1)
+
+    hrcam = HRCAM(Squares(), layers, reshape_transform=with_silent)
+    fit_quietly(hrcam, [(x, y)], solver="cascade")
+    for name in layers:
+        assert hrcam.weights[name][:, :3].any()
+        assert not hrcam.weights[name][:, 3].any()
+
+
+def test_one_layer_alone_has_nothing_to_count_by():
+    x, y, _ = squares(200, 0)
+    hrcam = HRCAM(Squares(), "coarse")
+    choices = fit_quietly(hrcam, [(x, y)]).report.choices
+    assert "layers: the only one" in choices
+    assert not any(choice.startswith("layers count by") for choice in choices)
 
 
 class Levelled(nn.Module):

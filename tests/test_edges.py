@@ -1,5 +1,6 @@
 """How much the deepest layer sees of each, against torch.corrcoef; and when that is doubt."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,8 +10,9 @@ from conftest import fit_quietly
 from torch import nn
 
 from captum_hrcam import HRCAM, metrics
+from captum_hrcam.cascade import Cascade
 from captum_hrcam.cells import LEAST
-from captum_hrcam.edges import Seen, without_finest
+from captum_hrcam.edges import POWER, SeenByDeepest, doubted
 from captum_hrcam.revisit import Revisit
 
 SIZES = {"1": (64, 64), "2": (32, 32), "3": (16, 16), "4": (8, 8)}
@@ -25,7 +27,7 @@ def test_seen_is_the_root_of_two_correlations_within_images(axes):
     maps[0] += F.interpolate(maps[3], sizes[0]) + levels
     maps[1] -= F.interpolate(maps[3], sizes[1])  # the deepest layer speaks against it
     maps[2] += 3 * F.interpolate(maps[3], sizes[2])
-    seen = Seen(["1", "2", "3", "4"])
+    seen = SeenByDeepest(["1", "2", "3", "4"])
     seen.add([z[:2] for z in maps])
     seen.add([z[2:] for z in maps])
 
@@ -50,26 +52,35 @@ def shares(*values: float) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("seen", "left"),
+    ("seen", "doubt"),
     [
-        ((0.56, 0.7, 1.0), "234"),
+        ((0.56, 0.7, 1.0), "1"),
         ((0.57, 0.7, 1.0), ""),  # just enough
-        ((0.01, 0.01, 1.0), "234"),  # the finest alone: the next is asked after it has gone
+        ((0.01, 0.01, 1.0), "1"),  # the finest alone: the next is asked after it has gone
         ((1.0, 0.1, 0.9), ""),
     ],
 )
-def test_the_finest_layer_is_doubted(seen, left):
-    kept, why = without_finest(shares(*seen), SIZES)
-    assert "".join(kept) == left
-    assert bool(why) == bool(left)
+def test_the_finest_layer_is_doubted(seen, doubt):
+    found = doubted(shares(*seen), SIZES)
+    assert "".join(found.layers if found else []) == doubt
 
 
-def test_layers_of_its_resolution_go_with_it_and_two_are_left():
+def test_of_layers_of_its_resolution_those_that_are_seen_stay():
     sizes = SIZES | {"2": (60, 60)}
-    assert list(without_finest(shares(0.1, 0.2, 1.0), sizes)[0]) == ["3", "4"]
-    assert without_finest({"1": 0.1, "2": 1.0}, dict.fromkeys("123", (8, 8)))[0] == {}
-    assert without_finest({"1": 0.1}, {"1": (64, 64), "2": (8, 8)})[0] == {}
-    assert without_finest({}, {"1": (8, 8)})[0] == {}
+    assert doubted(shares(0.1, 0.2, 1.0), sizes).layers == ["1", "2"]
+    for seen in ((0.1, 0.9, 1.0), (0.9, 0.1, 1.0)):  # whichever comes first
+        assert doubted(shares(*seen), sizes).layers == ["1" if seen[0] < 0.5 else "2"]
+
+
+def test_layers_after_coarser_ones_stay_as_fine_as_they_are():
+    sizes = SIZES | {"3": (64, 64), "4": (64, 64)}
+    assert doubted(shares(0.1, 1.0, 0.1), sizes).layers == ["1"]
+
+
+def test_two_layers_are_left():
+    assert doubted({"1": 0.1, "2": 1.0}, dict.fromkeys("123", (8, 8))) is None
+    assert doubted({"1": 0.1}, {"1": (64, 64), "2": (8, 8)}) is None
+    assert doubted({}, {"1": (8, 8)}) is None
 
 
 class Clutter(nn.Module):
@@ -122,30 +133,95 @@ def test_auto_keeps_the_finest_layer_that_alone_sees_the_object():
     assert metrics.pixel_average_precision(hrcam.attribute(x, y)[:, 0], masks).mean() > 0.9
 
 
-@pytest.mark.parametrize("more", [-0.1, 0.008, 0.02])
-def test_the_finest_layer_goes_unless_deletion_is_clearly_worse_without(monkeypatch, more):
-    alone = fitted(Clutter(), ("middle", "deep"))
-    spread = 0.016 * torch.tensor([-1.0, 1.0, -1.0, 1.0])  # an error of .0092
-    deletions = iter([(0.45,) * 4, tuple((0.45 + spread + more).tolist())])
+LAYERS = ("fine", "middle", "deep")
+
+
+def asked(monkeypatch, model, layers, deletions, supports=(1.0, 1.0, 1.0, 1.0)) -> HRCAM:
+    """Fitted where the model's outputs say this of one fit after the other."""
+    said = iter(zip(deletions, supports, strict=False))
     best = Revisit._best
 
     def keep(*args):
         kept, verdict = best(*args)
-        return kept, replace(verdict, deletions=next(deletions))
+        of_this, support = next(said)
+        kept.figures["support"] = support
+        return kept, replace(verdict, deletions=of_this, support=support)
 
     monkeypatch.setattr(Revisit, "_best", keep)
-    hrcam = fitted(Clutter())
+    return fitted(model, layers)
+
+
+def around(mean: float) -> tuple[float, ...]:
+    """Differences with an error of .0092."""
+    return tuple(mean + 0.016 * sign for sign in (-1, 1, -1, 1))
+
+
+@pytest.mark.parametrize("more", [-0.1, 0.008, 0.02])
+def test_the_finest_layer_goes_unless_deletion_is_clearly_worse_without(monkeypatch, more):
+    alone = fitted(Clutter(), LAYERS[1:])
+    hrcam = asked(monkeypatch, Clutter(), LAYERS, [(0.45,) * 4, around(0.45 + more)])
     goes = more < 0.02
     assert hrcam.weights["fine"].any() != goes
     said, *others = hrcam.report.choices[1:]
     assert said.startswith("layers: fine left out, as for edges " if goes else "layers: fine stays")
-    assert f"leaves the class {more:+.3f} ± " in said
-    by = "layers count by confirmation" + (", " if goes else " times place, ")
-    assert any(choice.startswith(by) for choice in others)
+    assert f"leaves the class {more:+.3f} ± 0.009 more probability" in said
+    by = "what the deepest layer sees of them, " if goes else "confirmation times place, "
+    assert any(choice.startswith(f"layers count by {by}") for choice in others)
     if goes:  # but for how they count
         for name in alone.weights:
             ours, other = (F.normalize(h.weights[name]) for h in (hrcam, alone))
             torch.testing.assert_close(ours, other)
+
+
+def test_the_finest_layer_stays_where_the_outputs_do_not_tell(monkeypatch):
+    hrcam = asked(monkeypatch, Clutter(), LAYERS, [(0.45,) * 4], [math.nan])
+    assert hrcam.weights["fine"].any()
+    assert hrcam.report.choices[1].endswith("But the model's outputs do not tell")
+
+
+def test_the_finest_layer_stays_where_the_others_mark_nothing(monkeypatch):
+    hrcam = asked(monkeypatch, Clutter(), LAYERS, [(0.45,) * 4, around(0.3)], [1.0, 0.2])
+    assert hrcam.weights["fine"].any()
+    assert "and they do not mark what it uses" in hrcam.report.choices[1]
+
+
+class Cluttered(Clutter):
+    """Clutter in the layer after the finest, too, less of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.AvgPool2d(2)
+
+    def forward(self, x):
+        fine = self.fine(0.2 * x[:, :2] + x[:, 2:])
+        wide = F.avg_pool2d(x[:, :2], 2)
+        self.second(0.2 * x[:, :2] + x[:, 2:] + 0 * fine)
+        return self.fc(self.deep(self.middle(wide)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("second", [0.405, 0.44])
+def test_after_the_finest_the_next_is_asked_against_what_is_left(monkeypatch, second):
+    """.45, then .40: what comes next must not be clearly more than this, whatever came first."""
+    layers = ("fine", "second", "middle", "deep")
+    deletions = [(0.45,) * 4, (0.4,) * 4, around(second)]
+    hrcam = asked(monkeypatch, Cluttered(), layers, deletions)
+    goes = [name for name in layers if not hrcam.weights[name].any()]
+    assert goes == (["fine", "second"] if second == 0.405 else ["fine"])
+    assert len([c for c in hrcam.report.choices if "edges everywhere" in c]) == len(goes)
+
+
+def test_layers_that_are_left_count_by_what_the_deepest_sees(monkeypatch):
+    of_fit = []
+    count = Cascade._count
+
+    def counted(self, measured):
+        count(self, measured)
+        of_fit.append((measured.seen, self.counts))
+
+    monkeypatch.setattr(Cascade, "_count", counted)
+    asked(monkeypatch, Clutter(), LAYERS, [(0.45,) * 4, (0.4,) * 4])
+    seen, counts = of_fit[-1]
+    assert counts == {"middle": seen["middle"] ** POWER, "deep": 1.0}
 
 
 def test_a_cascade_that_was_asked_for_asks_nobody():

@@ -377,6 +377,9 @@ def test_a_last_layer_whose_averages_tell_nothing_changes_no_map(solver):
     for fusion in ("sum", "agreement"):
         expected, found = (h.class_maps(x, fusion=fusion) for h in (one, other))
         torch.testing.assert_close(found, expected)
+    said = [choice for choice in other.report.choices if "tell nothing" in choice]
+    assert [line.split(":")[1] for line in said] == [" norm left out"]
+    assert not any("tell nothing" in choice for choice in one.report.choices)
 
 
 def test_a_model_that_squeezes_a_batch_of_one_away():

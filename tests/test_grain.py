@@ -41,6 +41,12 @@ def test_layers_of_one_resolution_are_all_kept():
     assert without_grain(confirmed(0.1, 0.8, 0.8), sizes)[0] == list("1234")
 
 
+def test_a_fine_layer_after_coarser_ones_stays():
+    """As a decoder's, which sees the patch as they do."""
+    sizes = SIZES | {"5": (64, 64)}
+    assert without_grain(dict(zip("1234", (0.1, 0.8, 0.8, 0.9), strict=True)), sizes)[0] == [*"345"]
+
+
 def test_one_or_two_layers_are_kept():
     assert without_grain({}, {"1": (8, 8)})[0] == ["1"]
     assert without_grain({"1": 0.01}, {"1": (64, 64), "2": (8, 8)})[0] == ["1", "2"]
@@ -54,6 +60,11 @@ def test_says_what_it_did_and_by_how_much():
     assert why == (
         "layers: none sees grain alone, deeper layers confirm '2' 0.75 times as well as the best "
         "confirmed layer (0.5 is enough)"
+    )
+    _, why = without_grain(confirmed(0.1, 0.1, 0.9), SIZES)
+    assert why == (
+        "layers: all stay, as fewer than two have much wider cells, but deeper layers confirm '2' "
+        "0.11 times as well as the best confirmed layer (0.5 is enough)"
     )
 
 
