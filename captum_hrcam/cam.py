@@ -88,6 +88,12 @@ class CAM(HeadAttribution):
         self.matches_model: bool | None = None
         self._is_first = True
 
+    def __repr__(self) -> str:
+        last, name = self.classifier, self._classifier_name
+        k = last.out_features if isinstance(last, nn.Linear) else last.out_channels
+        layer = next(iter(self.layers))
+        return f"{type(self).__name__}(layer={layer!r}, classifier={name!r}, n_classes={k})"
+
     @classmethod
     def get_name(cls) -> str:
         """The method's name in tables and figures."""

@@ -84,6 +84,12 @@ class HRCAM(HeadAttribution):
     report: FitReport | None = None
     _head: Head | None = None
 
+    def __repr__(self) -> str:
+        fit = "not fitted" if self._head is None else f"n_classes={self._head.n_outputs}"
+        if self.report is not None:
+            fit += f", solver={self.report.solver!r}"
+        return f"{type(self).__name__}(layers={list(self.layers)}, {fit})"
+
     @classmethod
     def get_name(cls) -> str:
         """The method's name in tables and figures."""

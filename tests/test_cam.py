@@ -139,6 +139,15 @@ def test_a_network_without_a_cam_says_so():
         CAM(model, "0").attribute(torch.randn(2, 1, 6, 6), 1)
 
 
+def test_repr_names_layer_classifier_and_classes():
+    model = BY_NAME["vgg2d"].model()
+    assert repr(CAM(model, "stage3")) == "CAM(layer='stage3', classifier='fc', n_classes=3)"
+    given = CAM(lambda x: model(x), model.stage3, model.fc)
+    assert repr(given) == "CAM(layer='layer0', classifier='Linear', n_classes=3)"
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 5, 1), nn.AdaptiveAvgPool2d(1))
+    assert repr(CAM(model, "0")) == "CAM(layer='0', classifier='1', n_classes=5)"
+
+
 # ---- whether the scores are the model's
 
 
