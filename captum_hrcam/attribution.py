@@ -16,7 +16,13 @@ from captum_hrcam._captum import (
     target_classes,
 )
 from captum_hrcam.activations import Read, ReshapeTransform, read_feature_maps
-from captum_hrcam.checks import in_eval_mode, on_device, one_row_per_image, same_channels
+from captum_hrcam.checks import (
+    batch_axis_named,
+    in_eval_mode,
+    on_device,
+    one_row_per_image,
+    same_channels,
+)
 from captum_hrcam.fusion import Fusion, contract
 from captum_hrcam.head import Head, for_classes
 from captum_hrcam.layers import module_behind, resolve_layers, unwrap
@@ -131,8 +137,8 @@ class HeadAttribution(LayerAttribution):
                 that is in training mode.
             TypeError: a layer gave something else than one tensor.
             ValueError: another number of channels than the head's; an unknown option; inputs of
-                another device, or without space for a map; a fusion that the head has no
-                statistics for, as CAM's.
+                another device, without batch axis, or without space for a map; a fusion that the
+                head has no statistics for, as CAM's.
         """
         fuse = Fusion(fusion, interpolate_mode, evidence_threshold)
         is_tuple, maps, sizes, spreads = self._fusable(
@@ -353,5 +359,6 @@ class HeadAttribution(LayerAttribution):
                 from_input=self.attribute_to_layer_input,
                 reshape_transform=self.reshape_transform,
             ),
+            batch_axis_named("inputs", inputs, model),
         ):
             return self.forward_func(*inputs, *args)

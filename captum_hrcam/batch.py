@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+ALTER = "in a collate_fn or a generator around the loader"
+
 
 def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, ...], Any]:
     """(\\*inputs, label) -> (inputs, label).
@@ -28,6 +30,11 @@ def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, 
             )
         *rest, labels = items
         items = tuple(rest)
+        if _is_text(labels):
+            raise TypeError(
+                f"{argument}: the last item of a batch is text, {labels!r:.60}, expected the label "
+                f"of (*inputs, label). Leave out file names and the like, {ALTER}."
+            )
     elif len(items) > 1 and not (isinstance(items[-1], Tensor) and items[-1].ndim > 2):
         items = items[:-1]
     if isinstance(labels, (int, float)) or getattr(labels, "ndim", 1) == 0:
@@ -53,6 +60,19 @@ def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, 
     return tuple(map(plain, items)), plain(labels) if isinstance(labels, Tensor) else labels
 
 
+def not_taken(
+    argument: str, inputs: tuple[Tensor, ...], labels: object, error: TypeError
+) -> TypeError:
+    """What to say where the model is not called with as many inputs as a batch gave."""
+    got = ", ".join(map(_brief, inputs))
+    label = "" if labels is None else f", and for the label its last item, {_brief(labels)}"
+    return TypeError(
+        f"{argument}: the model does not take what a batch holds ({error}). For inputs were taken "
+        f"{got}{label}. A batch is (*inputs, label) with what the model is called with and nothing "
+        f"else; change it {ALTER}."
+    )
+
+
 def score_rows(output: Any, n: int) -> Tensor:
     """The model's output as (n, K'), float32 on the CPU; K' = 0 where it is no row of scores."""
     if isinstance(output, Tensor) and output.ndim > 2 and output.shape[2:].numel() == 1:
@@ -64,6 +84,12 @@ def score_rows(output: Any, n: int) -> Tensor:
             # A copy: compiled models may give the same buffer again.
             return output.detach().to("cpu", torch.float32, copy=True).reshape(n, -1)
     return torch.zeros(n, 0)
+
+
+def _is_text(x: object) -> bool:
+    return isinstance(x, str) or (
+        isinstance(x, (list, tuple)) and any(isinstance(item, str) for item in x)
+    )
 
 
 def _brief(x: object) -> str:

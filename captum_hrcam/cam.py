@@ -1,5 +1,6 @@
 """CAM (Zhou et al. 2016): the model's own last linear layer, applied to one layer's maps."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -8,11 +9,14 @@ from torch import Tensor, nn
 
 from captum_hrcam.activations import Read, ReshapeTransform
 from captum_hrcam.attribution import HeadAttribution
+from captum_hrcam.batch import score_rows
 from captum_hrcam.head import Head
 from captum_hrcam.layers import module_behind, resolve_layers
 from captum_hrcam.modes import eval_mode
+from captum_hrcam.pooling import gap
 
 POINTWISE = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+BFLOAT16 = 2**-8  # the coarsest dtype's relative rounding
 
 
 class CAM(HeadAttribution):
@@ -23,7 +27,8 @@ class CAM(HeadAttribution):
 
     Where the classifier takes the averages of these feature maps (global average pooling, nothing
     in between), the map's mean plus the bias is the model's logit, and the map is Grad-CAM's times
-    the number of cells. Nothing is fitted; weights are read from the model at each call.
+    the number of cells. Nothing is fitted; weights are read from the model at each call. Whether
+    this holds is seen on the first batch, by the output of its forward pass.
 
     Source: Zhou et al. 2016, Learning deep features for discriminative localization, CVPR.
 
@@ -34,9 +39,18 @@ class CAM(HeadAttribution):
             the last one in the model, which is to have as many outputs as the model.
         reshape_transform (Callable): turns the layer's tensor into (N, C, \*spatial).
 
+    Attributes:
+        matches_model (bool or None): whether the first batch's scores, or their softmax or
+            sigmoid, were the model's output but for rounding; None before it, and where the output
+            is no tensor (N, K).
+
     Raises:
         ValueError: the model has no linear layer, or ``layer`` or ``classifier`` is not in it.
         TypeError: ``classifier`` is no linear layer.
+
+    Warns:
+        UserWarning: at the first batch, where the scores are not the model's output: more than
+            pooling lies between layer and classifier, or another layer makes the output.
 
     Examples::
 
@@ -69,8 +83,16 @@ class CAM(HeadAttribution):
         super().__init__(model, layer, reshape_transform=reshape_transform)
         if len(self.layers) != 1:
             raise ValueError(f"layer: got {len(self.layers)} layers, CAM takes one.")
-        self.classifier: Any = _classifier(model, classifier)
+        self._classifier_name, self.classifier = _classifier(model, classifier)
         self._is_named = classifier is not None
+        self.matches_model: bool | None = None
+        self._is_first = True
+
+    def __repr__(self) -> str:
+        last, name = self.classifier, self._classifier_name
+        k = last.out_features if isinstance(last, nn.Linear) else last.out_channels
+        layer = next(iter(self.layers))
+        return f"{type(self).__name__}(layer={layer!r}, classifier={name!r}, n_classes={k})"
 
     @classmethod
     def get_name(cls) -> str:
@@ -86,30 +108,78 @@ class CAM(HeadAttribution):
         return Head(dict.fromkeys(self.layers, weight), bias)
 
     def _forward(self, inputs: tuple[Tensor, ...], args: tuple[Any, ...], read: Read) -> Any:
-        """As without, and refuses a last linear layer that is another head, as an auxiliary one."""
-        output = super()._forward(inputs, args, read)
-        last = self.classifier
-        k = last.out_features if isinstance(last, nn.Linear) else last.out_channels
-        scores = isinstance(output, Tensor) and output.ndim == 2
-        if scores and output.shape[1] != k and not self._is_named:
+        """As without; of the first batch the model's output is compared with the scores."""
+        if not self._is_first:
+            return super()._forward(inputs, args, read)
+        averages: list[Tensor] = []
+
+        def read_and_average(name: str, f: Tensor) -> None:
+            read(name, f)  # which refuses other channels
+            averages.append(gap(f))
+
+        output = super()._forward(inputs, args, read_and_average)
+        self._compare(averages[0], output)
+        self._is_first = False
+        return output
+
+    def _compare(self, z: Tensor, output: Any) -> None:
+        """Refuse a last linear layer that is another head, as an auxiliary one; warn where the
+        scores are not the output."""
+        head = self.head
+        k, is_rows = head.n_outputs, isinstance(output, Tensor) and output.ndim == 2
+        if is_rows and output.shape[1] != k and not self._is_named:
             raise ValueError(
                 f"classifier: the model's last linear layer has {k} outputs, the model itself "
                 f"{output.shape[1]}, so another one makes its scores. Name that one."
             )
-        return output
+        rows = score_rows(output, len(z))
+        if rows.shape != (len(z), k) or not rows.isfinite().all():
+            return
+        (layer, weight), *_ = head.weights.items()
+        self.matches_model = _makes(z.cpu().double(), weight, head.bias, rows)
+        if not self.matches_model:
+            warnings.warn(
+                f"CAM: the average of layer {layer!r} through classifier "
+                f"{self._classifier_name!r} is not the model's output: more than pooling lies "
+                "between them, or another layer makes the output. These maps do not show what the "
+                "model decides by. Pass as layer the last one before pooling, and as classifier= "
+                "the linear layer after it; where a model has no such pair, use Grad-CAM.",
+                stacklevel=8,  # to the caller of attribute
+            )
 
 
-def _classifier(model: Callable[..., Any], classifier: nn.Module | str | None) -> nn.Module:
+def _makes(z: Tensor, weight: Tensor, bias: Tensor, output: Tensor) -> bool:
+    """Whether W z + b is the output but for rounding, as it is or through a softmax or sigmoid.
+
+    Args:
+        z: (N, C), averages.
+        weight: (K, C).
+        bias: (K,).
+        output: (N, K), the model's.
+    """
+    scores = z @ weight.T + bias
+    # With a margin; terms that cancel leave their rounding.
+    rounding = 5 * BFLOAT16 * ((z**2 @ weight.T**2).sqrt() + scores.abs() + bias.abs())
+    most = 2 * rounding.amax(1, keepdim=True)  # all of a row's scores are in its softmax
+    expected = [(scores, rounding), (scores.log_softmax(1), most)]
+    for p in (scores.softmax(1), scores.sigmoid()):
+        expected.append((p, (BFLOAT16 + most) * p + 1e-4))
+    return any(bool(((output - s).abs() <= r).all()) for s, r in expected)
+
+
+def _classifier(model: Callable[..., Any], classifier: nn.Module | str | None) -> tuple[str, Any]:
+    """(its name, the linear layer)."""
+    owner = module_behind(model)
     if classifier is not None:
-        found = next(iter(resolve_layers(model, classifier).values()))
+        name, found = next(iter(resolve_layers(model, classifier).items()))
         if not _is_linear(found):
             raise TypeError(
                 f"classifier: got {type(found).__name__}, expected the model's last linear layer "
                 "or 1x1 convolution."
             )
-        return found
-    owner = module_behind(model)
-    linear = [] if owner is None else [m for m in owner.modules() if _is_linear(m)]
+        return type(found).__name__ if owner is None else name, found
+    named = [] if owner is None else owner.named_modules()
+    linear = [(name, module) for name, module in named if _is_linear(module)]
     if not linear:
         raise ValueError("classifier: the model has no linear layer; name the one after pooling.")
     return linear[-1]

@@ -3,10 +3,13 @@
 import itertools
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeGuard
 
 from torch import Tensor, nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def one_of(argument: str, value: object, allowed: Sequence[object]) -> None:
@@ -61,6 +64,29 @@ def on_device(argument: str, inputs: Sequence[Tensor], model: object) -> None:
                 f"{argument}: got tensors on {device}, but the model is on {first.device}. Move "
                 f"them there, .to({str(first.device)!r})."
             )
+
+
+@contextmanager
+def batch_axis_named(
+    argument: str, inputs: Sequence[object], model: nn.Module | None
+) -> Iterator[None]:
+    """Where the model fails on an image alone, say that it has no batch axis: it has the axes and
+    channels of one, for the model's first convolution. A model that runs may add the axis itself.
+    """
+    try:
+        yield
+    except Exception as error:
+        modules = () if model is None else model.modules()
+        first = next((m for m in modules if isinstance(m, CONVOLUTIONS)), None)
+        one = () if first is None else (len(first.kernel_size) + 1, first.in_channels)
+        shapes = [tuple(x.shape) for x in inputs if isinstance(x, Tensor)]
+        alone = [shape for shape in shapes if (len(shape), *shape[:1]) == one]
+        if not alone:
+            raise
+        raise ValueError(
+            f"{argument}: got shape {alone[0]}, on which the model fails; its first convolution "
+            f"takes (N, {alone[0][0]}, *spatial). Give one image as a batch of one, image[None]."
+        ) from error
 
 
 def one_row_per_image(layer: str, f: Tensor, n: int) -> None:

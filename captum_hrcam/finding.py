@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from captum_hrcam.activations import ReshapeTransform
+from captum_hrcam.checks import batch_axis_named
 from captum_hrcam.layers import refuse_parallel, refuse_scripted, unwrap
 from captum_hrcam.tracing import Call, map_shapes, n_weights, trace
 
@@ -71,7 +72,8 @@ def find_layers(
 
     Raises:
         TypeError: ``model`` is not a module, ``example_inputs`` neither tensor nor tuple.
-        ValueError: no input is (N, C, \*spatial), or no layer gives such feature maps.
+        ValueError: no input is (N, C, \*spatial), or the model fails on one image without its
+            batch axis; no layer gives such feature maps.
 
     Examples::
 
@@ -106,7 +108,8 @@ def find_layers(
         )
     image = max(images, key=lambda x: x.ndim)
     model = unwrap(model)  # type: ignore[assignment]
-    run = trace(model, inputs, map_shapes(image, reshape_transform))
+    with batch_axis_named("example_inputs", inputs, model):
+        run = trace(model, inputs, map_shapes(image, reshape_transform))
     layers = _layers_in(run, [])
     # Scores may depend on none of them: of features that were detached.
     found = _last_of_each_resolution([layer for layer in layers if layer.reaches] or layers)

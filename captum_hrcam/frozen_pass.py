@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from captum_hrcam import group
 from captum_hrcam.activations import Read
-from captum_hrcam.batch import score_rows, split_batch, to_device
+from captum_hrcam.batch import not_taken, score_rows, split_batch, to_device
 from captum_hrcam.cache import DataDigest
 from captum_hrcam.checks import no_channels_last, one_row_per_image, same_shape, shallow_to_deep
 from captum_hrcam.features import FeatureCollector, Sample, held_out
@@ -77,7 +77,12 @@ class FrozenPass:
             progress: the progress bar's text; None draws none.
         """
         for inputs, labels, positions, is_first in self._batches(data, argument, progress):
-            z, within, outputs = self._pool(inputs, argument, positions)
+            try:
+                z, within, outputs = self._pool(inputs, argument, positions)
+            except TypeError as error:
+                if self.channels or "positional argument" not in str(error):
+                    raise
+                raise not_taken(argument, inputs, labels, error) from error
             y = self._target_rows(labels, outputs)
             if digest is not None:
                 digest.add(inputs, labels)

@@ -24,6 +24,7 @@ class Head:
             marks; empty where it was not measured.
         centred: whether weights are centred over classes.
         loss: the one it was fitted with, which says what its scores are.
+        fingerprint: (tensors,), of the model that it was fitted on; empty where it is not known.
     """
 
     weights: dict[str, Tensor]
@@ -33,6 +34,7 @@ class Head:
     displacement: dict[str, Tensor] = field(default_factory=dict)
     centred: bool = False
     loss: str = "cross_entropy"
+    fingerprint: Tensor = field(default_factory=lambda: torch.zeros(0, device="cpu"))
 
     @property
     def n_outputs(self) -> int:

@@ -18,6 +18,7 @@ from captum_hrcam.cache import NEVER, FeatureCache, model_digest
 from captum_hrcam.cascade import Cascade
 from captum_hrcam.checks import batches, one_of, same_channels, whole
 from captum_hrcam.features import FeatureCollector
+from captum_hrcam.fingerprint import fingerprint, is_of_others
 from captum_hrcam.fit_report import FitReport
 from captum_hrcam.fitting import Fitted, fit_head
 from captum_hrcam.frozen_pass import FrozenPass
@@ -82,6 +83,12 @@ class HRCAM(HeadAttribution):
 
     report: FitReport | None = None
     _head: Head | None = None
+
+    def __repr__(self) -> str:
+        fit = "not fitted" if self._head is None else f"n_classes={self._head.n_outputs}"
+        if self.report is not None:
+            fit += f", solver={self.report.solver!r}"
+        return f"{type(self).__name__}(layers={list(self.layers)}, {fit})"
 
     @classmethod
     def get_name(cls) -> str:
@@ -244,6 +251,7 @@ class HRCAM(HeadAttribution):
         head, report = group.from_first((chosen.head, report))
         for warning in report.warnings:  # which a caller may have made errors
             warnings.warn(warning, stacklevel=4)  # past the decorators, to the caller
+        head.fingerprint = fingerprint(self.forward_func)
         self._head, self.report = head, report
         return report
 
@@ -331,7 +339,8 @@ class HRCAM(HeadAttribution):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """
-        Save the head (not the model) to a file, atomically.
+        Save the head (not the model) to a file, atomically. With it goes one number for each of
+        the model's tensors as they were in the fit, so that :meth:`load` knows them again.
 
         Args:
             path (str or PathLike): the file to write.
@@ -366,6 +375,11 @@ class HRCAM(HeadAttribution):
         Raises:
             FileNotFoundError: no such file.
             ValueError: truncated or foreign file; other layers than saved.
+
+        Warns:
+            UserWarning: the model has clearly other weights than in the fit, as those of another
+                training; rounding to half precision is none. Unknown of a function around the
+                model, of sharded or quantised weights, and of files of versions 1 to 3.
         """
         head, to_input = storage.load(path)
         loaded = cls(
@@ -386,4 +400,11 @@ class HRCAM(HeadAttribution):
                 f"{len(head.weights)}: {', '.join(head.weights)}."
             )
         loaded._head = head.renamed(names)
+        if is_of_others(head.fingerprint, forward_func):
+            warnings.warn(
+                f"forward_func: its weights are not those that the head of {os.fspath(path)!r} was "
+                "fitted on, and maps of other weights mean nothing. Load those into the model "
+                "before HRCAM.load, or fit again.",
+                stacklevel=2,
+            )
         return loaded

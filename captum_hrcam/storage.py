@@ -19,13 +19,13 @@ from captum_hrcam.labels import LOSSES
 from captum_hrcam.placing import FURTHEST
 
 FORMAT = "captum-hrcam head"  # of the metadata; one entry, as several come in any order
-VERSION = 3  # 1 had no displacements, 2 not the loss
+VERSION = 4  # 1 had no displacements, 2 not the loss, 3 no fingerprint
 LAYER_FIELDS = ("weights", "mean_score", "spread")  # one row or value for each class
 
 
 def save(path: str | os.PathLike[str], head: Head, attribute_to_layer_input: bool) -> None:
     """Write the head; an earlier file stays until the new one is whole."""
-    tensors = {"bias": head.bias}
+    tensors = {"bias": head.bias, "fingerprint": head.fingerprint}
     for field in (*LAYER_FIELDS, "displacement"):
         tensors |= {f"{field}/{name}": value for name, value in getattr(head, field).items()}
     state = {
@@ -92,6 +92,9 @@ def _head(state: dict[str, Any], tensors: dict[str, Tensor]) -> Head:
     if not all(isinstance(name, str) for name in state["layers"]):
         raise ValueError(f"layers are {state['layers']!r}")
     bias = tensors.pop("bias")
+    fingerprint = tensors.pop("fingerprint", bias[:0])  # there was none before version 4
+    if fingerprint.ndim != 1 or not _are_finite(fingerprint):
+        raise ValueError("the fingerprint is no row of finite float64")
     fields = {
         field: {name: tensors.pop(f"{field}/{name}") for name in state["layers"]}
         for field in LAYER_FIELDS
@@ -111,10 +114,21 @@ def _head(state: dict[str, Any], tensors: dict[str, Tensor]) -> Head:
         is_whole = value.ndim == (2 if field == "weights" else 1) and 0 not in value.shape
         if not is_whole or len(value) != len(bias):
             raise ValueError(f"{field} {name} of shape {tuple(value.shape)}, {len(bias)} classes")
-        if value.dtype != torch.float64 or not value.isfinite().all():
+        if not _are_finite(value):
             raise ValueError(f"{field} {name} not finite float64")
     if any((value < 0).any() for value in fields["spread"].values()):
         raise ValueError("a spread below 0")
     centred, loss = _flag(state, "centred"), state.get("loss", "cross_entropy")
     one_of("loss", loss, LOSSES)
-    return Head(**fields, bias=bias, displacement=displacement, centred=centred, loss=loss)
+    return Head(
+        **fields,
+        bias=bias,
+        displacement=displacement,
+        centred=centred,
+        loss=loss,
+        fingerprint=fingerprint,
+    )
+
+
+def _are_finite(value: Tensor) -> bool:
+    return value.dtype == torch.float64 and bool(value.isfinite().all())

@@ -27,6 +27,7 @@ ORDER = [
     {
         "cells",
         "features",
+        "fingerprint",
         "framing",
         "fusion",
         "head",

@@ -237,6 +237,23 @@ DATA = {
         TypeError, "val_data: got int, expected batches", fit([(X, Y)], val_data=5)
     ),
     "few images": (ValueError, "train_data: got 3 images, expected", fit([(X[:3], Y[:3])])),
+    "mask beside the label": (
+        TypeError, r"^train_data: .*positional.*were taken a tensor \(12, 2, 8, 12\), a tensor "
+        r"\(12,\), and for the label its last item, a tensor \(12, 8, 12\)\. A batch.*collate_fn",
+        fit([(X, Y, X[:, 0])]),
+    ),
+    "label and file name without labels": (
+        TypeError, r"^train_data: .*positional.*, a tensor \(12,\)\. A batch is",
+        fit([(X, Y, ["a.png"] * 12)], targets="model"),
+    ),
+    "mask beside the label in check": (
+        TypeError, "^data: the model does not take", lambda h: h.check([(X, Y, X[:, 0])])
+    ),
+    "too few inputs": (
+        TypeError, r"holds \(.*missing 1 required positional argument: 'side'\)",
+        lambda h: HRCAM(TWO_INPUTS, "conv1").fit([(X, Y)]),
+    ),
+    "file names": (TypeError, "the last item of a batch is text", fit([(X, Y, ["a.png"] * 12)])),
     "no label": (TypeError, "a batch holds 1 item.*targets='model'", fit([X])),
     "dictionary": (TypeError, "is a dict of 'x', 'y', exp.*Give tup", fit([{"x": X, "y": Y}])),
     "no tensor": (TypeError, "train_data: a batch must be .*inputs list", fit([([1, 2], Y)])),
@@ -303,7 +320,7 @@ LABELS = {
     "NaN": (ValueError, "labels: NaN or infinity.*remove", labels(with_value(Y, NAN))),
     "infinite": (ValueError, "labels: NaN or infinity", labels(with_value(Y, INF))),
     "too few": (ValueError, r"labels: got shape \(5,\) for a batch of 12 images", labels(Y[:5])),
-    "a word": (TypeError, "labels: got str, expected", labels("abc")),
+    "a word": (TypeError, "the last item of a batch is text, 'abc'", labels("abc")),
     "None": (TypeError, "labels: got NoneType, expected", labels(None)),
     "narrow rows": (ValueError, r"expected \(12, 3\)", labels(torch.ones(12, 2) / 2)),
     "rows that do not sum": (ValueError, "do not sum to 1, exp", labels(SOFT * 2)),
@@ -338,7 +355,9 @@ MAPS = {
     "array": (AssertionError, "`inputs` must be a torch.Tensor .*ndarray", attribute(X.numpy())),
     "no image": (ValueError, r"inputs: got shape \(0, 2, 8, 12\), exp", attribute(X[:0])),
     "no pixel": (ValueError, r"inputs: got shape \(12, 2, 0, 12\), exp", attribute(X[:, :, :0])),
-    "no batch": (ValueError, "'stage1' gave 4 feature maps for 2 images", attribute(X[0])),
+    "no batch": (
+        ValueError, r"inputs: got shape \(2, 8, 12\), on which .*image\[None\]", attribute(X[0])
+    ),
     "vector among inputs": (
         ValueError, r"shape \(12, 5\).*additional_forward_args", attribute((X, torch.ones(12, 5)))
     ),

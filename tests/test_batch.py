@@ -54,6 +54,14 @@ def test_what_is_no_image(batch, told):
         split_batch(batch, "data", "labels")
 
 
+@pytest.mark.parametrize("names", [["a.png", "b.png", "c.png"], ("a.png",) * 3, "a.png"])
+def test_text_is_no_label(names):
+    with pytest.raises(TypeError, match=r"data: the last item .* text, .*a\.png.*collate_fn"):
+        split_batch((X, LABELS, names), "data", "labels")
+    inputs, _ = split_batch((X, names), "data", "model")  # where a last item is left out anyway
+    assert len(inputs) == 1
+
+
 def test_an_empty_batch_without_labels():
     with pytest.raises(TypeError, match="got inputs nothing"):
         split_batch((), "data", "model")

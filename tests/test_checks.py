@@ -1,9 +1,10 @@
-"""Channels that come last are told from those that come first, at the limits."""
+"""Channels that come last are told from those that come first, at the limits; images alone."""
 
 import pytest
 import torch
+from torch import nn
 
-from captum_hrcam.checks import no_channels_last, shallow_to_deep
+from captum_hrcam.checks import batch_axis_named, no_channels_last, shallow_to_deep
 
 # image, layer, whether the layer itself tells that its last axis are channels
 LAST = {
@@ -45,3 +46,35 @@ def test_a_cascade_takes_layers_of_one_resolution_in_any_order():
     shallow_to_deep(["a", "b"], {"a": (8, 8), "b": (16, 16)})
     with pytest.raises(ValueError, match=r"'b' \(4, 16\) is named before 'a' \(9, 9\)"):
         shallow_to_deep(["b", "a"], {"a": (9, 9), "b": (4, 16)})
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_an_image_alone_is_told_by_the_first_convolution(d):
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[d - 1]
+    model = nn.Sequential(conv(2, 3, 1), nn.Flatten(), nn.Linear(3 * 4**d, 2), conv(5, 5, 1))
+    x = torch.zeros(2, *[4] * d)
+    with (
+        pytest.raises(ValueError, match=r"data: got shape \(2, 4.*takes \(N, 2, .*image\[None\]"),
+        batch_axis_named("data", (torch.zeros(7), "other", x), model),
+    ):
+        model(x)
+
+
+@pytest.mark.parametrize(
+    ("shape", "model"),
+    [
+        ((1, 2, 4, 4), nn.Conv2d(2, 3, 1)),
+        ((3, 4, 4), nn.Conv2d(2, 3, 1)),  # as a batch to which the model adds the channel
+        ((2, 4, 4), nn.Conv1d(2, 3, 1)),
+        ((2, 4, 4), nn.Linear(4, 4)),
+        ((2, 4, 4), None),  # of a function
+    ],
+)
+def test_other_errors_stay_as_they_are(shape, model):
+    with pytest.raises(KeyError), batch_axis_named("data", (torch.zeros(shape),), model):
+        raise KeyError
+
+
+def test_a_model_that_runs_on_an_image_alone_is_left_alone():
+    with batch_axis_named("data", (torch.zeros(2, 4, 4),), nn.Conv2d(2, 3, 1)):
+        pass

@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+import warnings
 from collections import Counter
 
 import nibabel as nib
@@ -140,6 +141,21 @@ def test_map_comes_back_at_the_same_place(axes, suffix, tmp_path):
         assert image.shape == source.shape
         assert image.get_data_dtype() == np.float32
         np.testing.assert_array_equal(image.affine, source.affine)
+
+
+def test_maps_may_be_arrays(tmp_path):
+    data = NeuromelaninMRI(one_scan(tmp_path, marked(20, 12, 4), "LSA"), "all", **RANGE)
+    maps = torch.randn(4, 16, 16)
+    expected = data.to_nifti("sub-02", maps).get_fdata()
+    frozen, big_endian = maps.numpy().copy(), maps.numpy().astype(">f4")
+    frozen.flags.writeable = False
+    flipped = maps.flip(0).numpy()[::-1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for array in (frozen, big_endian, flipped, maps.double().numpy()[:, None]):
+            np.testing.assert_array_equal(data.to_nifti("sub-02", array).get_fdata(), expected)
+    with pytest.raises(ValueError, match=r"maps: got shape \(3, 16, 16\), expected \(4, 16, 16\)"):
+        data.to_nifti("sub-02", frozen[:3])
 
 
 def test_map_is_zero_outside_the_box_and_survives_a_file(tmp_path):

@@ -402,6 +402,11 @@ class TestFindLayers:
         with pytest.raises(error, match=message):
             find_layers(Lines(), inputs)
 
+    def test_an_image_alone_is_told(self):
+        message = r"example_inputs: got shape \(3, 32, 32\), on which .*image\[None\]"
+        with pytest.raises(ValueError, match=message):
+            find_layers(get_model("resnet18", weights=None), X[0])
+
     def test_model_refused(self):
         with pytest.raises(TypeError, match="model: got function"):
             find_layers(channels_last, X)

@@ -307,6 +307,19 @@ def test_interpolate_mode_is_torchs():
         assert_close(hrcam.attribute(x, 1, interpolate_mode=mode), expected)
 
 
+# ---- what is printed
+
+
+def test_repr_names_layers_and_fit(tmp_path):
+    case = BY_NAME["vgg2d"]
+    layers = "HRCAM(layers=['stage1', 'stage2', 'stage3'], "
+    assert repr(HRCAM(case.model(), case.layers)) == layers + "not fitted)"
+    hrcam = fitted(case, solver="pattern")
+    assert repr(hrcam) == layers + "n_classes=3, solver='pattern')"
+    hrcam.save(tmp_path / "head")
+    assert repr(HRCAM.load(tmp_path / "head", case.model())) == layers + "n_classes=3)"
+
+
 # ---- copies and files
 
 

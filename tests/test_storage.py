@@ -7,6 +7,7 @@ import pickle
 import re
 import signal
 import tracemalloc
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -221,6 +222,15 @@ def without_docstrings(tree: ast.AST) -> ast.AST:
     return tree
 
 
+@pytest.mark.parametrize("value", [torch.zeros(2, 2), torch.tensor([0.1, float("nan")])])
+def test_fingerprint_that_is_none_is_refused(tmp_path, value):
+    hrcam = fitted(CASE)
+    hrcam.head.fingerprint = value
+    hrcam.save(tmp_path / "head")
+    with pytest.raises(ValueError, match="the fingerprint is no row of finite float64"):
+        HRCAM.load(tmp_path / "head", CASE.model())
+
+
 @pytest.mark.parametrize(
     "value",
     [torch.tensor([0.1, float("nan")]), torch.tensor([1e10, 0]), torch.zeros(4), torch.zeros(1, 2)],
@@ -272,7 +282,9 @@ IMAGES = torch.linspace(-30, 30, 2 * 2 * 8 * 12).sin().view(2, 2, 8, 12)
 @pytest.mark.parametrize("path", sorted(FIXTURES.glob("head_v*.safetensors")), ids=lambda p: p.name)
 def test_heads_of_every_version_are_read(path):
     expected = json.loads(path.with_suffix(".json").read_text())
-    hrcam = HRCAM.load(path, formula_model())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        hrcam = HRCAM.load(path, formula_model())
     assert {name: w.tolist() for name, w in hrcam.weights.items()} == expected["weights"]
     assert hrcam.bias.tolist() == expected["bias"]
     for fusion, maps in expected["maps"].items():
@@ -326,6 +338,53 @@ def test_other_channels_are_refused_at_the_first_map(tmp_path):
     hrcam = HRCAM.load(tmp_path / "head", wider)
     with pytest.raises(ValueError, match=r"'stage3' gave 9 channels.*has weights for 8"):
         hrcam.attribute(CASE.images(), 1)
+
+
+def other_fold() -> torch.nn.Module:
+    """The same network, trained a little on other images."""
+    model = CASE.model()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for images, labels in training_batches(CASE):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    return model
+
+
+def test_other_weights_warn(tmp_path):
+    hrcam, path = fitted(CASE), tmp_path / "head"
+    hrcam.save(path)
+    with pytest.warns(UserWarning, match="forward_func: its weights .*head' was") as seen:
+        loaded = HRCAM.load(path, other_fold())
+    assert [w.filename for w in seen] == [__file__]
+    loaded.save(tmp_path / "again")  # keeps what the head was fitted on
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        HRCAM.load(path, CASE.model().half())
+        HRCAM.load(path, torch.compile(CASE.model(), backend="eager"))
+        HRCAM.load(tmp_path / "again", CASE.model())
+
+
+def test_weights_are_those_of_the_fit(tmp_path):
+    hrcam = fitted(CASE)
+    hrcam.forward_func.load_state_dict(other_fold().state_dict())
+    hrcam.save(tmp_path / "head")
+    with pytest.warns(UserWarning, match="its weights are not those"):
+        HRCAM.load(tmp_path / "head", hrcam.forward_func)
+
+
+def test_weights_behind_a_function_are_not_compared(tmp_path):
+    model, other = CASE.model().eval(), other_fold().eval()
+    hrcam = HRCAM(lambda x: model(x), [model.stage2, model.stage3])
+    fit_quietly(hrcam, training_batches(CASE)).save(tmp_path / "head")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        HRCAM.load(tmp_path / "head", other, ["stage2", "stage3"])
+        hrcam = fitted(CASE)
+        hrcam.save(tmp_path / "head")
+        layers = [other.stage1, other.stage2, other.stage3]
+        HRCAM.load(tmp_path / "head", lambda x: other(x), layers)
 
 
 # ---- whole or not at all

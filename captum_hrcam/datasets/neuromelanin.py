@@ -11,7 +11,7 @@ from torchvision.datasets import VisionDataset
 
 from captum_hrcam.datasets.bids import find_scans, read_groups
 from captum_hrcam.datasets.files import check_split, existing
-from captum_hrcam.datasets.nifti import from_slices, open_scan, stack_shape
+from captum_hrcam.datasets.nifti import Array, from_slices, open_scan, stack_shape
 from captum_hrcam.datasets.slices import SliceReader
 from captum_hrcam.datasets.splits import split_indices
 
@@ -133,15 +133,15 @@ class NeuromelaninMRI(VisionDataset):
         target = self.targets[i]
         return self.transforms(image, target) if self.transforms else (image, target)
 
-    def to_nifti(self, items: int | str | Sequence[int], maps: Tensor) -> Any:
+    def to_nifti(self, items: int | str | Sequence[int], maps: Tensor | Array) -> Any:
         r"""
         Maps of slices as a NIfTI image on the scan's grid, to lay over the scan in any viewer.
 
         Args:
             items (int, str or Sequence[int]): one item, several items of one scan, or a subject:
                 all its items.
-            maps (Tensor): one map for each item, (n, H, W) or (n, 1, H, W), or (H, W) for one
-                item; H and W those of the untransformed image.
+            maps (Tensor or array): one map for each item, (n, H, W) or (n, 1, H, W), or (H, W)
+                for one item; H and W those of the untransformed image.
 
         Returns:
             nibabel.Nifti1Image: float32, with the scan's shape, orientation and affine; zero
@@ -154,6 +154,8 @@ class NeuromelaninMRI(VisionDataset):
         scan = open_scan(self.paths[chosen[0]])
         _, rows, columns = self._reader.extent(scan)
         size = (len(chosen), rows.stop - rows.start, columns.stop - columns.start)
+        if not isinstance(maps, Tensor):  # a copy: arrays may be read-only, flipped, big-endian
+            maps = torch.from_numpy(np.array(maps, np.float32))
         shape = tuple(maps.shape)
         if maps.numel() != np.prod(size) or shape[-2:] != size[1:]:
             raise ValueError(
