@@ -1,5 +1,6 @@
 """Figures: what is drawn where, on any map, without pyplot."""
 
+import itertools
 import warnings
 
 import matplotlib.pyplot as plt
@@ -130,6 +131,70 @@ def test_colour_bar_says_what_each_maps_own_scale_means(sign):
     assert bar.get_xlabel() == "each map on its own scale"
 
 
+@pytest.mark.parametrize("sign", SIGNS)
+def test_a_limit_draws_all_maps_on_one_scale(sign):
+    a = SPOT - SPOT.flip(3)
+    maps = {"A": torch.cat([a[:1], 4 * a[1:]])}
+    for limit in (2.0, torch.tensor(2.0)):
+        _, axes = comparison_figure(IMAGES, maps, sign=sign, limit=limit)
+        faint, strong = (ax.images[-1].get_array() for ax in axes[:, 1])
+        assert np.abs(faint).max() == 0.5
+        assert np.abs(strong).max() == 1  # saturates
+        assert (faint.min() < 0) == (sign == "all")
+    assert axes[0, 1].images[-1].get_clim() == (-1 if sign == "all" else 0, 1)
+
+
+def test_a_method_has_one_scale_for_its_images():
+    maps = {"A": torch.cat([SPOT[:1], 4 * SPOT[1:]]), "B": 100 * SPOT}
+    figure, axes = comparison_figure(IMAGES, maps, limit="method", colorbar=True)
+    strongest = [[ax.images[-1].get_array().max() for ax in row[1:]] for row in axes]
+    assert strongest == [[0.25, 1], [1, 1]]
+    assert figure.axes[-1].get_xlabel() == "each method on one scale"
+
+
+def test_one_outlier_does_not_set_a_methods_scale():
+    a = 1 + torch.rand(2, 1, 40, 40)
+    a[1, 0, 0, 0] = 20
+    images = torch.rand(2, 1, 40, 40)
+    _, axes = comparison_figure(images, {"A": a}, limit="method")
+    assert axes[0, 1].images[-1].get_array().mean() > 0.5
+    _, axes = comparison_figure(images, {"A": a}, limit="method", outlier_perc=0)
+    assert axes[0, 1].images[-1].get_array().mean() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("sign", "ticks"),
+    [
+        ("positive", ["0", "2.5"]),
+        ("negative", ["0", "\u22122.5"]),
+        ("all", ["\u22122.5", "0", "2.5"]),
+    ],
+)
+def test_a_limit_stands_on_the_colour_bar(sign, ticks):
+    figure, _ = comparison_figure(IMAGES, {"A": SPOT}, sign=sign, limit=2.5, colorbar=True)
+    bar = figure.axes[-1]
+    assert [t.get_text() for t in bar.get_xticklabels()] == ticks
+    assert bar.get_xlabel() == "all maps on one scale"
+
+
+def test_maps_without_the_wanted_sign_stay_bare_on_one_scale():
+    _, axes = comparison_figure(IMAGES, {"A": -SPOT}, limit="method")
+    assert axes[0, 1].texts[0].get_text() == "no positive part"
+
+
+def test_a_tensor_is_one_map():
+    for one in (SPOT, SPOT[:, 0].numpy()):
+        _, axes = comparison_figure(IMAGES, one)
+        assert [ax.get_title() for ax in axes[0]] == ["image", "map"]
+
+
+def test_what_has_no_names_is_refused():
+    with pytest.raises(TypeError, match="maps: got list, expected a mapping by name"):
+        comparison_figure(IMAGES, [SPOT])
+    with pytest.raises(TypeError, match=r"layer_maps: got Tensor.*hrcam\.layer_maps"):
+        layers_figure(IMAGES, SPOT)
+
+
 def test_titles_replace_the_maps_names():
     _, axes = comparison_figure(IMAGES, {"A": SPOT}, titles=["T1", "a map"])
     assert [ax.get_title() for ax in axes[0]] == ["T1", "a map"]
@@ -201,6 +266,8 @@ def test_colour_images_of_any_scale():
         ({"captions": "xy"}, "captions: got 'xy' for 2 images"),
         ({"titles": ["x"]}, "titles: got 1 for 2 columns"),
         ({"sign": "both"}, "sign: got 'both'"),
+        ({"limit": 0}, "limit: got 0, expected a finite number above 0"),
+        ({"limit": "image"}, "limit: got 'image', expected one of 'method'"),
     ],
 )
 def test_refused(arguments, message):
@@ -251,6 +318,53 @@ def test_long_captions_are_wrapped_and_dollars_are_no_formula():
     assert not axes[0, 1].title.get_parse_math()
     figure.draw_without_rendering()
     assert axes[0, 0].yaxis.label.get_window_extent().height <= axes[0, 0].bbox.height
+
+
+def extent(artist):
+    """Left, bottom, right and top in inches."""
+    return artist.get_window_extent().transformed(artist.get_figure().dpi_scale_trans.inverted())
+
+
+def test_captions_of_wide_images_are_not_turned_and_keep_their_words():
+    captions = [
+        "patient 001, lesion: 0.93\nsecond line",
+        "b",
+        "a very long caption indeed for this",
+    ]
+    wide = torch.rand(3, 1, 60, 140)
+    maps = {f"Method number {i} with long name": wide for i in range(7)}
+    figure, axes = comparison_figure(wide, maps, captions=captions, colorbar=True)
+    figure.draw_without_rendering()
+    labels = [ax.yaxis.label for ax in axes[:, 0]]
+    for label, caption in zip(labels, captions, strict=True):
+        assert label.get_rotation() == 0
+        assert label.get_text().split() == caption.split()
+    for upper, lower in itertools.pairwise(labels):
+        assert extent(upper).y0 > extent(lower).y1
+    assert min(extent(label).x0 for label in labels) >= 0
+    titles = [extent(ax.title) for ax in axes[0]]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(titles))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("size", [(60, 140), (60, 60)])
+def test_colour_bar_keeps_away_from_the_images(rows, size):
+    images = torch.rand(rows, 1, *size)
+    figure, axes = comparison_figure(images, images, colorbar=True)
+    figure.draw_without_rendering()
+    gap = extent(axes[-1, 0]).y0 - extent(figure.axes[-1]).y1
+    assert 0.06 < gap < 0.3
+
+
+def test_tall_images_fit_a_page_and_their_titles_beside_each_other():
+    tall = torch.rand(6, 1, 200, 40)
+    names = ["HR-CAM of all layers", "HR-CAM, agreement"]
+    figure, axes = comparison_figure(tall, dict.fromkeys(names, tall), colorbar=True)
+    assert figure.get_figheight() < 11
+    figure.draw_without_rendering()
+    titles = [extent(ax.title) for ax in axes[0]]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(titles))
+    assert extent(axes[0, 0]).height > 1.4
 
 
 @pytest.mark.parametrize("n", [1, 12])
