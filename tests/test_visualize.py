@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import BY_NAME, fitted
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from captum_hrcam import Evaluation
 from captum_hrcam.visualize import (
     boxes_figure,
     comparison_figure,
@@ -409,6 +411,32 @@ def test_weights_are_dots_and_boxes_in_a_row_per_layer():
         np.testing.assert_allclose(medians, [np.median(w[c]) for w in WEIGHTS.values()])
 
 
+def test_dots_lie_under_the_box_in_their_row_and_show_the_shape():
+    generator = torch.Generator().manual_seed(0)
+    layers = {"few": 16, "many": 1024}
+    weights = {name: torch.randn(1, n, generator=generator) for name, n in layers.items()}
+    _, axes = weights_figure(weights)
+    _, *lines = axes[0].lines
+    sizes, medians = [], [line for line in lines if line.get_color() == MEDIAN]
+    for i, (dots, median) in enumerate(zip(lines, medians, strict=False)):
+        x, y = dots.get_data()
+        assert median.get_ydata().max() < y.min()  # rows run downwards
+        assert y.max() < i + 0.5
+        assert median.get_ydata().min() > i - 0.5
+        sizes.append(dots.get_markersize())
+    assert sizes == sorted(sizes, reverse=True)
+    assert np.ptp(y[np.abs(x) < 0.2]) > 3 * np.ptp(y[np.abs(x) > 2])
+
+
+def test_weights_of_a_fitted_hrcam():
+    hrcam = fitted(BY_NAME["vgg2d"], solver="pattern")
+    _, axes = weights_figure(hrcam, target=1)
+    for line, w in zip(axes[0].lines[1:], hrcam.weights.values(), strict=False):
+        np.testing.assert_allclose(line.get_xdata(), w[1])
+    with pytest.raises(TypeError, match=r"weights: got Tensor.*HRCAM\.weights"):
+        weights_figure(torch.ones(2, 3))
+
+
 def test_weights_of_one_target_times_the_channels_deviation():
     scale = {name: torch.arange(w.shape[1]) for name, w in WEIGHTS.items()}
     _, axes = weights_figure(WEIGHTS, target=1, scale=scale)
@@ -472,6 +500,20 @@ def test_boxes_of_a_frame_are_the_papers_grid():
         n = [text.get_text() for text in ax.texts]
         assert n == ["n=9" if metric.startswith("spec") else "n=7", "9"]
     assert [t.get_text() for t in axes[1, 0].get_xticklabels()] == ["A", "B"]
+
+
+def test_boxes_of_an_evaluation_are_those_of_its_frame():
+    _, axes = boxes_figure(Evaluation(frame(), frame()[:0]))
+    _, expected = boxes_figure(frame())
+    for ax, other in zip(axes.flat, expected.flat, strict=True):
+        assert ax.get_title() == other.get_title()
+        for line, same in zip(ax.lines, other.lines, strict=True):
+            np.testing.assert_array_equal(line.get_xydata(), same.get_xydata())
+
+
+def test_a_frame_may_have_a_column_named_frame():
+    _, axes = boxes_figure(frame().assign(frame=1))
+    assert axes.shape == (2, 3)
 
 
 def test_boxes_of_a_mapping_leave_nan_out_and_name_methods_in_full():
