@@ -257,6 +257,7 @@ def test_colour_images_of_any_scale():
     ("arguments", "message"),
     [
         ({"images": IMAGES[0]}, r"images: got shape \(1, 12, 16\)"),
+        ({"images": IMAGES[:, None]}, r"images: got shape .* Of a volume draw slices_figure"),
         ({"images": torch.rand(2, 2, 12, 16)}, "images: got 2 channels"),
         (
             {"maps": {"A": SPOT[:1]}},

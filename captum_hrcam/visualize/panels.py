@@ -28,6 +28,7 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0
 DIVERGING = "RdBu_r"
 # Line and casing: cyan is bright on grey tissue and on heat, but lost on blue.
 OUTLINE, SIGNED_OUTLINE = ("#19d3e6", "k"), ("k", "w")
+SLICES = "Of a volume draw slices_figure, or pass slices."
 
 
 def image_grid(
@@ -172,7 +173,7 @@ def by_name(argument: str, values: Any, remedy: str) -> Mapping[str, ImageLike]:
 
 def planes(argument: str, values: ImageLike, n: int, size: tuple[int, ...]) -> Array:
     """(N, H, W) from (N, 1, H, W) or (N, H, W)."""
-    given = array(argument, values, 3, 4, remedy="Of a volume pass slices.")
+    given = array(argument, values, 3, 4, remedy=SLICES)
     a = given[:, 0] if given.ndim == 4 and given.shape[1] == 1 else given
     if a.shape != (n, *size):
         raise ValueError(
@@ -184,7 +185,7 @@ def planes(argument: str, values: ImageLike, n: int, size: tuple[int, ...]) -> A
 
 def to_pictures(images: ImageLike) -> list[Array]:
     """(N, C, H, W) -> N of (H, W, C) in 0..1."""
-    stack = array("images", images, 4, remedy="Of a volume pass slices.")
+    stack = array("images", images, 4, remedy=SLICES)
     if stack.shape[1] not in (1, 3):
         raise ValueError(
             f"images: got {stack.shape[1]} channels, expected 1 or 3. Choose those to be shown."
