@@ -359,6 +359,14 @@ def test_colour_bar_keeps_away_from_the_images(rows, size):
     assert 0.06 < gap < 0.3
 
 
+def test_colour_bars_beside_wide_images_are_no_hairlines():
+    wide = torch.rand(2, 1, 60, 140)
+    figure, axes = layers_figure(wide, dict.fromkeys("abcd", wide))
+    figure.draw_without_rendering()
+    assert extent(figure.axes[-1]).width > 0.05
+    assert extent(axes[0, 0]).height > 0.35
+
+
 def test_tall_images_fit_a_page_and_their_titles_beside_each_other():
     tall = torch.rand(6, 1, 200, 40)
     names = ["HR-CAM of all layers", "HR-CAM, agreement"]

@@ -207,7 +207,7 @@ def _draw_colorbar(figure: Figure, axes: Array, sign: str, limit: float | str | 
         fraction=0.05,
         shrink=0.4,
         aspect=25,
-        pad=GAP / (figure.get_figheight() - BAR),
+        pad=max(0.02, GAP / (figure.get_figheight() - BAR)),  # of few rows a share is too little
     )
     bar.set_ticks(list(words), labels=list(words.values()))
     bar.ax.tick_params(labelsize=TEXT, length=2)

@@ -88,11 +88,12 @@ def _draw_row(figure: Figure, row: Array, maps: Sequence[Array], limit: float | 
     top = limit or largest or 1.0
     for ax, a in zip(row, maps, strict=True):
         drawn = ax.imshow(a, cmap=DIVERGING, vmin=-top, vmax=top)
+    rows_per_column = maps[0].shape[0] / maps[0].shape[1]
     bar = figure.colorbar(
         drawn,
         ax=list(row),
         fraction=0.04,
-        aspect=14,
+        aspect=14 * min(1, rows_per_column),  # as wide beside wide images as beside square ones
         shrink=0.85,
         pad=0.01,
         extend="both" if largest > top else "neither",

@@ -19,7 +19,7 @@ ImageLike = Tensor | Array
 WIDTH = 7.2  # inches, two columns of a journal
 PAGE = 9.7  # inches, its height
 WIDEST, NARROWEST = 1.5, 0.75  # inches, an image; narrower cuts titles to pieces
-TURNED = 3  # lines; more are not read with the head on one side
+TURNED, TURNED_LINE = 3, 0.15  # lines that are read with the head on one side; inches of each
 BESIDE = (0.8, 1.2, 1.6)  # inches, captions that are not turned
 LINE, GAP = 0.14, 0.09  # inches, a line of text; between images
 TITLE, TEXT = 8, 7  # points
@@ -87,7 +87,7 @@ def _captions(captions: Sequence[str], height: float) -> tuple[list[str], float,
     wrapped = [wrap(caption, height, TEXT) for caption in captions]
     lines = max(map(_lines, wrapped), default=0)
     if longest <= letters(height, TEXT) and lines <= TURNED:
-        return wrapped, LINE * lines, True
+        return wrapped, TURNED_LINE * lines, True
     for inches in BESIDE:
         wrapped = [wrap(caption, inches, TEXT) for caption in captions]
         if longest <= letters(inches, TEXT) and LINE * max(map(_lines, wrapped)) <= height:
