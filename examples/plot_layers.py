@@ -64,7 +64,7 @@ deviations = {}
 for name in layers:
     f = LayerActivation(model, model.get_submodule(name)).attribute(images[:100])
     deviations[name] = f.std((0, 2, 3))
-weights_figure(hrcam.weights, classes=["normative", "lesion"], target=1, scale=deviations)[0]
+weights_figure(hrcam, classes=["normative", "lesion"], target=1, scale=deviations)[0]
 
 # %%
 # Leaving layers out

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from captum_hrcam import HRCAM, find_layers
 from captum_hrcam.metrics import pixel_average_precision, pointing_game
-from captum_hrcam.visualize import comparison_figure
+from captum_hrcam.visualize import slices_figure
 
 torch.manual_seed(0)
 SIZE = 32
@@ -94,36 +94,24 @@ for name, a in maps.items():
 # %%
 # Orthogonal slices
 # -----------------
-# Through the voxel where the map is highest, the way slices are looked at: from below and from the
-# front, so that the patient's right is on the left; the sagittal one with the front on the left.
-# Outlines are the mask.
+# Through the voxel where the first map is highest, the way slices are looked at: from below and
+# from the front, so that the patient's right is on the left; the sagittal one with the front on the
+# left. The affine says where that is: 5 mm voxels, axes to the right, front and up. Outlines are
+# the mask.
 
-
-def slices(volume: Tensor, at: list[int]) -> Tensor:
-    """(X, Y, Z) -> axial, coronal and sagittal slice, (3, SIZE, SIZE)."""
-    i, j, k = at
-    return torch.stack([p.T.flip(0, 1) for p in (volume[:, :, k], volume[:, j], volume[i])])
-
-
-highest = maps["HR-CAM"][0, 0].argmax().item()
-at = [int(i) for i in np.unravel_index(highest, (SIZE, SIZE, SIZE))]
-comparison_figure(
-    slices(x[0, 0], at)[:, None],
-    {name: slices(a[0, 0], at) for name, a in maps.items()},
-    masks=slices(masks[0], at),
-    captions=["axial, R | L", "coronal, R | L", "sagittal, A | P"],
-)[0]
+affine = np.diag([5.0, 5.0, 5.0, 1.0])
+slices_figure(x[0], {k: a[0] for k, a in maps.items()}, mask=masks[0], affine=affine)[0]
 
 # %%
 # Back to the scanner
 # -------------------
 # The map has the volume's array, so it takes the volume's affine, signed and unscaled; a viewer
-# then lays it over the scan. The affine says: 5 mm voxels, axes to the right, front and up.
+# then lays it over the scan.
 
-affine = np.diag([5.0, 5.0, 5.0, 1.0])
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "map.nii.gz")
     nib.Nifti1Image(maps["HR-CAM"][0, 0].numpy(), affine).to_filename(path)
     saved = nib.load(path)
     print(saved.shape, saved.get_data_dtype(), nib.aff2axcodes(saved.affine))
-print("highest at", nib.affines.apply_affine(affine, at), "mm")
+highest = np.unravel_index(maps["HR-CAM"][0, 0].argmax().item(), saved.shape)
+print("highest at", nib.affines.apply_affine(affine, highest), "mm")

@@ -30,6 +30,7 @@ def case(seed: int, **changes: object) -> Case:
         "scores": [-1.5, 2.25],
         "mask": mask,
         "title": f"scan {seed}",
+        "bias": [1.0, -28.6],
     }
     return Case(**(given | changes))
 

@@ -16,6 +16,7 @@ from PIL import Image
 from captum_hrcam.fusion import upsample
 from captum_hrcam.visualize import Case, case_browser
 
+KINDS = ("layer_maps", "maps")
 OTHERS = {"CAM": 7, "Grad-CAM": 14}
 
 
@@ -95,6 +96,18 @@ def test_maps_of_many_cells_are_averaged(tmp_path):
     assert kept["size"] == [75, 100]
     expected = torch.nn.functional.adaptive_avg_pool2d(fine, (75, 100))
     assert kept["high"] == pytest.approx(expected.amax((1, 2)).tolist())
+
+
+def test_each_method_has_a_scale_for_all_cases(tmp_path):
+    faint = case(3)
+    faint = case(3, **{k: {n: a / 100 for n, a in getattr(faint, k).items()} for k in KINDS})
+    case_browser([case(0), faint], tmp_path / "cases.html")
+    found = parts(tmp_path / "cases.html")[0]["largest"]
+    strong = case(0)
+    methods = [[*strong.layer_maps.values()], *([a] for a in strong.maps.values())]
+    drawn = [sum(upsample(a[None], SIZE)[0] for a in summed) for summed in methods]
+    expected = [a.abs().amax((1, 2)).tolist() for a in drawn]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_images_of_0_to_1_keep_their_brightness(tmp_path):

@@ -84,12 +84,37 @@ def test_layers_add_up_to_the_map_and_are_switched_off(page):
     page.get_by_label("early").click()
     np.testing.assert_allclose(values(page), upsampled(late, 1), rtol=0, atol=half_levels(late[1]))
     assert pixels(page) != before
+    page.get_by_label("One scale for all cases").click()
     # Still on the scale of all layers.
     assert page.evaluate("mapped[0].top") == pytest.approx(np.abs(both).max(), abs=0.05)
+    page.keyboard.press("s")
     page.keyboard.press("Shift+Digit2")
     assert not values(page).any()
     page.keyboard.press("a")
     assert pixels(page) == before
+
+
+def test_methods_have_one_scale_for_all_cases_or_one_for_each(page):
+    def largest(one, panel: int, k: int) -> float:
+        maps = [one.layer_maps, *({name: a} for name, a in one.maps.items())][panel]
+        return np.abs(sum(upsampled(a, k) for a in maps.values())).max()
+
+    for k in (1, 0):
+        for panel in range(3):
+            of_all = max(largest(one, panel, k) for one in CASES)
+            assert page.evaluate(f"mapped[{panel}].top") == pytest.approx(of_all, abs=0.05)
+        page.keyboard.press("s")
+        for panel in range(3):
+            own = largest(CASES[0], panel, k)
+            assert page.evaluate(f"mapped[{panel}].top") == pytest.approx(own, abs=0.05)
+        page.keyboard.press("s")
+        page.keyboard.press("1")
+
+
+def test_says_which_bias_completes_the_means(page):
+    assert "bias of \u221228.6 are the score" in page.locator("#bias").inner_text()
+    page.keyboard.press("1")
+    assert "bias of 1 are the score" in page.locator("#bias").inner_text()
 
 
 def test_every_panel_says_its_value_at_the_pointer(page):
@@ -103,7 +128,8 @@ def test_every_panel_says_its_value_at_the_pointer(page):
     found = float(said[2].removeprefix("here ").replace("\u2212", "-"))
     assert found == pytest.approx(upsampled(cam, 1)[y, x], rel=0.005, abs=half_levels(cam[1]))
     page.mouse.move(0, 0)
-    assert " to " in page.locator("figcaption span").nth(2).inner_text()
+    top = page.evaluate("written(mapped[1].top)")
+    assert page.locator("figcaption span").nth(2).inner_text().endswith(f" of \u00b1{top}")
 
 
 def test_slider_has_the_arrow_keys_until_escape(page):
@@ -174,6 +200,8 @@ def test_classes_threshold_opacity_and_mask(page):
     page.get_by_role("slider", name="Threshold").fill("0")
     everything = page.evaluate(count)
     page.get_by_role("slider", name="Threshold").fill("60")
+    page.keyboard.press("Escape")
+    page.keyboard.press("s")  # each case on its own scale
     strong = np.abs(values(page)) >= 0.6 * np.abs(values(page)).max()
     assert page.evaluate(count) == strong.sum() < everything
     page.keyboard.press("Escape")

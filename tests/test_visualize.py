@@ -1,5 +1,6 @@
 """Figures: what is drawn where, on any map, without pyplot."""
 
+import itertools
 import warnings
 
 import matplotlib.pyplot as plt
@@ -7,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import BY_NAME, fitted
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from captum_hrcam import Evaluation
 from captum_hrcam.visualize import (
     boxes_figure,
     comparison_figure,
@@ -130,6 +133,70 @@ def test_colour_bar_says_what_each_maps_own_scale_means(sign):
     assert bar.get_xlabel() == "each map on its own scale"
 
 
+@pytest.mark.parametrize("sign", SIGNS)
+def test_a_limit_draws_all_maps_on_one_scale(sign):
+    a = SPOT - SPOT.flip(3)
+    maps = {"A": torch.cat([a[:1], 4 * a[1:]])}
+    for limit in (2.0, torch.tensor(2.0)):
+        _, axes = comparison_figure(IMAGES, maps, sign=sign, limit=limit)
+        faint, strong = (ax.images[-1].get_array() for ax in axes[:, 1])
+        assert np.abs(faint).max() == 0.5
+        assert np.abs(strong).max() == 1  # saturates
+        assert (faint.min() < 0) == (sign == "all")
+    assert axes[0, 1].images[-1].get_clim() == (-1 if sign == "all" else 0, 1)
+
+
+def test_a_method_has_one_scale_for_its_images():
+    maps = {"A": torch.cat([SPOT[:1], 4 * SPOT[1:]]), "B": 100 * SPOT}
+    figure, axes = comparison_figure(IMAGES, maps, limit="method", colorbar=True)
+    strongest = [[ax.images[-1].get_array().max() for ax in row[1:]] for row in axes]
+    assert strongest == [[0.25, 1], [1, 1]]
+    assert figure.axes[-1].get_xlabel() == "each method on one scale"
+
+
+def test_one_outlier_does_not_set_a_methods_scale():
+    a = 1 + torch.rand(2, 1, 40, 40)
+    a[1, 0, 0, 0] = 20
+    images = torch.rand(2, 1, 40, 40)
+    _, axes = comparison_figure(images, {"A": a}, limit="method")
+    assert axes[0, 1].images[-1].get_array().mean() > 0.5
+    _, axes = comparison_figure(images, {"A": a}, limit="method", outlier_perc=0)
+    assert axes[0, 1].images[-1].get_array().mean() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("sign", "ticks"),
+    [
+        ("positive", ["0", "2.5"]),
+        ("negative", ["0", "\u22122.5"]),
+        ("all", ["\u22122.5", "0", "2.5"]),
+    ],
+)
+def test_a_limit_stands_on_the_colour_bar(sign, ticks):
+    figure, _ = comparison_figure(IMAGES, {"A": SPOT}, sign=sign, limit=2.5, colorbar=True)
+    bar = figure.axes[-1]
+    assert [t.get_text() for t in bar.get_xticklabels()] == ticks
+    assert bar.get_xlabel() == "all maps on one scale"
+
+
+def test_maps_without_the_wanted_sign_stay_bare_on_one_scale():
+    _, axes = comparison_figure(IMAGES, {"A": -SPOT}, limit="method")
+    assert axes[0, 1].texts[0].get_text() == "no positive part"
+
+
+def test_a_tensor_is_one_map():
+    for one in (SPOT, SPOT[:, 0].numpy()):
+        _, axes = comparison_figure(IMAGES, one)
+        assert [ax.get_title() for ax in axes[0]] == ["image", "map"]
+
+
+def test_what_has_no_names_is_refused():
+    with pytest.raises(TypeError, match="maps: got list, expected a mapping by name"):
+        comparison_figure(IMAGES, [SPOT])
+    with pytest.raises(TypeError, match=r"layer_maps: got Tensor.*hrcam\.layer_maps"):
+        layers_figure(IMAGES, SPOT)
+
+
 def test_titles_replace_the_maps_names():
     _, axes = comparison_figure(IMAGES, {"A": SPOT}, titles=["T1", "a map"])
     assert [ax.get_title() for ax in axes[0]] == ["T1", "a map"]
@@ -190,6 +257,7 @@ def test_colour_images_of_any_scale():
     ("arguments", "message"),
     [
         ({"images": IMAGES[0]}, r"images: got shape \(1, 12, 16\)"),
+        ({"images": IMAGES[:, None]}, r"images: got shape .* Of a volume draw slices_figure"),
         ({"images": torch.rand(2, 2, 12, 16)}, "images: got 2 channels"),
         (
             {"maps": {"A": SPOT[:1]}},
@@ -201,6 +269,8 @@ def test_colour_images_of_any_scale():
         ({"captions": "xy"}, "captions: got 'xy' for 2 images"),
         ({"titles": ["x"]}, "titles: got 1 for 2 columns"),
         ({"sign": "both"}, "sign: got 'both'"),
+        ({"limit": 0}, "limit: got 0, expected a finite number above 0"),
+        ({"limit": "image"}, "limit: got 'image', expected one of 'method'"),
     ],
 )
 def test_refused(arguments, message):
@@ -253,6 +323,61 @@ def test_long_captions_are_wrapped_and_dollars_are_no_formula():
     assert axes[0, 0].yaxis.label.get_window_extent().height <= axes[0, 0].bbox.height
 
 
+def extent(artist):
+    """Left, bottom, right and top in inches."""
+    return artist.get_window_extent().transformed(artist.get_figure().dpi_scale_trans.inverted())
+
+
+def test_captions_of_wide_images_are_not_turned_and_keep_their_words():
+    captions = [
+        "patient 001, lesion: 0.93\nsecond line",
+        "b",
+        "a very long caption indeed for this",
+    ]
+    wide = torch.rand(3, 1, 60, 140)
+    maps = {f"Method number {i} with long name": wide for i in range(7)}
+    figure, axes = comparison_figure(wide, maps, captions=captions, colorbar=True)
+    figure.draw_without_rendering()
+    labels = [ax.yaxis.label for ax in axes[:, 0]]
+    for label, caption in zip(labels, captions, strict=True):
+        assert label.get_rotation() == 0
+        assert label.get_text().split() == caption.split()
+    for upper, lower in itertools.pairwise(labels):
+        assert extent(upper).y0 > extent(lower).y1
+    assert min(extent(label).x0 for label in labels) >= 0
+    titles = [extent(ax.title) for ax in axes[0]]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(titles))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("size", [(60, 140), (60, 60)])
+def test_colour_bar_keeps_away_from_the_images(rows, size):
+    images = torch.rand(rows, 1, *size)
+    figure, axes = comparison_figure(images, images, colorbar=True)
+    figure.draw_without_rendering()
+    gap = extent(axes[-1, 0]).y0 - extent(figure.axes[-1]).y1
+    assert 0.06 < gap < 0.3
+
+
+def test_colour_bars_beside_wide_images_are_no_hairlines():
+    wide = torch.rand(2, 1, 60, 140)
+    figure, axes = layers_figure(wide, dict.fromkeys("abcd", wide))
+    figure.draw_without_rendering()
+    assert extent(figure.axes[-1]).width > 0.05
+    assert extent(axes[0, 0]).height > 0.35
+
+
+def test_tall_images_fit_a_page_and_their_titles_beside_each_other():
+    tall = torch.rand(6, 1, 200, 40)
+    names = ["HR-CAM of all layers", "HR-CAM, agreement"]
+    figure, axes = comparison_figure(tall, dict.fromkeys(names, tall), colorbar=True)
+    assert figure.get_figheight() < 11
+    figure.draw_without_rendering()
+    titles = [extent(ax.title) for ax in axes[0]]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(titles))
+    assert extent(axes[0, 0]).height > 1.4
+
+
 @pytest.mark.parametrize("n", [1, 12])
 def test_names_do_not_squeeze_boxes_or_curves(n):
     names = [f"HR-CAM, agreement of all layers, {i}" for i in range(n)]
@@ -293,6 +418,32 @@ def test_weights_are_dots_and_boxes_in_a_row_per_layer():
             np.testing.assert_allclose(dots.get_xdata(), w[c])
         medians = [line.get_xdata()[0] for line in lines if line.get_color() == MEDIAN]
         np.testing.assert_allclose(medians, [np.median(w[c]) for w in WEIGHTS.values()])
+
+
+def test_dots_lie_under_the_box_in_their_row_and_show_the_shape():
+    generator = torch.Generator().manual_seed(0)
+    layers = {"few": 16, "many": 1024}
+    weights = {name: torch.randn(1, n, generator=generator) for name, n in layers.items()}
+    _, axes = weights_figure(weights)
+    _, *lines = axes[0].lines
+    sizes, medians = [], [line for line in lines if line.get_color() == MEDIAN]
+    for i, (dots, median) in enumerate(zip(lines, medians, strict=False)):
+        x, y = dots.get_data()
+        assert median.get_ydata().max() < y.min()  # rows run downwards
+        assert y.max() < i + 0.5
+        assert median.get_ydata().min() > i - 0.5
+        sizes.append(dots.get_markersize())
+    assert sizes == sorted(sizes, reverse=True)
+    assert np.ptp(y[np.abs(x) < 0.2]) > 3 * np.ptp(y[np.abs(x) > 2])
+
+
+def test_weights_of_a_fitted_hrcam():
+    hrcam = fitted(BY_NAME["vgg2d"], solver="pattern")
+    _, axes = weights_figure(hrcam, target=1)
+    for line, w in zip(axes[0].lines[1:], hrcam.weights.values(), strict=False):
+        np.testing.assert_allclose(line.get_xdata(), w[1])
+    with pytest.raises(TypeError, match=r"weights: got Tensor.*HRCAM\.weights"):
+        weights_figure(torch.ones(2, 3))
 
 
 def test_weights_of_one_target_times_the_channels_deviation():
@@ -358,6 +509,20 @@ def test_boxes_of_a_frame_are_the_papers_grid():
         n = [text.get_text() for text in ax.texts]
         assert n == ["n=9" if metric.startswith("spec") else "n=7", "9"]
     assert [t.get_text() for t in axes[1, 0].get_xticklabels()] == ["A", "B"]
+
+
+def test_boxes_of_an_evaluation_are_those_of_its_frame():
+    _, axes = boxes_figure(Evaluation(frame(), frame()[:0]))
+    _, expected = boxes_figure(frame())
+    for ax, other in zip(axes.flat, expected.flat, strict=True):
+        assert ax.get_title() == other.get_title()
+        for line, same in zip(ax.lines, other.lines, strict=True):
+            np.testing.assert_array_equal(line.get_xydata(), same.get_xydata())
+
+
+def test_a_frame_may_have_a_column_named_frame():
+    _, axes = boxes_figure(frame().assign(frame=1))
+    assert axes.shape == (2, 3)
 
 
 def test_boxes_of_a_mapping_leave_nan_out_and_name_methods_in_full():

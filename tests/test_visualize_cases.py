@@ -32,12 +32,28 @@ def test_cases_hold_what_the_methods_say():
         assert np.array_equal(one.mask, masks[i, 0])
         assert np.array_equal(one.image, x[i, :1])
         assert one.title == "abcd"[i]
+        means = sum(a.mean((1, 2)) for a in one.layer_maps.values())
+        np.testing.assert_allclose(means + one.bias, one.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", ["evidence", "agreement"])
+def test_cases_of_other_fusions_add_up_to_their_map(fusion):
+    hrcam, x = fitted(OF), OF.images()
+    expected = hrcam.class_maps(x, fusion=fusion)
+    for one, of_classes in zip(
+        collect_cases(hrcam, x, shown=x[:, :1], fusion=fusion), expected, strict=True
+    ):
+        total = sum(upsample(a[None], OF.size)[0] for a in one.layer_maps.values())
+        torch.testing.assert_close(total, of_classes)
+        assert one.bias is None  # no sum that a bias would complete
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"shown": None}, ValueError, "shown: got shape .* 1 or 3 channels"),
+        ({"shown": None}, ValueError, "^images: got shape .* 1 or 3 channels.*shown="),
+        ({"shown": torch.rand(4, 2, *OF.size)}, ValueError, "^shown: got shape .* 1 or 3 channels"),
+        ({"fusion": "mean"}, ValueError, "fusion: got 'mean', expected one of"),
         ({"shown": torch.rand(3, 1, *OF.size)}, ValueError, "shown: got 3 pictures of 4"),
         ({"targets": []}, ValueError, "targets: got none"),
         ({"targets": [3]}, AssertionError, "target: got 3"),
@@ -66,6 +82,7 @@ def test_what_cannot_be_collected_is_refused(changes, error, message):
             r"maps\['CAM'\]: got shape \(3, 3, 4\), expected 2",
         ),
         ({"scores": [1.0]}, r"scores: got shape \(1,\)"),
+        ({"bias": [1.0]}, r"bias: got shape \(1,\)"),
         ({"mask": torch.zeros(5, 5)}, "mask"),
         ({"image": torch.full((1, *SIZE), torch.nan)}, "image: NaN or infinity"),
     ],
@@ -73,3 +90,9 @@ def test_what_cannot_be_collected_is_refused(changes, error, message):
 def test_a_case_that_does_not_fit_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         case(0, **changes)
+
+
+def test_volumes_are_refused_by_the_name_that_they_were_passed_by():
+    volume = BY_NAME["vgg3d"]
+    with pytest.raises(ValueError, match=r"^images: got shape .*slices_figure"):
+        collect_cases(fitted(volume, solver="pattern"), volume.images())

@@ -11,6 +11,7 @@ from captum_hrcam.visualize.cases import Case, collect_cases
 from captum_hrcam.visualize.comparison import comparison_figure
 from captum_hrcam.visualize.curves import roc_figure
 from captum_hrcam.visualize.layers import layers_figure
+from captum_hrcam.visualize.slices import slices_figure
 from captum_hrcam.visualize.weights import weights_figure
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "comparison_figure",
     "layers_figure",
     "roc_figure",
+    "slices_figure",
     "weights_figure",
 ]

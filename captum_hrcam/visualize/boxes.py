@@ -37,8 +37,9 @@ def boxes_figure(
     each box. A row of rates, all in 0..1, has one axis, which need not begin at 0.
 
     Args:
-        values (DataFrame or dict): columns "method", "metric" and "value", a row per image, method
-            and metric; or {metric: {method: (N,)}}.
+        values (Evaluation, DataFrame or dict): what :func:`~captum_hrcam.evaluate` gives, or its
+            ``frame``: columns "method", "metric" and "value", a row per image, method and metric;
+            or {metric: {method: (N,)}}.
         metrics (sequence): names to show, three in a row; or a sequence for each row. Default the
             paper's six, sensitivity and specificity at 0.3, 0.5 and 0.8, where all are there;
             otherwise all, those that differ by a number at their end in one row.
@@ -50,7 +51,7 @@ def boxes_figure(
 
     Raises:
         ValueError: columns missing, no values, infinity among them, a metric that is not there.
-        TypeError: neither a frame nor a mapping.
+        TypeError: neither an evaluation, a frame nor a mapping.
 
     Examples::
 
@@ -107,6 +108,8 @@ def _share(axes: Array) -> None:
 def _panels(values: Any) -> dict[str, dict[str, Array]]:
     """{metric: {method: values without NaN}}, in the order in which they come."""
     panels: dict[str, dict[str, Array]] = {}
+    if not hasattr(values, "groupby"):  # an Evaluation, which pictures know nothing of
+        values = getattr(values, "frame", values)
     if hasattr(values, "groupby"):  # a frame, without importing pandas for those who have none
         missing = {"method", "metric", "value"} - set(values.columns)
         if missing:
@@ -122,8 +125,8 @@ def _panels(values: Any) -> dict[str, dict[str, Array]]:
         panels = {k: {m: to_numpy(a).ravel() for m, a in v.items()} for k, v in values.items()}
     else:
         raise TypeError(
-            f"values: got {type(values).__name__}, expected a frame with columns method, metric "
-            "and value, or {metric: {method: values}}."
+            f"values: got {type(values).__name__}, expected what evaluate() gives, a frame with "
+            "columns method, metric and value, or {metric: {method: values}}."
         )
     for metric, samples in panels.items():
         for method, a in samples.items():

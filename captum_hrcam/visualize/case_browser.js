@@ -63,7 +63,10 @@ function point(across, down) {
 function unpoint() {
   panels.forEach(({ part }) => part(".cross").setAttribute("d", ""));
   picture.said.textContent = shown.size.toReversed().join(" \u00d7 ");
-  for (const { values, said } of mapped) said.textContent = extent(values).map((x) => written(x)).join(" to ");
+  for (const { values, top, said } of mapped) {
+    const [low, high] = extent(values).map((x) => written(x));
+    said.textContent = `${low} to ${high} of \u00b1${written(top)}`; // the scale's ends
+  }
 }
 
 // ---- from a case to pixels
@@ -107,6 +110,10 @@ function describe() {
     const { rows, columns, values } = shown.layers[l][target];
     part("span").textContent = `${columns} \u00d7 ${rows}, ${written(mean(values), 2)}`;
   });
+  const bias = shown.bias && written(shown.bias[target]);
+  find("bias").textContent = shown.bias
+    ? `Means plus the bias of ${bias} are the score. Where it is far below 0, tissue of any image may be red.`
+    : "";
   compute();
 }
 
@@ -119,11 +126,13 @@ function compute() {
   };
   const all = shown.layers.map((maps) => maps[target]);
   const kept = all.filter((_, l) => layers[l].part("input").checked);
+  const common = find("common").checked;
+  const top = (method, values) => (common && about.largest[method][target]) || largest(values);
   // On the scale of all layers, so that the part of each can be seen.
-  draw(hrcam, sum(kept, height, width), largest(sum(all, height, width)));
+  draw(hrcam, sum(kept, height, width), top(0, sum(all, height, width)));
   others.forEach((panel, i) => {
     const values = sum([shown.methods[i][target]], height, width);
-    draw(panel, values, largest(values));
+    draw(panel, values, top(i + 1, values));
   });
   unpoint();
   paint();
@@ -172,6 +181,7 @@ find("case").addEventListener("change", (event) => {
   open(event.target.selectedIndex);
   event.target.blur(); // gives the arrow keys back to paging
 });
+find("common").addEventListener("input", compute);
 for (const id of ["mask", "against", "threshold", "opacity"]) find(id).addEventListener("input", paint);
 for (const id of ["threshold", "opacity"]) find(id).addEventListener("pointerup", () => find(id).blur());
 
@@ -191,6 +201,7 @@ const KEYS = {
   a: everyLayer,
   m: () => find("mask").click(),
   n: () => find("against").click(),
+  s: () => find("common").click(),
   t: () => find("threshold").focus(),
   o: () => find("opacity").focus(),
 };

@@ -3,27 +3,20 @@
 import base64
 import hashlib
 import html
-import io
 import json
 import os
-import zlib
 from collections.abc import Sequence
 from importlib.resources import files
 from string import Template
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from matplotlib import colormaps
-from PIL import Image
 
 from captum_hrcam.files import in_a_folder, written_whole
 from captum_hrcam.visualize.cases import Case
-from captum_hrcam.visualize.panels import DIVERGING, Array, in_unit_range, one_for_each, to_numpy
-
-MAP_SIDE = 112  # cells; of more, few are seen at the size of a panel
-LEVELS = 255  # of 8 bits
+from captum_hrcam.visualize.packed_case import LEVELS, largest, packed
+from captum_hrcam.visualize.panels import DIVERGING, in_unit_range, one_for_each, to_numpy
 
 
 def case_browser(
@@ -38,9 +31,15 @@ def case_browser(
     One HTML file in which a person pages through images and their maps, without network or server.
 
     The browser shows each image beside HR-CAM and the other methods, for one class at a time. Each
-    map is drawn over the image on its own scale, centred at zero: red speaks for the class, blue
-    against it. Layers are switched off and on, and what remains is added up anew, on the scale of
-    all of them. Below the threshold, a share of that scale, nothing is drawn.
+    method has one scale for all cases, set by the largest value in any of them, so that a healthy
+    image's map is seen to be faint; or, switched over, one for each case. Below the threshold, a
+    share of the scale, nothing is drawn. Layers are switched off and on, and what remains is added
+    up anew.
+
+    Scales are centred at zero, which adds nothing to the class's score: red raises it, blue lowers
+    it. The score itself is the map's mean plus the bias, which has no place in the image. So all
+    tissue may be red where no image shows the class: the bias takes its usual level away again.
+    Spread over the pixels it would not help, as it would turn the air around the tissue blue.
 
     Images are stored in 8 bits, grey ones without loss, coloured ones as JPEG; if all lie in 0..1
     they are shown as they are, otherwise each is scaled by itself. Maps are for looking: 8 bits
@@ -108,15 +107,17 @@ def _alike(cases: Sequence[Case]) -> int:
 
 
 def _page(cases: Sequence[Case], classes: Sequence[str], target: int, title: str) -> str:
+    pictures = in_unit_range([to_numpy(case.image) for case in cases])
+    of_cases = [largest(case, a.shape[1:]) for case, a in zip(cases, pictures, strict=True)]
     about = {
         "classes": classes,
         "layers": list(cases[0].layer_maps),
         "methods": list(cases[0].maps),
         "titles": [case.title for case in cases],
         "target": target,
+        "largest": np.max(of_cases, axis=0).tolist(),  # of each method and class
         "colors": colormaps[DIVERGING](np.linspace(0, 1, LEVELS + 1), bytes=True)[:, :3].tolist(),
     }
-    pictures = in_unit_range([to_numpy(case.image) for case in cases])
     style = _asset("case_browser.css")
     script = _asset("case_maps.js") + _asset("case_browser.js")
     policy = (
@@ -131,7 +132,7 @@ def _page(cases: Sequence[Case], classes: Sequence[str], target: int, title: str
         about=_json(about),
         # One element each, so that the browser reads a case's text only when it is shown.
         cases="\n".join(
-            f'<script type="application/json" class="case">{_json(_packed(case, picture))}</script>'
+            f'<script type="application/json" class="case">{_json(packed(case, picture))}</script>'
             for case, picture in zip(cases, pictures, strict=True)
         ),
     )
@@ -149,51 +150,3 @@ def _digest(text: str) -> str:
 def _json(value: Any) -> str:
     """For a script element, which only "</script" or "<!--" could end or confuse."""
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
-
-
-# ---- one case
-
-
-def _packed(case: Case, picture: Array) -> dict[str, Any]:
-    """All that the page shows of a case; maps and mask as one run of bytes, in this order."""
-    of_layers = [_quantised(a) for a in case.layer_maps.values()]
-    of_methods = [_quantised(a) for a in case.maps.values()]
-    values = b"".join(levels.tobytes() for levels, _ in of_layers + of_methods)
-    if case.mask is not None:
-        values += np.packbits(to_numpy(case.mask) > 0).tobytes()
-    # Neighbours differ little, and small numbers are packed smaller.
-    steps = np.diff(np.frombuffer(values, np.uint8), prepend=np.uint8(0))
-    return {
-        "image": _data_url(picture),
-        "size": picture.shape[1:],
-        "scores": None if case.scores is None else to_numpy(case.scores).tolist(),
-        "layers": [about for _, about in of_layers],
-        "methods": [about for _, about in of_methods],
-        "mask": case.mask is not None,
-        "values": base64.b64encode(zlib.compress(steps.tobytes(), 9)).decode(),
-    }
-
-
-def _quantised(maps: Any) -> tuple[Array, dict[str, Any]]:
-    """(K, h, w) of bytes, and what turns them back into values."""
-    a = torch.from_numpy(to_numpy(maps))
-    factor = -(-max(a.shape[1:]) // MAP_SIDE)
-    if factor > 1:
-        a = F.interpolate(a[None], [-(-side // factor) for side in a.shape[1:]], mode="area")[0]
-    low, high = a.amin((1, 2)), a.amax((1, 2))
-    span = torch.where(high > low, high - low, 1)[:, None, None]
-    levels = ((a - low[:, None, None]) / span * LEVELS).round().byte().numpy()
-    return levels, {"size": a.shape[1:], "low": low.tolist(), "high": high.tolist()}
-
-
-def _data_url(picture: Array) -> str:
-    """(C, H, W) in 0..1."""
-    levels = np.moveaxis((picture * 255).round().astype(np.uint8), 0, 2)
-    file = io.BytesIO()
-    if levels.shape[2] == 1:
-        kind = "png"
-        Image.fromarray(levels[..., 0]).save(file, "PNG", optimize=True)
-    else:
-        kind = "jpeg"
-        Image.fromarray(levels).save(file, "JPEG", quality=92, subsampling=0)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -10,7 +10,7 @@ from captum_hrcam.attribution import HeadAttribution
 from captum_hrcam.compare import Methods, compare
 from captum_hrcam.visualize.panels import Array, ImageLike, array, one_for_each, planes, to_numpy
 
-SLICES = "Of a volume pass slices."
+SLICES = "Of a volume draw slices_figure, or make a Case of each slice."
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,8 @@ class Case:
         scores (Tensor, ndarray or sequence): (K,), the number shown at each class. None: none.
         mask (Tensor or ndarray): (H, W) or (1, H, W), outlined where it is above zero.
         title (str): what to call the image.
+        bias (Tensor, ndarray or sequence): (K,), HR-CAM's, shown below its layers' means, which
+            with it add up to the score. None: none.
 
     Raises:
         ValueError: shapes that do not fit each other, no layer, NaN or infinity.
@@ -48,6 +50,7 @@ class Case:
     scores: ImageLike | Sequence[float] | None = None
     mask: ImageLike | None = None
     title: str = ""
+    bias: ImageLike | Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         image = _pictures("image", self.image, 3)
@@ -56,9 +59,10 @@ class Case:
         for argument, maps in (("layer_maps", self.layer_maps), ("maps", self.maps)):
             for name, a in maps.items():
                 self._for_each_class(f"{argument}[{name!r}]", array(argument, a, 3, remedy=SLICES))
-        if self.scores is not None:
-            scores = array("scores", to_numpy(self.scores), 1, remedy="Pass one for each class.")
-            self._for_each_class("scores", scores)
+        for argument, given in (("scores", self.scores), ("bias", self.bias)):
+            if given is not None:
+                values = array(argument, to_numpy(given), 1, remedy="Pass one for each class.")
+                self._for_each_class(argument, values)
         if self.mask is not None:
             planes("mask", self.mask[None], 1, image.shape[1:])
 
@@ -86,6 +90,7 @@ def collect_cases(
     masks: ImageLike | None = None,
     titles: Sequence[str] | None = None,
     additional_forward_args: object = None,
+    fusion: str = "sum",
 ) -> list[Case]:
     r"""
     Cases of a batch of images: HR-CAM's layers, other methods' maps, the head's scores.
@@ -105,13 +110,16 @@ def collect_cases(
         masks (Tensor or ndarray): (N, H, W) or (N, 1, H, W), of the pictures' size.
         titles (sequence of str): one for each image.
         additional_forward_args (Any): passed to the model after the images.
+        fusion (str): of HR-CAM, as in :meth:`~captum_hrcam.HRCAM.attribute`. Zero adds nothing to
+            the score with "sum"; with "evidence" and "agreement" it is what is ordinary in the
+            training data. Of "agreement", which is no sum, there is one map of all layers.
 
     Returns:
         *list*: a :class:`Case` for each image.
 
     Raises:
         AssertionError: Captum's, for a target out of range.
-        ValueError: shapes that do not fit; no target.
+        ValueError: shapes that do not fit; no target; an unknown fusion.
 
     Examples::
 
@@ -133,7 +141,7 @@ def collect_cases(
         >>> list(cases[0].maps)
         ['CAM', 'Grad-CAM']
     """
-    pictures = _pictures("shown", images if shown is None else shown, 4)
+    pictures = _pictures(*(("images", images) if shown is None else ("shown", shown)), 4)
     n, size = len(images), pictures.shape[2:]
     if len(pictures) != n:
         raise ValueError(f"shown: got {len(pictures)} pictures of {n} images, expected as many.")
@@ -148,15 +156,25 @@ def collect_cases(
             "each image and target."
         )
 
-    layers = [hrcam.native_maps(images, c, additional_forward_args) for c in chosen]
+    layers = [_layers(hrcam, images, c, additional_forward_args, fusion) for c in chosen]
     others = [compare(methods, images, c, additional_forward_args) for c in chosen if methods]
     layer_maps, maps = _by_image(layers, n), _by_image(others, n)
     if scores is None:
         scores = hrcam.predict(images, additional_forward_args)[:, chosen]
+    bias = hrcam.bias[chosen] if fusion == "sum" else None
     return [
-        Case(pictures[i], layer_maps[i], maps[i], scores[i].tolist(), edges[i], title)
+        Case(pictures[i], layer_maps[i], maps[i], scores[i].tolist(), edges[i], title, bias)
         for i, title in enumerate(titles or [""] * n)
     ]
+
+
+def _layers(
+    hrcam: HeadAttribution, images: Tensor, target: int, args: object, fusion: str
+) -> Mapping[str, Tensor]:
+    """What the browser adds up to HR-CAM's map."""
+    if fusion == "agreement":
+        return {"all, agreement": hrcam.attribute(images, target, args, fusion=fusion)}
+    return hrcam.native_maps(images, target, args, fusion=fusion)
 
 
 def _pictures(argument: str, values: ImageLike, ndim: int) -> Array:
@@ -165,7 +183,7 @@ def _pictures(argument: str, values: ImageLike, ndim: int) -> Array:
     if pictures.shape[-3] not in (1, 3):
         raise ValueError(
             f"{argument}: got shape {pictures.shape}, expected 1 or 3 channels. Choose those to be "
-            "shown."
+            "shown; collect_cases takes them as shown=."
         )
     return pictures
 

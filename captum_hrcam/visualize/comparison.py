@@ -13,11 +13,15 @@ from matplotlib.figure import Figure
 from captum_hrcam.checks import is_number, one_of
 from captum_hrcam.visualize.panels import (
     DIVERGING,
+    GAP,
     TEXT,
     Array,
     ImageLike,
+    by_name,
     cased,
+    end_of_scale,
     image_grid,
+    is_array,
     one_for_each,
     outline,
     planes,
@@ -26,30 +30,35 @@ from captum_hrcam.visualize.panels import (
 )
 
 NO_OUTLIER = 1e-9  # percent; of 0 Captum's sum may round above all there is
+BAR = 0.45  # inches, a colour bar and its words
+METHOD = "method"
 SIGNS = ("positive", "negative", "absolute_value", "all")
 
 
 def comparison_figure(
     images: ImageLike,
-    maps: Mapping[str, ImageLike],
+    maps: Mapping[str, ImageLike] | ImageLike,
     *,
     masks: ImageLike | None = None,
     captions: Sequence[str] | None = None,
     titles: Sequence[str] | None = None,
     sign: str = "positive",
     outlier_perc: float = 2,
+    limit: float | str | None = None,
     colorbar: bool = False,
 ) -> tuple[Figure, Array]:
     r"""
     A grid as the paper's Figs. 2, 4 and 5: a row per image, then the image and a column per method.
 
     Each map is scaled by itself and drawn by Captum's ``visualize_image_attr``; where it is zero
-    the image shows through, in grey. A map without the wanted sign is drawn as the bare image and
-    says so.
+    the image shows through, in grey. So a map of little evidence looks as bright as one of much:
+    where images are compared, of healthy tissue say, ``limit`` draws them on one scale. A map
+    without the wanted sign is drawn as the bare image and says so.
 
     Args:
         images (Tensor or ndarray): (N, C, H, W), one or three channels, any scale.
-        maps (dict): {name: (N, 1, H, W) or (N, H, W)}, as :func:`~captum_hrcam.compare` gives them.
+        maps (dict): {name: (N, 1, H, W) or (N, H, W)}, as :func:`~captum_hrcam.compare` gives them;
+            or one such Tensor or ndarray, as ``attribute`` gives it.
         masks (Tensor or ndarray): (N, H, W) or (N, 1, H, W), outlined in every panel.
         captions (sequence of str): one for each image, at the left of its row; lines apart by
             "\\n".
@@ -58,13 +67,17 @@ def comparison_figure(
         sign (str): of Captum: "positive", "negative", "absolute_value", or "all" for both signs
             in a diverging map centred at zero.
         outlier_perc (float): share of the summed map, in percent, that may saturate.
+        limit (float or str): the value at which colours saturate, in all maps; or "method": each
+            method has one scale for all images, set by the share that may saturate. Default each
+            map's own.
         colorbar (bool): say below what the colours mean.
 
     Returns:
         *Figure* and an array of *Axes*, (N, 1 + number of maps). No pyplot state is used.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown sign, NaN in a map.
+        TypeError: maps that are neither a mapping nor an array.
+        ValueError: shapes that do not fit, an unknown sign, NaN in a map, a limit of 0 or less.
 
     Examples::
 
@@ -79,39 +92,62 @@ def comparison_figure(
         raise ValueError(
             f"outlier_perc: got {outlier_perc!r}, expected a percentage of at least 0, below 100."
         )
+    if isinstance(limit, str):
+        one_of("limit", limit, (METHOD,))
+    else:
+        limit = end_of_scale(limit)
     pictures = to_pictures(images)
     n, size = len(pictures), pictures[0].shape[:2]
-    columns = {name: planes(f"maps[{name!r}]", a, n, size) for name, a in maps.items()}
+    named = by_name("maps", {"map": maps} if is_array(maps) else maps, "compare gives {name: maps}")
+    columns = {name: planes(f"maps[{name!r}]", a, n, size) for name, a in named.items()}
     edges = np.zeros((n, *size)) if masks is None else planes("masks", masks, n, size)
     one_for_each("titles", titles, 1 + len(columns), "columns")
 
-    below = 0.45 if colorbar else 0.0
+    below = BAR if colorbar else 0.0
     figure, axes = image_grid(pictures, titles or ["image", *columns], captions, below=below)
     panel = figure.get_figwidth() / axes.shape[1]
+    tops = {name: _top(a, sign, outlier_perc, limit) for name, a in columns.items()}
     for i, (row, picture) in enumerate(zip(axes, pictures, strict=True)):
-        for ax, column in zip(row[1:], columns.values(), strict=True):
-            _draw_map(figure, ax, column[i], picture, sign, outlier_perc, panel)
+        for ax, (name, column) in zip(row[1:], columns.items(), strict=True):
+            if part_of(sign, column[i]).any():
+                _draw_map(figure, ax, column[i], picture, sign, outlier_perc, tops[name])
+            else:
+                _draw_bare(ax, picture, sign, panel)
         outline(row, edges[i], signed=sign == "all")
     if colorbar:
-        _draw_colorbar(figure, axes, sign)
+        _draw_colorbar(figure, axes, sign, limit)
     return figure, axes
 
 
+def part_of(sign: str, a: Array) -> Array:
+    """What of a map is drawn; of "negative" how far it is below zero."""
+    if sign == "absolute_value":
+        return np.abs(a)
+    return {"positive": a.clip(0), "negative": (-a).clip(0), "all": a}[sign]
+
+
+def _top(column: Array, sign: str, outlier_perc: float, limit: float | str | None) -> float | None:
+    """Where one method's colours saturate; None where each map has its own scale."""
+    if not isinstance(limit, str):
+        return limit
+    values = np.sort(np.abs(part_of(sign, column)), axis=None)  # as Captum scales one map
+    share = np.cumsum(values)
+    return float(values[np.searchsorted(share, share[-1] * (1 - outlier_perc / 100))])
+
+
 def _draw_map(
-    figure: Figure, ax: Axes, a: Array, picture: Array, sign: str, outlier_perc: float, panel: float
+    figure: Figure,
+    ax: Axes,
+    a: Array,
+    picture: Array,
+    sign: str,
+    outlier_perc: float,
+    top: float | None,
 ) -> None:
-    """One map over its image, ``panel`` inches wide; Captum refuses a map without the wanted sign,
-    so it is shown bare."""
-    wanted = {"positive": a.max(), "negative": -a.min()}.get(sign, np.abs(a).max())
-    if wanted <= 0:
-        kind = sign if sign in ("positive", "negative") else "non-zero"
-        ax.imshow(picture.mean(2), cmap="gray", vmin=0, vmax=1)
-        words = wrap(f"no {kind} part", panel, TEXT)
-        said = ax.text(0.5, 0.04, words, transform=ax.transAxes, color="w", size=TEXT)
-        said.set(ha="center", path_effects=cased("k", 1.5), in_layout=False)
-        return
+    """One map over its image, on the scale from 0 to ``top`` or on its own."""
+    part = part_of(sign, a)
     visualization.visualize_image_attr(
-        (a / wanted)[..., None],  # Captum warns of maps whose values are small in themselves
+        (a / np.abs(part).max())[..., None],  # Captum warns of maps with small values
         picture,
         method="blended_heat_map",
         sign=sign,
@@ -122,6 +158,17 @@ def _draw_map(
         use_pyplot=False,
     )
     ax.images[0].set_clim(0, 255)  # Captum's grey picture, as bright as in the first column
+    if top is not None:
+        ax.images[-1].set_data((part / top).clip(-1, 1))
+
+
+def _draw_bare(ax: Axes, picture: Array, sign: str, panel: float) -> None:
+    """An image, ``panel`` inches wide, whose map lacks the wanted sign: Captum refuses that."""
+    kind = sign if sign in ("positive", "negative") else "non-zero"
+    ax.imshow(picture.mean(2), cmap="gray", vmin=0, vmax=1)
+    words = wrap(f"no {kind} part", panel, TEXT)
+    said = ax.text(0.5, 0.04, words, transform=ax.transAxes, color="w", size=TEXT)
+    said.set(ha="center", path_effects=cased("k", 1.5), in_layout=False)
 
 
 def _heat(sign: str) -> ListedColormap:
@@ -135,20 +182,33 @@ def _heat(sign: str) -> ListedColormap:
     return ListedColormap(colors)
 
 
-def _draw_colorbar(figure: Figure, axes: Array, sign: str) -> None:
-    """One for all maps, as they look on mid-grey tissue; words, for each map has its own scale."""
+def _draw_colorbar(figure: Figure, axes: Array, sign: str, limit: float | str | None) -> None:
+    """One for all maps, as they look on mid-grey tissue; words where scales differ."""
     words = {
         "positive": {0: "0", 1: "high"},
         "negative": {0: "0", 1: "most negative"},
         "absolute_value": {0: "0", 1: "high"},
         "all": {-1: "\u2212", 0: "0", 1: "+"},
     }[sign]
+    scales = "each map on its own scale"
+    if isinstance(limit, str):
+        scales = "each method on one scale"
+    elif limit is not None:
+        scales = "all maps on one scale"
+        of_end = -limit if sign == "negative" else limit
+        words = {end: f"{end * of_end or 0:.3g}".replace("-", "\u2212") for end in words}
     colors = _heat(sign)(np.linspace(0, 1, 256))
     colors = 0.5 * (1 - colors[:, 3:]) + colors[:, :3] * colors[:, 3:]
     heat = ScalarMappable(Normalize(min(words), max(words)), ListedColormap(colors))
     bar = figure.colorbar(
-        heat, ax=list(axes.flat), location="bottom", fraction=0.05, shrink=0.4, aspect=25, pad=0.02
+        heat,
+        ax=list(axes.flat),
+        location="bottom",
+        fraction=0.05,
+        shrink=0.4,
+        aspect=25,
+        pad=max(0.02, GAP / (figure.get_figheight() - BAR)),  # of few rows a share is too little
     )
     bar.set_ticks(list(words), labels=list(words.values()))
     bar.ax.tick_params(labelsize=TEXT, length=2)
-    bar.set_label("each map on its own scale", fontsize=TEXT, labelpad=1)
+    bar.set_label(scales, fontsize=TEXT, labelpad=1)

@@ -10,6 +10,8 @@ from captum_hrcam.visualize.panels import (
     TEXT,
     Array,
     ImageLike,
+    by_name,
+    end_of_scale,
     image_grid,
     outline,
     planes,
@@ -48,6 +50,7 @@ def layers_figure(
         *Figure* and an array of *Axes*, (N, 2 + number of layers). No pyplot state is used.
 
     Raises:
+        TypeError: layers' maps without names.
         ValueError: shapes that do not fit, no layer, NaN in a map, a limit of 0 or less.
 
     Examples::
@@ -61,11 +64,11 @@ def layers_figure(
     """
     pictures = to_pictures(images)
     n, size = len(pictures), pictures[0].shape[:2]
+    by_name("layer_maps", layer_maps, "hrcam.layer_maps(images, target) gives {layer: maps}")
     columns = {k: planes(f"layer_maps[{k!r}]", a, n, size) for k, a in layer_maps.items()}
     if not columns:
         raise ValueError("layer_maps: got no layer, expected one or more. Use HRCAM.layer_maps.")
-    if limit is not None and not limit > 0:
-        raise ValueError(f"limit: got {limit}, expected above 0. None takes each row's own.")
+    limit = end_of_scale(limit)
     last = sum(columns.values()) if total is None else planes("total", total, n, size)
     edges = np.zeros((n, *size)) if masks is None else planes("masks", masks, n, size)
 
@@ -85,11 +88,12 @@ def _draw_row(figure: Figure, row: Array, maps: Sequence[Array], limit: float | 
     top = limit or largest or 1.0
     for ax, a in zip(row, maps, strict=True):
         drawn = ax.imshow(a, cmap=DIVERGING, vmin=-top, vmax=top)
+    rows_per_column = maps[0].shape[0] / maps[0].shape[1]
     bar = figure.colorbar(
         drawn,
         ax=list(row),
         fraction=0.04,
-        aspect=14,
+        aspect=14 * min(1, rows_per_column),  # as wide beside wide images as beside square ones
         shrink=0.85,
         pad=0.01,
         extend="both" if largest > top else "neither",

@@ -1,8 +1,8 @@
 """What the figures share: sizes, colours, the grid of images, checked arrays."""
 
 import textwrap
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,19 +10,25 @@ from matplotlib.patheffects import AbstractPathEffect, Normal, Stroke
 from torch import Tensor
 
 from captum_hrcam.batch import plain
+from captum_hrcam.checks import positive
 from captum_hrcam.metrics.scaling import scale_batch
 
 Array = np.ndarray[Any, Any]
 ImageLike = Tensor | Array
 
 WIDTH = 7.2  # inches, two columns of a journal
+PAGE = 9.7  # inches, its height
 WIDEST, NARROWEST = 1.5, 0.75  # inches, an image; narrower cuts titles to pieces
+TURNED, TURNED_LINE = 3, 0.15  # lines that are read with the head on one side; inches of each
+BESIDE = (0.8, 1.2, 1.6)  # inches, captions that are not turned
+LINE, GAP = 0.14, 0.09  # inches, a line of text; between images
 TITLE, TEXT = 8, 7  # points
 # Okabe and Ito's colours, told apart by the colour-blind.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 DIVERGING = "RdBu_r"
 # Line and casing: cyan is bright on grey tissue and on heat, but lost on blue.
 OUTLINE, SIGNED_OUTLINE = ("#19d3e6", "k"), ("k", "w")
+SLICES = "Of a volume draw slices_figure, or pass slices."
 
 
 def image_grid(
@@ -35,31 +41,62 @@ def image_grid(
 ) -> tuple[Figure, Array]:
     """Axes (N, columns) without ticks, images in the first; inches for colour bars kept free."""
     one_for_each("captions", captions, len(pictures), "images")
-    rows_per_column = pictures[0].shape[0] / pictures[0].shape[1]
-    captions = [wrap(c, _panel(len(titles), right) * rows_per_column, TEXT) for c in captions or ()]
-    left = 0.15 * max((c.count("\n") + 1 for c in captions), default=0)
-    panel = _panel(len(titles), left + right)
-    height = panel * rows_per_column
-    points = TITLE if panel > 1 else TEXT
-    titles = [wrap(title, panel, points) for title in titles]
-    above = 0.14 * max(title.count("\n") + 1 for title in titles)
-    size = (panel * len(titles) + left + right, height * len(pictures) + above + below)
-    figure = Figure(figsize=size, layout="compressed")
-    axes = figure.subplots(len(pictures), len(titles), squeeze=False)
+    n, rows_per_column = len(pictures), pictures[0].shape[0] / pictures[0].shape[1]
+    _, height = _panel(n, len(titles), right, rows_per_column)
+    captions, left, turned = _captions(captions or (), height)
+    width, height = _panel(n, len(titles), left + right, rows_per_column)
+    points = TITLE if width > 1 else TEXT
+    titles = [wrap(title, width, points) for title in titles]
+    above = LINE * max(map(_lines, titles))
+    size = (width * len(titles) + left + right, height * n + above + below)
+    # Compressed, tall images would move together until their titles lie on each other.
+    is_tall = height - GAP < (width - GAP) * rows_per_column
+    figure = Figure(figsize=size, layout="constrained" if is_tall else "compressed")
+    axes = figure.subplots(n, len(titles), squeeze=False)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
     for ax, picture in zip(axes[:, 0], pictures, strict=True):
         ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=points, pad=3, parse_math=False)
+    placed = {} if turned else {"rotation": 0, "ha": "right", "va": "center"}
     for ax, caption in zip(axes[:, 0], captions, strict=False):
-        ax.set_ylabel(caption, fontsize=TEXT, labelpad=3, parse_math=False)
+        ax.set_ylabel(caption, fontsize=TEXT, labelpad=3, parse_math=False, **placed)
     return figure, axes
 
 
-def _panel(columns: int, beside: float) -> float:
-    """The width of an image in inches, where so many are kept free beside them."""
-    return min(max((WIDTH - beside) / columns, NARROWEST), WIDEST)
+def _panel(n: int, columns: int, beside: float, rows_per_column: float) -> tuple[float, float]:
+    """Width and height of an image and the gap after it, where inches are kept free beside all.
+
+    Of ``n`` tall images each has its share of a page, but no less than a square one would have.
+    """
+    width = min(max((WIDTH - beside) / columns, NARROWEST), WIDEST)
+    height = (width - GAP) * rows_per_column + GAP
+    highest = max(PAGE / n, WIDEST)
+    if height > highest:
+        return max((highest - GAP) / rows_per_column + GAP, NARROWEST), highest
+    return width, height
+
+
+def _captions(captions: Sequence[str], height: float) -> tuple[list[str], float, bool]:
+    """Captions in lines, the inches they take, and whether they are turned by 90 degrees.
+
+    They are where three lines do, and no word has to be broken, beside an image of this height.
+    """
+    longest = max((len(word) for caption in captions for word in caption.split()), default=0)
+    wrapped = [wrap(caption, height, TEXT) for caption in captions]
+    lines = max(map(_lines, wrapped), default=0)
+    if longest <= letters(height, TEXT) and lines <= TURNED:
+        return wrapped, TURNED_LINE * lines, True
+    for inches in BESIDE:
+        wrapped = [wrap(caption, inches, TEXT) for caption in captions]
+        if longest <= letters(inches, TEXT) and LINE * max(map(_lines, wrapped)) <= height:
+            break
+    return wrapped, inches, False
+
+
+def _lines(text: str) -> int:
+    return text.count("\n") + 1
 
 
 def outline(row: Array, mask: Array, *, signed: bool) -> None:
@@ -120,9 +157,23 @@ def array(argument: str, values: ImageLike, *ndim: int, remedy: str) -> Array:
     return a
 
 
+def is_array(values: object) -> TypeGuard[ImageLike]:
+    """A tensor or an array of numpy."""
+    return isinstance(values, Tensor | np.ndarray)
+
+
+def by_name(argument: str, values: Any, remedy: str) -> Mapping[str, ImageLike]:
+    """Refuse anything but a mapping."""
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            f"{argument}: got {type(values).__name__}, expected a mapping by name: {remedy}."
+        )
+    return values
+
+
 def planes(argument: str, values: ImageLike, n: int, size: tuple[int, ...]) -> Array:
     """(N, H, W) from (N, 1, H, W) or (N, H, W)."""
-    given = array(argument, values, 3, 4, remedy="Of a volume pass slices.")
+    given = array(argument, values, 3, 4, remedy=SLICES)
     a = given[:, 0] if given.ndim == 4 and given.shape[1] == 1 else given
     if a.shape != (n, *size):
         raise ValueError(
@@ -134,7 +185,7 @@ def planes(argument: str, values: ImageLike, n: int, size: tuple[int, ...]) -> A
 
 def to_pictures(images: ImageLike) -> list[Array]:
     """(N, C, H, W) -> N of (H, W, C) in 0..1."""
-    stack = array("images", images, 4, remedy="Of a volume pass slices.")
+    stack = array("images", images, 4, remedy=SLICES)
     if stack.shape[1] not in (1, 3):
         raise ValueError(
             f"images: got {stack.shape[1]} channels, expected 1 or 3. Choose those to be shown."
@@ -150,6 +201,15 @@ def in_unit_range(images: Sequence[Array]) -> Sequence[Array]:
     if all(image.min() >= 0 and image.max() <= 1 for image in images):
         return images
     return [scale_batch(image[None])[0] for image in images]
+
+
+def end_of_scale(limit: Any) -> float | None:
+    """A limit as a number, of a tensor, too; None where each map or row has its own."""
+    if limit is None:
+        return None
+    value = limit.item() if isinstance(limit, Tensor) and limit.numel() == 1 else limit
+    positive("limit", value)
+    return float(value)
 
 
 def one_for_each(argument: str, values: Sequence[str] | None, n: int, what: str) -> None:

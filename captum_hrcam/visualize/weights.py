@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from captum_hrcam.attribution import HeadAttribution
 from captum_hrcam.visualize.panels import (
     COLORS,
     TEXT,
@@ -14,6 +15,7 @@ from captum_hrcam.visualize.panels import (
     Array,
     ImageLike,
     array,
+    by_name,
     one_for_each,
     wrap,
 )
@@ -22,7 +24,7 @@ PANELS = 8  # classes in one figure
 
 
 def weights_figure(
-    weights: Mapping[str, ImageLike],
+    weights: Mapping[str, ImageLike] | HeadAttribution,
     *,
     classes: Sequence[str] | None = None,
     target: int | Sequence[int] | None = None,
@@ -31,13 +33,15 @@ def weights_figure(
     r"""
     The paper's Figs. 6B and 6C: how the head's weights W[c, i] spread in each layer.
 
-    A panel per class, a row per layer, a dot per channel. Boxes mark median and quartiles, whiskers
-    the outermost values from the 5th to the 95th percentile. Layers are comparable where ``scale``
+    A panel per class, a row per layer. In a row a dot per channel, spread out where there are many
+    of like weight; above them a box of median and quartiles, whiskers to the outermost values from
+    the 5th to the 95th percentile. Layers are comparable where ``scale``
     brings their channels to one unit; raw weights also mirror how large a layer's feature maps
     happen to be.
 
     Args:
-        weights (dict): {layer: (K, C)}, as :attr:`~captum_hrcam.HRCAM.weights` gives them.
+        weights (HRCAM or dict): fitted; or {layer: (K, C)}, as :attr:`~captum_hrcam.HRCAM.weights`
+            gives them.
         classes (sequence of str): names of the K classes, for the panels' titles.
         target (int or sequence of int): classes to show, at most 8. Default all.
         scale (dict): {layer: (C,)}, each channel's deviation; weights are multiplied by it.
@@ -46,6 +50,7 @@ def weights_figure(
         *Figure* and an array of *Axes*, (number of classes,). No pyplot state is used.
 
     Raises:
+        TypeError: weights that are neither.
         ValueError: shapes that do not fit, no layer, more than 8 classes without ``target``.
         IndexError: a target that is none of the K classes.
 
@@ -57,14 +62,16 @@ def weights_figure(
         >>> axes.shape, [label.get_text() for label in axes[0].get_yticklabels()]
         ((2,), ['early (16)', 'late (64)'])
     """
-    scaled = _scaled(weights, scale)
+    if isinstance(weights, HeadAttribution):
+        weights = weights.weights
+    scaled = _scaled(by_name("weights", weights, "HRCAM.weights gives {layer: (K, C)}"), scale)
     k = len(next(iter(scaled.values())))
     one_for_each("classes", classes, k, "outputs")
     shown = _shown(target, k)
 
     columns = min(len(shown), 4 if len(shown) != 6 else 3)
     rows = -(-len(shown) // columns)
-    height = 0.22 * len(scaled) + 0.35
+    height = 0.3 * len(scaled) + 0.35
     width = min(WIDTH, 1.2 + 2.4 * columns)
     figure = Figure(figsize=(width, height * rows + 0.35), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
@@ -117,22 +124,32 @@ def _shown(target: int | Sequence[int] | None, k: int) -> list[int]:
 
 
 def _draw_weights(ax: Axes, weights: Mapping[str, Array]) -> None:
-    """One class: dots, and a box over them, for each layer."""
+    """One class: in each layer's row a box, and dots below it."""
     ax.axvline(0, color="0.4", linewidth=0.8, zorder=0)
     rng = np.random.default_rng(0)  # the dots' places across the row carry no meaning
     for i, w in enumerate(weights.values()):
-        y = i + rng.uniform(-0.28, 0.28, len(w))
-        ax.plot(w, y, ".", color=COLORS[0], alpha=0.35, markersize=3, mew=0, rasterized=True)
+        y = i + 0.12 + 0.26 * _crowding(w) * rng.uniform(-1, 1, len(w))
+        few = 1 - min(len(w) / 512, 1)
+        (dots,) = ax.plot(w, y, ".", color=COLORS[0], mew=0, rasterized=True)
+        dots.set(markersize=2 + 2 * few, alpha=0.5 + 0.25 * few)
     ax.boxplot(
         list(weights.values()),
-        positions=range(len(weights)),
+        positions=np.arange(len(weights)) - 0.28,
         orientation="horizontal",
         whis=(5, 95),
         showfliers=False,
-        widths=0.56,
-        medianprops={"color": "#D55E00", "linewidth": 1.4},
+        widths=0.2,
+        medianprops={"color": COLORS[5], "linewidth": 1.4},
         manage_ticks=False,
     )
     named = [f"{name} ({len(w)})" for name, w in weights.items()]
     ax.set_yticks(range(len(named)), named)
+    ax.set_ylim(-0.5, len(named) - 0.5)
     ax.tick_params(labelsize=TEXT, length=2)
+
+
+def _crowding(w: Array) -> Array:
+    """How many channels have a like weight, of the most that have, so that dots show the shape."""
+    counts, edges = np.histogram(w, bins=max(int(len(w) ** 0.5), 1))
+    smooth = np.interp(w, (edges[1:] + edges[:-1]) / 2, counts)
+    return smooth / smooth.max()

@@ -110,7 +110,7 @@ def against_masks(fitted: Fitted, lesions: Drawn, out: Path) -> None:
     """boxes.png (Fig. 3), roc.png, and every figure, their summaries, medians and tests as CSV."""
     result = evaluate(fitted.methods, lesions, batch_size=16, show_progress=True)
     print(result)
-    figure, _ = boxes_figure(result.frame)
+    figure, _ = boxes_figure(result)
     save(figure, out / "boxes.png")
     result.frame.round(5).to_csv(out / "figures.csv.gz", index=False)
     write_tables(result, out)
