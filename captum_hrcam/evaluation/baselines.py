@@ -18,7 +18,10 @@ GAUSSIAN = "centred Gaussian"
 
 
 def with_baselines(
-    methods: dict[str, Method], inputs: TensorOrTuple, targets: Tensor
+    methods: dict[str, Method],
+    inputs: TensorOrTuple,
+    targets: Tensor,
+    args: tuple[Tensor, ...] = (),
 ) -> dict[str, Method]:
     """The methods, then CAM where none of them is one, then the centred Gaussian.
 
@@ -27,13 +30,14 @@ def with_baselines(
         inputs: (N, C, \\*spatial), by whose first image it is tried whether the model's classifier
             takes the channels of a layer that a method names.
         targets: (N,).
+        args: what the model takes after the inputs, one row for each image.
 
     Warns:
         UserWarning: no CAM can be made, and why; or its layer is not the one before pooling.
     """
     rows = dict(methods)
     if not any(isinstance(owner(method), CAM) for method in methods.values()):
-        cam = _last_layer_cam(methods, inputs, targets)
+        cam = _last_layer_cam(methods, inputs, targets, args)
         if isinstance(cam, CAM):
             rows[_free("CAM", rows)] = cam
         else:
@@ -55,7 +59,10 @@ def gaussian_map(inputs: TensorOrTuple, **_: Any) -> Tensor:
 
 
 def _last_layer_cam(
-    methods: dict[str, Method], inputs: TensorOrTuple, targets: Tensor
+    methods: dict[str, Method],
+    inputs: TensorOrTuple,
+    targets: Tensor,
+    args: tuple[Tensor, ...],
 ) -> CAM | str:
     """CAM on the deepest layer named by a method that the classifier takes; or why there is none.
 
@@ -66,6 +73,7 @@ def _last_layer_cam(
     if not named:
         return "no method tells both its model (forward_func) and a layer"
     first = tuple(x[:1] for x in as_tuples(inputs, None)[1])
+    first_args = tuple(x[:1] for x in args)
     cams: dict[str, CAM] = {}
     reason = ""
     for method in named:
@@ -75,16 +83,16 @@ def _last_layer_cam(
         for layer in method.layer if isinstance(method.layer, (list, tuple)) else [method.layer]:
             try:
                 cam = CAM(method.forward_func, layer, reshape_transform=reshape)
-                cam.attribute(first, targets[:1])
+                cam.attribute(first, targets[:1], first_args)
             except (AssertionError, RuntimeError, TypeError, ValueError) as error:
                 reason = str(error).split(". ")[0]
             else:
                 cams.setdefault(next(iter(cam.layers)), cam)
-    return _last_to_run(cams, first) if cams else reason
+    return _last_to_run(cams, first, first_args) if cams else reason
 
 
 @torch.no_grad()
-def _last_to_run(cams: dict[str, CAM], inputs: tuple[Tensor, ...]) -> CAM:
+def _last_to_run(cams: dict[str, CAM], inputs: tuple[Tensor, ...], args: tuple[Tensor, ...]) -> CAM:
     """The CAM whose layer runs last; warns where it is not the one that the classifier reads."""
     ran: list[str] = []
     any_cam = next(iter(cams.values()))
@@ -93,9 +101,9 @@ def _last_to_run(cams: dict[str, CAM], inputs: tuple[Tensor, ...]) -> CAM:
         eval_mode(module_of(any_cam)),  # type: ignore[arg-type]
         read_feature_maps(layers, lambda name, f: ran.append(name)),
     ):
-        output = any_cam.forward_func(*inputs)
+        output = any_cam.forward_func(*inputs, *args)
     cam = cams[ran[-1]]
-    scores, logits = cam.predict(inputs).cpu().float(), score_rows(output, 1)
+    scores, logits = cam.predict(inputs, args).cpu().float(), score_rows(output, 1)
     if scores.shape == logits.shape and not torch.allclose(scores, logits, rtol=0.01, atol=0.01):
         warnings.warn(
             f"evaluate: the row of the baseline CAM is of layer {ran[-1]!r}, the deepest that a "
