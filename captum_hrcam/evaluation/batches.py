@@ -15,8 +15,8 @@ EXPECTED = "(inputs, target, mask) or (inputs, target, mask, kind)"
 ALL = "all"  # the kind of images of which none is known
 ONE_SIZE = "Give tensors of one size, in the data set's transform, or use batch_size=1."
 AS_IMAGES = (
-    "An image's transform is not applied to its mask: override mask(i) to resize and crop each as "
-    "its image (nearest neighbour)."
+    "An image's transform is not applied to its mask. Resize and crop each mask as its image "
+    "(nearest neighbour): with mask_transform= where the data set has it, else override mask(i)."
 )
 
 
