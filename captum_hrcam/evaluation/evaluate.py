@@ -67,8 +67,8 @@ def evaluate(
 
     Returns:
         *Evaluation*: ``.frame`` one row for each figure, ``.pooled`` the set's figures (PxAP,
-        MaxBoxAccV2, the best common threshold's IoU; in 3D VxAP and no boxes), ``.summary()``,
-        ``.tests(reference)``; ``print`` shows a table.
+        MaxBoxAccV2, the best common threshold's IoU; in 3D VxAP and no boxes), ``.roc`` their ROC
+        curves, ``.summary()``, ``.tests(reference)``; ``print`` shows a table.
 
     Raises:
         TypeError: data, methods, metrics or faithfulness are of another kind than these.
@@ -186,7 +186,11 @@ class _Figures:
             for metric, value in figures.compute().items()
         ]
         columns = ["method", "kind", "metric", "value"]
-        return Evaluation(pandas.DataFrame(frame), pandas.DataFrame(pooled, columns=columns))
+        return Evaluation(
+            pandas.DataFrame(frame),
+            pandas.DataFrame(pooled, columns=columns),
+            {method: figures.pooled.roc() for method, figures in self.of_set.items()},
+        )
 
 
 def _scores(given: object, argument: str) -> dict[str, Score]:
