@@ -15,7 +15,14 @@ from torch import Tensor
 
 from captum_hrcam.batch import plain
 
-__all__ = ["TargetType", "TensorOrTuple", "as_tuples", "format_output", "target_classes"]
+__all__ = [
+    "TargetType",
+    "TensorOrTuple",
+    "as_tuples",
+    "format_output",
+    "forward_args",
+    "target_classes",
+]
 
 TensorOrTuple = Tensor | tuple[Tensor, ...]
 
@@ -27,17 +34,25 @@ def as_tuples(
     tensors."""
     is_tuple = isinstance(inputs, tuple)
     inputs_tuple = _format_tensor_into_tuples(inputs)
-    args = _format_additional_forward_args(additional_forward_args) or ()
-    for x in inputs_tuple:
+    args = forward_args(additional_forward_args)
+    for i, x in enumerate(inputs_tuple):
         if not isinstance(x, Tensor) or x.ndim < 2 or 0 in x.shape:
             got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(f"inputs: got {got}, expected tensors (N, C, *spatial), none empty.")
+            remedy = " Pass what has no space as additional_forward_args." if i else ""
+            raise ValueError(
+                f"inputs: got {got}, expected tensors (N, C, *spatial), none empty.{remedy}"
+            )
         if len(x) != len(inputs_tuple[0]):
             raise ValueError(
                 f"inputs: got batches of {len(inputs_tuple[0])} and {len(x)}, expected the same "
                 "number of images in each. Pass what has no batch as additional_forward_args."
             )
     return is_tuple, tuple(map(plain, inputs_tuple)), args
+
+
+def forward_args(additional_forward_args: object) -> tuple[Any, ...]:
+    """What the model takes after the inputs, as a tuple; of None an empty one."""
+    return _format_additional_forward_args(additional_forward_args) or ()
 
 
 def target_classes(target: TargetType, n: int, n_outputs: int) -> Tensor:

@@ -78,6 +78,20 @@ class TwoInputs(nn.Module):
         return self.fc(pooled.mean((2, 3)) + self.side(side).mean((2, 3)))
 
 
+class ImageAndTable(nn.Module):
+    """An image, and a table of one row for each, (N,) or (N, F), by whose mean it is scaled."""
+
+    def __init__(self, k: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.ReLU())
+        self.fc = nn.Linear(6, k)
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        assert len(table) == len(x)
+        scale = table.reshape(len(x), -1).mean(1)
+        return self.fc(self.conv(x * scale[:, None, None, None]).mean((2, 3)))
+
+
 @dataclass(frozen=True)
 class Case:
     """A model, its layers, and the size of its images (N, 2, *size)."""

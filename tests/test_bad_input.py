@@ -361,6 +361,10 @@ MAPS = {
     "vector among inputs": (
         ValueError, r"shape \(12, 5\).*additional_forward_args", attribute((X, torch.ones(12, 5)))
     ),
+    "numbers among inputs": (
+        ValueError, r"shape \(12,\), expected .*additional_forward_args",
+        attribute((X, torch.ones(12))),
+    ),
     "batches of two sizes": (ValueError, "got batches of 12 and 4", attribute((X, X[:4]))),
     "another device": (
         ValueError, r"inputs: got tensors on meta, but the model is on cpu.*\.to\('cpu'\)",

@@ -10,9 +10,10 @@ import pytest
 import torch
 from layouts import ISIC_CLASSES, run_examples, truncate, write_csv, write_isic
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2 as T
 
+from captum_hrcam import evaluate
 from captum_hrcam.datasets.files import read_image
 from captum_hrcam.datasets.isic import ISIC2019
 from captum_hrcam.datasets.splits import held_out
@@ -124,6 +125,17 @@ def test_masks(root):
     assert brightness[mask].mean() < brightness[~mask].mean() - 50
     assert data.mask(data.names.index("ISIC_0000001")) is None
     assert ISIC2019(root).mask(0) is None
+
+
+def test_transformed_images_are_evaluated_against_transformed_masks(root):
+    prepare = T.Compose([T.Resize(32), T.CenterCrop(32), T.PILToTensor(), T.ToDtype(torch.float)])
+    paths = {"masks": root / MASKS, "transform": prepare}
+    data = ISIC2019(root, "all", **paths, mask_transform=prepare)
+    methods = {"dark": lambda inputs, **_: -inputs}  # lesions are
+    result = evaluate(methods, Subset(data, data.masked), baselines=False)
+    assert result.values("dark", "pixel AUROC").min() > 0.95
+    with pytest.raises(ValueError, match=r"masks of shape \(8, 36, 48\) .*mask_transform="):
+        evaluate(methods, Subset(ISIC2019(root, "all", **paths), data.masked), baselines=False)
 
 
 def test_a_mask_may_be_stored_as_ones(small):

@@ -8,6 +8,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader, Subset
+from torchvision.transforms import v2
 
 from captum_hrcam.datasets import SimulatedPathology
 
@@ -43,6 +44,14 @@ def test_lesion_is_what_the_mask_says():
         else:
             assert added[mask].min() > added[~mask].max() - 1e-6
             assert 0 < mask.float().mean() < 0.25
+
+
+def test_masks_are_transformed_as_images():
+    plain, turned = SimulatedPathology(4, 48), v2.RandomHorizontalFlip(p=1)
+    data = SimulatedPathology(4, 48, transform=turned, mask_transform=turned)
+    assert torch.equal(data[1][0], plain[1][0].flip(-1))
+    assert torch.equal(data.mask(1), plain.mask(1).flip(-1))
+    assert not torch.equal(data.mask(1), plain.mask(1))
 
 
 def test_dark_lesions_have_the_masks_of_bright_ones():

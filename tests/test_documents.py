@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import fit_quietly
-from layouts import write_neuromelanin
+from layouts import write_isic, write_neuromelanin
 from PIL import Image
 from torchvision.models import ResNet, resnet18
 from torchvision.models.resnet import BasicBlock
@@ -73,7 +73,8 @@ def yours() -> dict[str, Any]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder of a reader: photos in folders of classes, a checkpoint, scans."""
+    """The working folder of a reader: photos in folders of classes, a checkpoint, scans, skin
+    lesions with masks."""
     rng = np.random.default_rng(0)
     for part in ("train/healthy", "train/lesion", "val/healthy", "val/lesion"):
         (tmp_path / "photos" / part).mkdir(parents=True)
@@ -87,6 +88,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         scan = nibabel.Nifti1Image(rng.normal(size=(16, 24, 20)).astype(np.float32), affine)
         scan.to_filename(tmp_path / f"scans/{i:02d}.nii.gz")
     write_neuromelanin(tmp_path / "nm_mri")
+    isic = write_isic(tmp_path / "ISIC_2019", lesions=4)
+    (tmp_path / "ISIC_masks").symlink_to(isic / "ISIC2018_Task1_Training_GroundTruth")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

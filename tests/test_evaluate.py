@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import LayerGradCam, Saliency
-from cases import TwoInputs
-from conftest import BY_NAME, State
+from cases import ImageAndTable, TwoInputs
+from conftest import BY_NAME, State, fit_quietly
 from evaluated import DATA, N, batches, cnn, methods_of, of_set, same, whole
 from torch import nn
 
-from captum_hrcam import CAM, compare, evaluate, metrics
+from captum_hrcam import CAM, HRCAM, compare, evaluate, metrics
 from captum_hrcam.evaluation import default_metrics
 from captum_hrcam.evaluation.measures import ORACLE_IOU
 
@@ -141,6 +141,57 @@ def test_several_inputs_come_as_a_tuple():
             result = evaluate(gradcam, [(inputs, y, x[:, 0] > 0)])
         np.testing.assert_allclose(result.values("Grad-CAM", "pixel AUROC"), expected)
         assert "CAM" in result.methods
+
+
+TABLES = {"(N,)": torch.arange(1.0, 7), "(N, F)": torch.arange(1.0, 13).reshape(6, 2)}
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_an_image_and_a_table(table):
+    """Inputs without space go to every method as additional_forward_args."""
+    model = ImageAndTable().eval()
+    x, y = torch.randn(6, 2, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
+    hrcam = fit_quietly(HRCAM(model, "conv"), [(x, table, y)], solver="pattern")
+
+    def given(inputs, target, additional_forward_args):
+        assert isinstance(inputs, torch.Tensor)  # as without a table
+        [rows] = additional_forward_args
+        return inputs * rows.reshape(len(inputs), -1).sum(1)[:, None, None, None]
+
+    methods = {"HR-CAM": hrcam, "Saliency": Saliency(model), "function": given}
+    data = [((x[part], table[part]), y[part], x[part, 0] > 0) for part in (slice(4), slice(4, 6))]
+    result = evaluate(methods, data)
+    assert result.methods == [*methods, "CAM", "centred Gaussian"]
+    methods["CAM"] = CAM(model, "conv")
+    for name, maps in compare(methods, x, y, (table,)).items():
+        expected = metrics.pixel_auroc(maps, x[:, 0] > 0)
+        np.testing.assert_allclose(result.values(name, "pixel AUROC"), expected, atol=1e-6)
+
+
+def test_faithfulness_sees_the_table():
+    def by_hand(inputs, maps, targets, additional_forward_args):
+        return model(inputs, *additional_forward_args).gather(1, targets[:, None])[:, 0]
+
+    model = ImageAndTable().eval()
+    x, table, y = torch.randn(4, 2, 8, 8), torch.arange(4.0), torch.tensor([0, 1, 2, 0])
+    data, asked = [((x, table), y)], {"score": by_hand}
+    result = evaluate(CAM(model, "conv"), data, metrics={}, faithfulness=asked)
+    expected = by_hand(x, None, y, (table,)).detach()
+    np.testing.assert_allclose(result.values("CAM", "score"), expected, atol=1e-6)
+
+
+def test_inputs_after_a_table_keep_their_place():
+    def forward(x, table, side):
+        return model(x, side, table[:, None, None, None])
+
+    model = TwoInputs().eval()
+    x, table, side = torch.randn(4, 2, 8, 8), torch.arange(1.0, 5), torch.randn(4, 1, 4, 6)
+    y = torch.tensor([0, 1, 2, 0])
+    data = [((x, table, side), y, x[:, 0] > 0)]
+    result = evaluate(Saliency(forward), data, baselines=False)
+    maps = compare(Saliency(forward), x, y, (table, side))["Saliency"]
+    expected = metrics.pixel_auroc(maps, x[:, 0] > 0)
+    np.testing.assert_allclose(result.values("Saliency", "pixel AUROC"), expected)
 
 
 def test_models_run_in_eval_mode_and_are_left_as_they_were():

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from captum_hrcam import CAM, evaluate, metrics
+from captum_hrcam.evaluation.batches import masked_batches
 
 
 @pytest.fixture
@@ -43,6 +44,27 @@ def test_subset_asks_for_the_masks_of_its_own_items(model):
     np.testing.assert_allclose(part.values("CAM", "pixel AP"), expected, atol=1e-6)
     kinds = part.frame["kind"].unique().tolist()
     assert kinds == [DATA.kind(lesions[4])]
+
+
+def test_a_data_set_may_give_an_image_and_numbers(model):
+    """One number for each image is a row, however the items are collated."""
+
+    def scaled(inputs, target, additional_forward_args):
+        numbers, tables = additional_forward_args
+        assert numbers.tolist() == tables[:, 1].tolist()
+        return inputs * numbers[:, None, None, None]
+
+    def item(i):
+        return (DATA[i][0], i + 0.5, torch.tensor([0.0, i + 0.5])), DATA[i][1]
+
+    expected = evaluate({"scaled": lambda inputs, **_: inputs}, _Masks(), baselines=False)
+    same(evaluate({"scaled": scaled}, _Masks(item=item), baselines=False), expected)
+
+
+def test_a_table_goes_where_the_model_is():
+    images, table = torch.zeros(4, 1, 8, 8), torch.zeros(4)
+    [batch] = masked_batches([((images, table), table.long(), images)])[0]
+    assert batch.on(torch.device("meta")).args[0].is_meta
 
 
 def test_kinds_may_be_strings_of_numpys(model):
@@ -125,6 +147,18 @@ REFUSED = {
         ValueError, r"targets of shape \(4, 1, 8, 8\).*Several inputs go in a tuple",
     ),
     "inputs": (lambda: first(images=["a"]), {}, (AssertionError, TypeError, ValueError), "nputs"),
+    "table of another length": (
+        lambda: first(images=(torch.zeros(4, 1, 32, 32), torch.zeros(3))), {}, ValueError,
+        r"data: input 1 of a batch is a tensor \(3,\), expected .* each of 4 images, \(4,\) or",
+    ),
+    "table that is one number": (
+        lambda: first(images=(torch.zeros(4, 1, 32, 32), torch.tensor(3.0))), {}, ValueError,
+        r"input 1 of a batch is a tensor \(\), expected .*function around the model",
+    ),
+    "table of words": (
+        lambda: first(images=(torch.zeros(4, 1, 32, 32), torch.zeros(4), ["a"] * 4)), {},
+        ValueError, "input 2 of a batch is a list of 4, expected a tensor",
+    ),
     "one axis": (lambda: first(images=torch.zeros(4, 1, 32)), {}, ValueError, "expected .N, C, H"),
     "kinds": (lambda: first(kinds=["a"]), {}, ValueError, "kinds are a list of 1, expected a list"),
     "item": (lambda: _Masks(item=lambda i: DATA[i][0]), {}, TypeError, "item 0 is a tensor .*labe"),

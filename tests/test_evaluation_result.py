@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from evaluated import DATA, N, cnn, methods_of, of_set
+from evaluated import DATA, N, cnn, methods_of, of_set, whole
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from captum_hrcam import CAM, evaluate, metrics
+from captum_hrcam import CAM, compare, evaluate, metrics
 from captum_hrcam.evaluation import default_metrics
+from captum_hrcam.visualize import roc_figure
 
 
 @pytest.fixture
@@ -87,6 +89,20 @@ def test_printed_table_holds_the_means_and_the_set_s_figures(model):
     assert lines["pixel AP"] == ["6", f"{mean:.3f}", f"{gaussian:.3f}"]
     expected = [f"{of_set(result, name)['PxAP']:.3f}" for name in result.methods]
     assert lines["PxAP"] == ["set", *expected]
+
+
+def test_roc_curves_are_over_all_pixels_and_can_be_drawn(model):
+    images, labels, masks, _ = whole()
+    result = evaluate(methods_of(model), DATA, batch_size=5)
+    _, axes = roc_figure(result.roc)
+    legend = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert list(result.roc) == result.methods
+    for name, maps in compare(methods_of(model), images, labels).items():
+        scaled = np.concatenate([(a - a.min()) / (a.max() - a.min()) for a in maps.numpy()])
+        area = roc_auc_score(masks.flatten(), scaled.ravel())
+        assert f"{name} ({area:.3f})" in legend
+    mean = {"mean": lambda inputs, maps, targets: maps.mean((1, 2, 3))}
+    assert evaluate(CAM(model, "3"), DATA, metrics={}, faithfulness=mean).roc == {}
 
 
 def test_result_refuses_unknown_names(model):

@@ -1,13 +1,17 @@
 """What holds for every figure: a model made by hand, nothing left behind, what is refused."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 from captum.attr import Saliency
+from cases import ImageAndTable
 from conftest import State
 from pixel_models import SIZES, Recorder, batch, generator, linear_model, refused
 from torch import nn
 
+from captum_hrcam import CAM, evaluate
 from captum_hrcam.faithfulness import deletion, infidelity, insertion, road, sensitivity_max
 from captum_hrcam.faithfulness.reset import draw_anew
 
@@ -30,6 +34,41 @@ def test_each_figure_is_its_images_own_whatever_the_batch(size):
     for name, together in figures(x, maps).items():
         one_by_one = np.concatenate([each[name] for each in alone])
         np.testing.assert_allclose(together, one_by_one, rtol=1e-4, atol=1e-7, err_msg=name)
+
+
+def sensitivity_of_gradients(model, x, maps, target, **options):
+    return sensitivity_max(Saliency(model), x.detach(), target, **options)
+
+
+@pytest.mark.parametrize("figure", [*FIGURES, sensitivity_of_gradients])
+def test_what_the_model_takes_beside_the_image_reaches_it_row_by_row(figure):
+    linear, (x, maps) = linear_model((6, 7)), batch((6, 7))
+    table, power = torch.tensor([0.5, -1.0, 2.0]).double(), 3
+
+    def model(images, rows, power):
+        assert len(rows) == len(images)
+        return linear(images**power * rows[:, None, None, None])
+
+    together = figure(model, x, maps, 1, additional_forward_args=(table, power))
+    for i, row in enumerate(table):
+        alone = figure(
+            lambda images, row=row: model(images, row.expand(len(images)), power),
+            x[i : i + 1],
+            maps[i : i + 1],
+            1,
+        )
+        assert together[i] == pytest.approx(alone[0])
+
+
+def test_evaluate_hands_the_table_on():
+    model, x, table = ImageAndTable(), torch.randn(3, 2, 8, 8), torch.tensor([0.5, -1.0, 2.0])
+    y = torch.arange(3)
+    asked = {figure.__name__: functools.partial(figure, model) for figure in FIGURES}
+    result = evaluate(CAM(model, "conv"), [((x, table), y)], metrics={}, faithfulness=asked)
+    maps = CAM(model, "conv").attribute(x, y, table)
+    for figure in FIGURES:
+        expected = figure(model, x, maps, y, additional_forward_args=table)
+        np.testing.assert_allclose(result.values("CAM", figure.__name__), expected, atol=1e-6)
 
 
 def spot():
@@ -77,10 +116,6 @@ class Strict(nn.Module):
         return self.fc(self.drop(self.conv(x)).mean((2, 3)))
 
 
-def sensitivity_of_gradients(model, x, maps, target):
-    return sensitivity_max(Saliency(model), x.detach(), target)
-
-
 @pytest.mark.parametrize("figure", [*FIGURES, sensitivity_of_gradients])
 def test_model_and_random_state_are_left_as_they_were(figure):
     model = Strict().train()
@@ -125,7 +160,7 @@ class TestBadInput:
 
     def test_inputs(self, figure):
         x, _ = batch((6, 7))
-        refused(figure, TypeError, "inputs: got tuple", inputs=(x,))
+        refused(figure, TypeError, "inputs: got tuple.*additional_forward_args", inputs=(x,))
         refused(figure, ValueError, "of torch.int64, expected floats", inputs=x.long())
         refused(figure, ValueError, "inputs: got shape", inputs=x[:0])
         refused(figure, ValueError, r"inputs: got shape \(3, 2\)", inputs=x[..., 0, 0])

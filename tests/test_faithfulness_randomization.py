@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import NoiseTunnel, Saliency
-from cases import TwoInputs
+from cases import ImageAndTable, TwoInputs
 from conftest import BY_NAME, State, fit_quietly
 from pixel_models import generator
 from torch import nn
@@ -123,6 +123,15 @@ class TestRandomization:
             TwoInputs(), Saliency, inputs, 1, additional_forward_args=2.0, layers=["conv2"]
         )
         assert table[table["stage"] == 1]["value"].max() < 0.999
+
+    def test_an_image_and_a_table(self):
+        x, table, model = torch.randn(6, 2, 8, 8), torch.arange(1.0, 7), ImageAndTable()
+        hrcam = HRCAM(model, "conv")
+        fit_quietly(hrcam, [(x, table, torch.arange(6) % 3)], solver="pattern")
+        methods = {"kept": head_kept(hrcam), "gradient": Saliency}
+        curve = randomization(model, methods, x, 1, additional_forward_args=table)
+        assert curve[curve["stage"] == 0]["value"].to_numpy() == pytest.approx(1)
+        assert curve[curve["layer"] == "conv.0"]["value"].max() < 0.999
 
 
 class TestBadRandomization:

@@ -495,3 +495,40 @@ def test_the_stream_is_exact_as_long_as_it_keeps_all_pixels():
         for a, m in zip(maps, masks, strict=True):
             pooled.update(a, m)
         assert (pooled.n_images, pooled.compute()) == (5, expected)
+
+
+@pytest.mark.parametrize("exact_below", [0, 10_000])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_stream_s_roc_is_that_of_all_pixels(size, exact_below):
+    maps, masks = images(5, size)
+    masks[3] = False
+    pooled = metrics.PooledAveragePrecision(len(size), exact_below=exact_below)
+    pooled.update(maps[:2], masks[:2])
+    pooled.update(maps[2:], masks[2:])
+    pairs = [p for a, m in zip(maps, masks, strict=True) for p in pixels(scaled(a), m)]
+    inside, outside = ([a for a, m in pairs if m == is_object] for is_object in (True, False))
+    by_hand = [(0.0, 0.0)]
+    for t in sorted({a for a, _ in pairs}, reverse=True):
+        rates = [sum(a >= t for a in values) / len(values) for values in (outside, inside)]
+        by_hand.append(tuple(rates))
+    np.testing.assert_allclose(np.transpose(pooled.roc()), by_hand)
+
+
+def test_the_stream_s_roc_has_a_point_for_each_bin_at_most():
+    rng = np.random.default_rng(0)
+    pooled = metrics.PooledAveragePrecision(bins=1000, exact_below=10**6)
+    for _ in range(3):
+        pooled.update(rng.random((1, 200, 200)), rng.random((1, 200, 200)) < 0.5)
+    fpr, tpr = pooled.roc()
+    assert len(fpr) == len(tpr) <= 4 * 1000 + 2
+
+
+def test_the_stream_s_roc_is_undefined_without_an_object_or_background():
+    pooled = metrics.PooledAveragePrecision()
+    assert np.isnan(pooled.roc()).all()
+    for full, (of_background, of_objects) in ((True, (True, False)), (False, (False, True))):
+        pooled = metrics.PooledAveragePrecision()
+        pooled.update(np.eye(3)[None], np.full((1, 3, 3), full))
+        fpr, tpr = pooled.roc()
+        assert np.isnan(fpr).all() == of_background
+        assert np.isnan(tpr).all() == of_objects

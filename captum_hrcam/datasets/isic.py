@@ -17,6 +17,7 @@ from captum_hrcam.datasets.files import (
     read_image,
     read_table,
 )
+from captum_hrcam.datasets.masks import transformed
 from captum_hrcam.datasets.splits import split_indices
 
 _IMAGES = "ISIC_2019_Training_Input"
@@ -51,6 +52,7 @@ class ISIC2019(VisionDataset):
             2018 task 1; most images have none.
         transform (Callable): applied to the image, a PIL image in RGB.
         target_transform (Callable): applied to the label.
+        mask_transform (Callable): applied to the mask by :meth:`mask`; see there.
 
     Attributes:
         classes (tuple[str, ...]): MEL, NV, BCC, AK, BKL, DF, VASC, SCC.
@@ -73,9 +75,11 @@ class ISIC2019(VisionDataset):
         >>> from torchvision.transforms import v2 as T
         >>> to_tensor = T.Compose([T.Resize((224, 224)), T.PILToTensor(), T.ToDtype(torch.float)])
         >>> train = ISIC2019("ISIC_2019", "train", transform=to_tensor)  # doctest: +SKIP
-        >>> test = ISIC2019("ISIC_2019", "test", masks="ISIC_masks")  # doctest: +SKIP
+        >>> test = ISIC2019(
+        ...     "ISIC_2019", "test", masks="ISIC_masks", transform=to_tensor,
+        ...     mask_transform=to_tensor)  # doctest: +SKIP
         >>> image, label = test[test.masked[0]]  # doctest: +SKIP
-        >>> test.mask(test.masked[0]).shape == image.size[::-1]  # doctest: +SKIP
+        >>> test.mask(test.masked[0]).shape == image.shape[1:]  # doctest: +SKIP
         True
         >>> set(train.names) & set(test.names)  # doctest: +SKIP
         set()
@@ -93,10 +97,11 @@ class ISIC2019(VisionDataset):
         masks: str | Path | None = None,
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
+        mask_transform: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__(root, transform=transform, target_transform=target_transform)
         check_split(split, ("train", "test", "all"))
-        self.split = split
+        self.split, self.mask_transform = split, mask_transform
         self._images = existing(existing(Path(self.root), _EXPECTED) / _IMAGES, _EXPECTED)
         labels, lesions = self._read_labels(), self._read_lesions()
         names = sorted(labels)  # not the table's order
@@ -139,10 +144,13 @@ class ISIC2019(VisionDataset):
 
     def mask(self, i: int) -> Tensor | None:
         """
-        The lesion's pixels, (H, W) bool at the size of the untransformed image, or None.
+        The lesion's pixels, (H, W) bool, or None.
 
         Masks are drawn on the full image; for the challenge's downsampled images they are resized
-        (nearest neighbour). ``transform`` is not applied.
+        (nearest neighbour). ``transform`` is not applied, but ``mask_transform`` is, to a
+        ``torchvision.tv_tensors.Mask``. So the image's own transform will do for both, where it is
+        of ``torchvision.transforms.v2`` and draws nothing at random: it resizes and crops the mask
+        by the nearest neighbour, and leaves its values alone.
 
         Args:
             i (int): the item.
@@ -151,6 +159,7 @@ class ISIC2019(VisionDataset):
             Tensor or None: the mask, or None where the item has none; see ``masked``.
 
         Raises:
+            TypeError: ``mask_transform`` gives no tensor.
             ValueError: the mask's proportions are not the image's.
             OSError: the mask is damaged or truncated.
         """
@@ -166,7 +175,8 @@ class ISIC2019(VisionDataset):
                 f"{self.path(i)}, {width}x{height}. Expected the mask of this image."
             )
         resized = mask.resize((width, height), Image.Resampling.NEAREST)
-        return torch.from_numpy(np.asarray(resized) > 0)  # stored as 255, or as 1
+        drawn = torch.from_numpy(np.asarray(resized) > 0)  # stored as 255, or as 1
+        return transformed(drawn, self.mask_transform)
 
     def extra_repr(self) -> str:
         """The split and how many images each class has, for ``repr``."""

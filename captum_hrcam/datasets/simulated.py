@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from captum_hrcam.datasets.masks import transformed
+
 Array = np.ndarray[Any, Any]
 
 
@@ -27,6 +29,7 @@ class SimulatedPathology(Dataset[tuple[Any, int]]):
         seed (int): of all images.
         contrast (float): how much brighter lesions are; 1 is the default.
         transform (Callable): applied to the image, (1, size, size).
+        mask_transform (Callable): applied to the mask, as in :class:`ISIC2019`.
 
     Returns (by index):
         tuple[Tensor, int]: image (1, size, size), float32, about 0..1; label 1 for a lesion.
@@ -54,13 +57,15 @@ class SimulatedPathology(Dataset[tuple[Any, int]]):
         *,
         contrast: float = 1.0,
         transform: Callable[[Tensor], Any] | None = None,
+        mask_transform: Callable[[Any], Any] | None = None,
     ) -> None:
         if n < 1:
             raise ValueError(f"n: got {n}, expected at least one image.")
         if size < 32:
             raise ValueError(f"size: got {size}, expected at least 32 pixels for the anatomy.")
         self.n, self.size, self.seed = n, size, seed
-        self.contrast, self.transform = contrast, transform
+        self.contrast = contrast
+        self.transform, self.mask_transform = transform, mask_transform
 
     def __len__(self) -> int:
         return self.n
@@ -93,9 +98,9 @@ class SimulatedPathology(Dataset[tuple[Any, int]]):
             i (int): the item.
 
         Returns:
-            *Tensor*: (size, size) bool; empty for normative images.
+            *Tensor*: (size, size) bool, transformed; empty for normative images.
         """
-        return self._draw(operator.index(i))[1]
+        return transformed(self._draw(operator.index(i))[1], self.mask_transform)
 
     def _draw(self, i: int) -> tuple[Tensor, Tensor]:
         if not 0 <= i < self.n:

@@ -17,7 +17,10 @@ GAUSSIAN = "centred Gaussian"
 
 
 def with_baselines(
-    methods: dict[str, Method], inputs: TensorOrTuple, targets: Tensor
+    methods: dict[str, Method],
+    inputs: TensorOrTuple,
+    targets: Tensor,
+    args: tuple[Tensor, ...] = (),
 ) -> dict[str, Method]:
     """The methods, then CAM where none of them is one, then the centred Gaussian.
 
@@ -26,13 +29,14 @@ def with_baselines(
         inputs: (N, C, \\*spatial), by whose first image it is tried whether the model's classifier
             takes the channels of a layer that a method names.
         targets: (N,).
+        args: what the model takes after the inputs, one row for each image.
 
     Warns:
         UserWarning: no CAM can be made, and why; or its layer is not the one before pooling.
     """
     rows = dict(methods)
     if not any(isinstance(owner(method), CAM) for method in methods.values()):
-        cam = _last_layer_cam(methods, inputs, targets)
+        cam = _last_layer_cam(methods, inputs, targets, args)
         if isinstance(cam, CAM):
             rows[_free("CAM", rows)] = cam
         else:
@@ -54,7 +58,10 @@ def gaussian_map(inputs: TensorOrTuple, **_: Any) -> Tensor:
 
 
 def _last_layer_cam(
-    methods: dict[str, Method], inputs: TensorOrTuple, targets: Tensor
+    methods: dict[str, Method],
+    inputs: TensorOrTuple,
+    targets: Tensor,
+    args: tuple[Tensor, ...],
 ) -> CAM | str:
     """CAM on the deepest layer named by a method that the classifier takes; or why there is none.
 
@@ -65,6 +72,7 @@ def _last_layer_cam(
     if not named:
         return "no method tells both its model (forward_func) and a layer"
     first = tuple(x[:1] for x in as_tuples(inputs, None)[1])
+    first_args = tuple(x[:1] for x in args)
     cams: dict[str, CAM] = {}
     reason = ""
     for method in named:
@@ -76,16 +84,16 @@ def _last_layer_cam(
                 cam = CAM(method.forward_func, layer, reshape_transform=reshape)
                 with warnings.catch_warnings():  # which are of layers that may not be taken
                     warnings.simplefilter("ignore", UserWarning)
-                    cam.attribute(first, targets[:1])
+                    cam.attribute(first, targets[:1], first_args)
             except (AssertionError, RuntimeError, TypeError, ValueError) as error:
                 reason = str(error).split(". ")[0]
             else:
                 cams.setdefault(next(iter(cam.layers)), cam)
-    return _last_to_run(cams, first) if cams else reason
+    return _last_to_run(cams, first, first_args) if cams else reason
 
 
 @torch.no_grad()
-def _last_to_run(cams: dict[str, CAM], inputs: tuple[Tensor, ...]) -> CAM:
+def _last_to_run(cams: dict[str, CAM], inputs: tuple[Tensor, ...], args: tuple[Tensor, ...]) -> CAM:
     """The CAM whose layer runs last; warns where it is not the one that the classifier reads."""
     ran: list[str] = []
     any_cam = next(iter(cams.values()))
@@ -94,7 +102,7 @@ def _last_to_run(cams: dict[str, CAM], inputs: tuple[Tensor, ...]) -> CAM:
         eval_mode(module_of(any_cam)),  # type: ignore[arg-type]
         read_feature_maps(layers, lambda name, f: ran.append(name)),
     ):
-        any_cam.forward_func(*inputs)
+        any_cam.forward_func(*inputs, *args)
     cam = cams[ran[-1]]
     if cam.matches_model is False:
         warnings.warn(

@@ -15,19 +15,21 @@ EXPECTED = "(inputs, target, mask) or (inputs, target, mask, kind)"
 ALL = "all"  # the kind of images of which none is known
 ONE_SIZE = "Give tensors of one size, in the data set's transform, or use batch_size=1."
 AS_IMAGES = (
-    "An image's transform is not applied to its mask: override mask(i) to resize and crop each as "
-    "its image (nearest neighbour)."
+    "An image's transform is not applied to its mask. Resize and crop each mask as its image "
+    "(nearest neighbour): with mask_transform= where the data set has it, else override mask(i)."
 )
 
 
 @dataclass(frozen=True)
 class MaskedBatch:
-    r"""One batch: inputs (N, C, \*spatial), targets (N,), masks (N, \*spatial), kinds."""
+    r"""One batch: inputs (N, C, \*spatial), targets (N,), masks (N, \*spatial), kinds; and args,
+    the ``additional_forward_args``, one row for each image."""
 
     inputs: TensorOrTuple
     targets: Tensor
     masks: Tensor | None  # on the CPU, bool; None where no metric needs them
     kinds: list[str]
+    args: tuple[Tensor, ...] = ()
 
     @property
     def images(self) -> Tensor:
@@ -35,11 +37,12 @@ class MaskedBatch:
         return self.inputs[0] if isinstance(self.inputs, tuple) else self.inputs
 
     def on(self, device: torch.device | None) -> "MaskedBatch":
-        """Inputs and targets where the model is; None leaves them."""
+        """Inputs, args and targets where the model is; None leaves them."""
         moved = to_device(as_tuples(self.inputs, None)[1], device)
         inputs = moved if isinstance(self.inputs, tuple) else moved[0]
         # Captum selects outputs by an index that is beside them.
-        return replace(self, inputs=inputs, targets=self.targets.to(moved[0].device))
+        targets = self.targets.to(moved[0].device)
+        return replace(self, inputs=inputs, targets=targets, args=to_device(self.args, device))
 
 
 def masked_batches(
@@ -148,16 +151,41 @@ def _checked(batch: Any, target: int | None, need_masks: bool) -> MaskedBatch:
             f"data: a batch is {_brief(batch)}, expected {EXPECTED}. Pass the data set itself "
             "where it has a method mask(i), or a loader that gives masks too."
         )
-    inputs, labels, mask, kind = (*batch, None, None)[:4]
-    inputs = tuple(inputs) if isinstance(inputs, list) else inputs
-    is_tuple, checked, _ = as_tuples(inputs, None)
-    images = checked[0]
+    given, labels, mask, kind = (*batch, None, None)[:4]
+    inputs, args = _inputs(given)
+    images = inputs[0] if isinstance(inputs, tuple) else inputs
     return MaskedBatch(
-        checked if is_tuple else images,
+        inputs,
         _targets(labels, target, len(images)),
         _masks(mask, images) if need_masks else None,
         _kinds(kind, len(images)),
+        args,
     )
+
+
+def _inputs(given: Any) -> tuple[TensorOrTuple, tuple[Tensor, ...]]:
+    """(inputs with space, all from the first on that has none): the model gets them in their order.
+
+    One image tensor beside such inputs comes alone, as where nothing is beside it.
+    """
+    items = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+    flat = [i for i, x in enumerate(items) if i and isinstance(x, Tensor) and x.ndim < 3]
+    n = flat[0] if flat else len(items)
+    inputs = as_tuples(items[:n], None)[1]
+    is_tuple = n > 1 or (isinstance(given, (tuple, list)) and not flat)
+    return inputs if is_tuple else inputs[0], _rows(items[n:], n, len(inputs[0]))
+
+
+def _rows(args: tuple[Any, ...], first: int, n: int) -> tuple[Tensor, ...]:
+    """Inputs beside the images, plain; ``first`` is the place of the first of them."""
+    for i, x in enumerate(args, start=first):
+        if not isinstance(x, Tensor) or x.ndim == 0 or len(x) != n:
+            raise ValueError(
+                f"data: input {i} of a batch is {_brief(x)}, expected a tensor with one row for "
+                f"each of {n} images, ({n},) or ({n}, F). What is the same for all goes into a "
+                "function around the model."
+            )
+    return tuple(map(plain, args))
 
 
 def _targets(labels: Any, target: int | None, n: int) -> Tensor:

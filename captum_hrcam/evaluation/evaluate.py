@@ -45,13 +45,18 @@ def evaluate(
             ``(inputs, target, mask, kind)``, several inputs as a tuple, kinds as a list of str; or
             a data set of ``(image, label)`` with a method ``mask(i)`` and perhaps ``kind(i)``, as
             :class:`~captum_hrcam.datasets.SimulatedPathology`, or a ``Subset`` of one. Masks have
-            the size of the first input, (N, \*spatial) or (N, 1, \*spatial), 2D or 3D.
+            the size of the first input, (N, \*spatial) or (N, 1, \*spatial), 2D or 3D. Of a model
+            that takes an image and a table, ``((image, table), target, mask)``: the first input
+            without space, (N,) or (N, F), and all after it go to each method as
+            ``additional_forward_args``; a function gets the image alone as ``inputs``, and a tuple
+            of the others.
         metrics (dict): {name: f(maps, masks) -> (N,)}, instead of those of
             :func:`~captum_hrcam.evaluation.default_metrics`; maps come as (N, 1, \*spatial)
             float64, masks as (N, \*spatial) bool, on the CPU. With ``{}`` no mask is needed nor
             used: batches may be ``(inputs, target)``, and there are no figures of the whole set.
         faithfulness (dict): {name: f(inputs, maps, targets) -> (N,)}: figures that look at the
-            model, not at masks; all on the model's device, targets (N,).
+            model, not at masks; all on the model's device, targets (N,). Where the data hold
+            inputs without space, they come as a keyword, ``additional_forward_args``.
         target (int): the class to explain in all images; by default each image's own label. A
             model with one output has only 0.
         batch_size (int): of a data set; a loader has its own.
@@ -62,8 +67,8 @@ def evaluate(
 
     Returns:
         *Evaluation*: ``.frame`` one row for each figure, ``.pooled`` the set's figures (PxAP,
-        MaxBoxAccV2, the best common threshold's IoU; in 3D VxAP and no boxes), ``.summary()``,
-        ``.tests(reference)``; ``print`` shows a table.
+        MaxBoxAccV2, the best common threshold's IoU; in 3D VxAP and no boxes), ``.roc`` their ROC
+        curves, ``.summary()``, ``.tests(reference)``; ``print`` shows a table.
 
     Raises:
         TypeError: data, methods, metrics or faithfulness are of another kind than these.
@@ -110,7 +115,7 @@ def evaluate(
         bar = tqdm(batches, desc="evaluating", total=total, disable=not show_progress)
         for batch in (checked.on(device) for checked in bar):
             if baselines and not figures.kinds:  # the first batch
-                named = with_baselines(named, batch.inputs, batch.targets)
+                named = with_baselines(named, batch.inputs, batch.targets, batch.args)
             figures.add(named, batch)
     return figures.evaluation()
 
@@ -127,7 +132,7 @@ class _Figures:
     def add(self, methods: Mapping[str, Method], batch: MaskedBatch) -> None:
         self.kinds += batch.kinds
         for name, method in methods.items():  # one at a time: one method's maps in memory
-            maps = compare({name: method}, batch.inputs, batch.targets)[name]
+            maps = compare({name: method}, batch.inputs, batch.targets, batch.args or None)[name]
             finite = torch.isfinite(maps.flatten(1)).all(1).cpu()
             if not finite.all():
                 first = len(self.kinds) - len(maps) + int(finite.int().argmin())
@@ -138,16 +143,20 @@ class _Figures:
             if batch.masks is not None:
                 self._against_masks(name, maps.cpu().double(), batch.masks)
             if self.seeing:
-                dtype = torch.promote_types(batch.images.dtype, torch.float32)
-                near = maps.to(batch.images.device, dtype)
-                for metric, score in self.seeing.items():
-                    values = score(batch.inputs, near, batch.targets)
-                    self._keep(name, metric, values, "faithfulness", len(maps))
+                self._against_the_model(name, maps, batch)
 
     def _against_masks(self, name: str, maps: Tensor, masks: Tensor) -> None:
         for metric, score in self.scores.items():
             self._keep(name, metric, score(maps, masks), "metrics", len(maps))
         self.of_set.setdefault(name, SetFigures(masks.ndim - 1)).update(maps, masks)
+
+    def _against_the_model(self, name: str, maps: Tensor, batch: MaskedBatch) -> None:
+        dtype = torch.promote_types(batch.images.dtype, torch.float32)
+        near = maps.to(batch.images.device, dtype)
+        more = {"additional_forward_args": batch.args} if batch.args else {}
+        for metric, score in self.seeing.items():
+            values = score(batch.inputs, near, batch.targets, **more)
+            self._keep(name, metric, values, "faithfulness", len(maps))
 
     def _keep(self, method: str, metric: str, values: Any, argument: str, n: int) -> None:
         values = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
@@ -177,7 +186,11 @@ class _Figures:
             for metric, value in figures.compute().items()
         ]
         columns = ["method", "kind", "metric", "value"]
-        return Evaluation(pandas.DataFrame(frame), pandas.DataFrame(pooled, columns=columns))
+        return Evaluation(
+            pandas.DataFrame(frame),
+            pandas.DataFrame(pooled, columns=columns),
+            {method: figures.pooled.roc() for method, figures in self.of_set.items()},
+        )
 
 
 def _scores(given: object, argument: str) -> dict[str, Score]:

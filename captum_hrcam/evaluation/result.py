@@ -1,7 +1,7 @@
 """What an evaluation found: one figure per image, method and metric, and its statistics."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,9 @@ class Evaluation:
         frame (DataFrame): image (its place in the data, from 0), kind, method, metric, value; NaN
             where a figure is undefined for the image.
         pooled (DataFrame): method, kind ("all"), metric, value: the figures of the whole set.
+        roc (dict): {method: (fpr, tpr)}: ROC curves over the pixels of the whole set, each map
+            scaled to 0..1 first, as :func:`~captum_hrcam.visualize.roc_figure` draws them. At most
+            40,002 points; NaN where no image has an object; empty without masks.
 
     Examples::
 
@@ -43,6 +46,7 @@ class Evaluation:
 
     frame: "DataFrame"
     pooled: "DataFrame"
+    roc: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
 
     @property
     def methods(self) -> list[str]:

@@ -38,6 +38,7 @@ def infidelity(
     samples: int = 10,
     normalize: bool = True,
     seed: int = 0,
+    additional_forward_args: object = None,
 ) -> Array:
     r"""E_I (sum_p I_p A_p - (f(x) - f(x - I)))^2 by ``captum.metrics.infidelity``; lower is better.
 
@@ -58,6 +59,7 @@ def infidelity(
             their scale alone decides. The factor may be negative, as Captum's: a map of the
             contrary has the same figure, which deletion and insertion tell apart.
         seed (int): of the noise, the same for all images.
+        additional_forward_args (Any): as :func:`~captum_hrcam.faithfulness.deletion`.
 
     Returns:
         *ndarray*: (N,) float64, in squared logits.
@@ -89,13 +91,14 @@ def infidelity(
 
     with eval_mode(*modules_of(forward_func)), _fork(inputs):
         with torch.no_grad():
-            k = outputs_of(forward_func, inputs).shape[1]
+            k = outputs_of(forward_func, inputs, additional_forward_args).shape[1]
         classes = target_classes(target, len(inputs), k).expand(len(inputs))
         figures = captum.metrics.infidelity(
-            lambda images: outputs_of(forward_func, images),
+            lambda images, *args: outputs_of(forward_func, images, args),
             perturb_func or gaussian,
             inputs.detach(),
             (maps / inputs.shape[1]).expand_as(inputs),
+            additional_forward_args=additional_forward_args,
             target=classes.to(inputs.device),
             n_perturb_samples=samples,
             max_examples_per_batch=len(inputs),
@@ -112,6 +115,7 @@ def sensitivity_max(
     radius: float = 0.02,
     samples: int = 10,
     seed: int = 0,
+    additional_forward_args: object = None,
 ) -> Array:
     r"""max over x' of ||A(x') - A(x)|| / ||A(x)|| by Captum's ``sensitivity_max``; lower is better.
 
@@ -126,6 +130,7 @@ def sensitivity_max(
         radius (float): in the inputs' units.
         samples (int): x' per image; each costs one run of the method.
         seed (int): of the draws, the same for all images.
+        additional_forward_args (Any): passed to the method, never changed.
 
     Returns:
         *ndarray*: (N,) float64; not divided where A(x) is 0.
@@ -154,11 +159,13 @@ def sensitivity_max(
         drawn = 2 * torch.rand(images[:1].shape, generator=generator) - 1
         return images + (radius * drawn).to(images)
 
-    def explain(images: TensorOrTuple, target: TargetType = None) -> tuple[Tensor, ...]:
+    def explain(
+        images: TensorOrTuple, target: TargetType = None, additional_forward_args: object = None
+    ) -> tuple[Tensor, ...]:
         # Captum wraps the images in a tuple, but not their perturbations; of a bare tensor it would
         # take the batch for a tuple of maps.
         images = images[0] if isinstance(images, tuple) else images
-        return (compare(named, images, target)["method"],)
+        return (compare(named, images, target, additional_forward_args)["method"],)
 
     with _fork(inputs):
         figures = captum.metrics.sensitivity_max(
@@ -168,6 +175,7 @@ def sensitivity_max(
             n_perturb_samples=samples,
             max_examples_per_batch=len(inputs),
             target=target,
+            additional_forward_args=additional_forward_args,
         )
     return figures.double().cpu().numpy()
 

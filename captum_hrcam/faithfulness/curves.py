@@ -29,6 +29,8 @@ def deletion(
     maps: Tensor,
     target: TargetType = None,
     fractions: Sequence[float] = FRACTIONS,
+    *,
+    additional_forward_args: object = None,
 ) -> Array:
     r"""Area under the target's probability as the map's pixels are blurred away; lower is better.
 
@@ -48,6 +50,8 @@ def deletion(
         target (int, tuple, Tensor, or list): as for Captum's ``attribute``.
         fractions (Sequence[float]): of the pixels, rising, in 0..1: where the curve is read. Each
             costs one forward pass of all images.
+        additional_forward_args (Any): passed to ``forward_func`` after the inputs, as by Captum,
+            and never changed.
 
     Returns:
         *ndarray*: (N,) float64, in 0..1.
@@ -68,7 +72,9 @@ def deletion(
         >>> bool(deletion(brightness, image, maps) < deletion(brightness, image, -maps))
         True
     """
-    return _area(deletion_curve, forward_func, inputs, maps, target, fractions)
+    return _area(
+        deletion_curve, forward_func, inputs, maps, target, fractions, additional_forward_args
+    )
 
 
 def insertion(
@@ -77,13 +83,16 @@ def insertion(
     maps: Tensor,
     target: TargetType = None,
     fractions: Sequence[float] = FRACTIONS,
+    *,
+    additional_forward_args: object = None,
 ) -> Array:
     r"""Area under the target's probability as the map's pixels appear; higher is better.
 
     They appear on the blurred image, by falling map value.
 
     Args:
-        forward_func, inputs, maps, target, fractions: as :func:`deletion`.
+        forward_func, inputs, maps, target, fractions, additional_forward_args: as
+            :func:`deletion`.
 
     Returns:
         *ndarray*: (N,) float64, in 0..1.
@@ -98,7 +107,9 @@ def insertion(
         >>> insertion(lambda x: x.mean((1, 2, 3)), image, image, fractions=(0, 0.1, 1)).tolist()
         [0.5]
     """
-    return _area(insertion_curve, forward_func, inputs, maps, target, fractions)
+    return _area(
+        insertion_curve, forward_func, inputs, maps, target, fractions, additional_forward_args
+    )
 
 
 @torch.no_grad()
@@ -109,6 +120,7 @@ def _area(
     maps: Tensor,
     target: TargetType,
     fractions: Sequence[float],
+    additional_forward_args: object,
 ) -> Array:
     inputs, maps = checked(forward_func, inputs, maps)
     steps = [float(fraction) for fraction in fractions]
@@ -120,7 +132,7 @@ def _area(
         )
 
     def score(images: Tensor) -> Tensor:
-        return probability(outputs_of(forward_func, images), target)
+        return probability(outputs_of(forward_func, images, additional_forward_args), target)
 
     with eval_mode(*modules_of(forward_func)):
         heights = curve(score, inputs, maps, steps).cpu()

@@ -37,6 +37,7 @@ def road(
     order: str = "combined",
     noise: float = 0.01,
     seed: int = 0,
+    additional_forward_args: object = None,
 ) -> Array:
     r"""The target's probability once the map's pixels are imputed from the others.
 
@@ -60,6 +61,7 @@ def road(
             for images normalised to a deviation of about 1. The same noise serves all images,
             percentiles and both orders.
         seed (int): of the noise; the global random state is not touched.
+        additional_forward_args (Any): as :func:`~captum_hrcam.faithfulness.deletion`.
 
     Returns:
         *ndarray*: (N,) float64, a probability for one order, in -0.5..0.5 for "combined".
@@ -90,7 +92,8 @@ def road(
     @torch.no_grad()
     def left(ranking: Tensor) -> Array:
         images = (fill(inputs, marked(ranking, p / 100) > 0) for p in percentiles)
-        kept = [probability(outputs_of(forward_func, x), target) for x in images]
+        scores = (outputs_of(forward_func, x, additional_forward_args) for x in images)
+        kept = [probability(given, target) for given in scores]
         return torch.stack(kept).mean(0).cpu().numpy()
 
     with eval_mode(*modules_of(forward_func)):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_hrcam._captum import TargetType, target_classes
+from captum_hrcam._captum import TargetType, forward_args, target_classes
 from captum_hrcam.batch import plain
 from captum_hrcam.layers import module_behind
 from captum_hrcam.pooling import accumulator_dtype
@@ -53,8 +53,8 @@ def checked_images(inputs: Tensor) -> Tensor:
     something."""
     if not isinstance(inputs, Tensor):
         raise TypeError(
-            f"inputs: got {type(inputs).__name__}, expected one tensor (N, C, *spatial). Where the "
-            "model takes more, pass a function of the images alone."
+            f"inputs: got {type(inputs).__name__}, expected one tensor (N, C, *spatial). Pass what "
+            "else the model takes as additional_forward_args."
         )
     if inputs.ndim not in (3, 4, 5) or 0 in inputs.shape or not inputs.is_floating_point():
         raise ValueError(
@@ -72,13 +72,20 @@ def modules_of(forward_func: object) -> list[nn.Module]:
     return [] if model is None else [model]
 
 
-def outputs_of(forward_func: Forward, images: Tensor) -> Tensor:
+def outputs_of(
+    forward_func: Forward, images: Tensor, additional_forward_args: object = None
+) -> Tensor:
     """The model's scores as (N, K); (N,) becomes (N, 1).
+
+    Args:
+        forward_func: the model, or any function around it.
+        images: (N, C, \\*spatial).
+        additional_forward_args: what it takes after them.
 
     Raises:
         ValueError: no tensor with one row of scores per image.
     """
-    given = forward_func(images)
+    given = forward_func(images, *forward_args(additional_forward_args))
     scores = given[:, None] if isinstance(given, Tensor) and given.ndim == 1 else given
     if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != len(images):
         got = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__

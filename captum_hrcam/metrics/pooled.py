@@ -1,10 +1,15 @@
-"""Average precision over the pixels of a whole set: PxAP in 2D, VxAP in 3D."""
+"""Over the pixels of a whole set: average precision, PxAP in 2D and VxAP in 3D; the ROC curve."""
+
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from captum_hrcam.metrics.pairs import Array, ArrayOrTensor, Mask, Pairs
 from captum_hrcam.metrics.ranking import average_precision
 from captum_hrcam.metrics.scaling import scale_batch
+
+Counts: TypeAlias = npt.NDArray[np.integer[Any]]
 
 EXACT_BELOW = 10_000_000  # pixels: about a second and 500 MiB of sorting
 
@@ -76,9 +81,14 @@ class PooledAveragePrecision:
             self._kept = []
 
     def _count(self, a: Array, m: Mask) -> None:
+        inside, outside = self._histograms(a, m)
+        self._inside += inside
+        self._outside += outside
+
+    def _histograms(self, a: Array, m: Mask) -> tuple[Counts, Counts]:
         index = (np.sqrt(np.sqrt(a)) * 4 * self.bins).astype(np.int64)
-        self._inside += np.bincount(index[m], minlength=len(self._inside))
-        self._outside += np.bincount(index[~m], minlength=len(self._outside))
+        n = len(self._inside)
+        return np.bincount(index[m], minlength=n), np.bincount(index[~m], minlength=n)
 
     def compute(self) -> float:
         """The average precision of all that came; NaN while no object has come.
@@ -95,6 +105,20 @@ class PooledAveragePrecision:
         tp, fp = inside.cumsum(), outside.cumsum()
         precision = tp / np.maximum(tp + fp, 1)
         return float((precision * inside).sum() / tp[-1])
+
+    def roc(self) -> tuple[Array, Array]:
+        """The ROC curve over the pixels of all that came, in bins also where pixels are kept.
+
+        Returns:
+            (fpr, tpr), rising from 0 to 1, at most 4 ``bins`` + 2 points; the false positive rates
+            are NaN while no background has come, the true ones while no object has.
+        """
+        inside: Counts = self._inside
+        outside: Counts = self._outside
+        if self._kept:
+            inside, outside = self._histograms(*map(np.concatenate, zip(*self._kept, strict=True)))
+        filled = np.flatnonzero(inside + outside)[::-1]  # by falling value; the others add no point
+        return _rates(outside[filled]), _rates(inside[filled])
 
 
 def pxap(
@@ -172,3 +196,8 @@ def _pooled(
     for a, m in zip(pairs.maps, pairs.masks, strict=True):
         pooled._add(a, m)
     return pooled.compute()
+
+
+def _rates(counts: Counts) -> Array:
+    """Shares of all up to each, from 0 on."""
+    return np.append(0, counts.cumsum()) / (counts.sum() or np.nan)
