@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from captum_hrcam.choosing import ENOUGH, doubtful
+from captum_hrcam.choosing import ENOUGH, doubtful, supported
 from captum_hrcam.framing import Seen
 from captum_hrcam.report import HeadReport
 
@@ -95,6 +95,15 @@ class FitReport(HeadReport):
                 "channels that cancel noise: expect poor maps. Use solver='pattern' for maps."
             )
         return found + self._of_maps() + self._of_frames()
+
+    @property
+    def _of_guess(self) -> str:
+        if not supported(self.support):
+            return super()._of_guess
+        return (
+            "its scores mean nothing, though the model's outputs speak for its maps (support "
+            f"{self.support:.2f}), as where a model takes maxima over space, not averages"
+        )
 
     def _of_maps(self) -> list[str]:
         """A warning of maps that the model's outputs do not speak for."""

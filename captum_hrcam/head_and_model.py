@@ -102,6 +102,7 @@ def agreement_figures(scores: Tensor, y: Tensor, outputs: Tensor, loss: str) -> 
     figures |= {
         "head_by_class": by_class(scores, y, loss),
         "model_by_class": by_class(outputs, y, loss) if has_model else none,
+        "alone_by_class": auroc(scores, y > 0.5) if _are_two(scores, loss) else None,
         "by_chance": _by_chance(y, loss),
         "has_model": has_model,
         "says_contrary": False,
@@ -136,9 +137,14 @@ def by_class(scores: Tensor, y: Tensor, loss: str) -> Tensor:
     """
     if loss == "mse":
         return correlation(scores, y)
-    if loss == "cross_entropy" and scores.shape[1] == 2:
+    if _are_two(scores, loss):
         scores = scores - scores.flip(1)
     return auroc(scores, y > 0.5)
+
+
+def _are_two(scores: Tensor, loss: str) -> bool:
+    """Whether scores (n, K) are of a softmax of two classes."""
+    return loss == "cross_entropy" and scores.shape[1] == 2
 
 
 def auroc(scores: Tensor, truth: Tensor) -> Tensor:

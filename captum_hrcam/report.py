@@ -39,6 +39,8 @@ class HeadReport:
         head_by_class: (K,), AUROC of each class, or correlation of each output with its real-valued
             labels; NaN where it is undefined.
         model_by_class: the model's.
+        alone_by_class: (K,), AUROC of each class's own score, which is the mean of its map plus the
+            bias, of a softmax of two classes: ``head_by_class`` is of their difference. None else.
         by_chance: (K,), what a guess of them hardly exceeds (1.7 standard errors); NaN for a class
             with fewer than ten images with it or without.
         has_model: whether the model's output is a score for each of the head's outputs, to compare
@@ -84,6 +86,7 @@ class HeadReport:
     by_chance: Tensor
     has_model: bool
     gives_probabilities: bool
+    alone_by_class: Tensor | None = None
     targets: str = "labels"
     warnings: list[str] = field(default_factory=list)
 
@@ -136,15 +139,25 @@ class HeadReport:
         if self.agreement < 0.9:
             return [
                 f"head and model agree on only {self.agreement:.1%} of their decisions: the map "
-                "explains the head, not the model. More layers may help, or targets='model' where "
-                "the model does not follow the labels."
+                f"explains the head, not the model. More layers may help{self._remedy}."
             ]
         if self.r_squared < 0.5:
             return [
                 f"R^2 of the head's and the model's scores is {self.r_squared:.2f}: the map "
-                "explains the head more than the model. More layers may help, or targets='model'."
+                f"explains the head more than the model. More layers may help{self._remedy}."
             ]
         return []
+
+    @property
+    def _of_guess(self) -> str:
+        return "its maps mean nothing"
+
+    @property
+    def _remedy(self) -> str:
+        """What else may bring the head nearer to the model."""
+        real = ", or solver='ridge'" if self.class_counts is None else ""
+        labels = ", or targets='model' where the model does not follow the labels"
+        return real + (labels if self.targets == "labels" else "")
 
     @property
     def _chance(self) -> float:
@@ -163,7 +176,7 @@ class HeadReport:
         if self.head_auroc < self._chance:
             found.append(
                 f"the head's AUROC is {self.head_auroc:.2f} on {self.n_figures} images, no better "
-                "than chance: its maps mean nothing. Check the labels, or fit on more images."
+                f"than chance: {self._of_guess}. Check the labels, or fit on more images."
             )
         return found
 
@@ -221,7 +234,8 @@ class HeadReport:
                 low, high = (f"{end(counts[few]):.3g}" for end in (min, max))
                 whose = f"class {few[0]}" if len(few) == 1 else f"each of classes {_listed(few)}"
                 number = low if low == high else f"{low} to {high}"
-                found.append(f"{whose} {has} {number} images: {self._of_few}")
+                soft = "" if counts[few].eq(counts[few].round()).all() else ", by its soft labels"
+                found.append(f"{whose} {has} {number} images{soft}: {self._of_few}")
         return found
 
     def __str__(self) -> str:
@@ -235,6 +249,11 @@ class HeadReport:
             f"  head and model agree on {self.agreement:.1%}; log-odds: R^2 {self.r_squared:.3f}, "
             f"slope {self.slope:.2f}; divergence {self.divergence:.3f}",
         ]
+        if self.alone_by_class is not None:
+            alone = " ".join(f"{value:.3f}" for value in self.alone_by_class.tolist())
+            lines.insert(
+                2, f"  AUROC of each class's score alone, its map's mean plus bias: {alone}"
+            )
         if self.class_counts is None:
             head, model = (v.nanmean().item() for v in (self.head_by_class, self.model_by_class))
             lines = [

@@ -1,5 +1,6 @@
 """What a fit's report adds to a head's: how the head came about, and warnings of its maps."""
 
+import math
 import re
 
 import pytest
@@ -94,6 +95,11 @@ WEAK = "a weakly penalised head on 12 features of 100 images uses channels that 
         ({"support": 0.5, "change": 0.05}, None),
         ({"support": 0.49, "change": 0.01}, "do not speak for the maps: .* .support 0.49, 0.5 is"),
         ({"support": 0.5, "change": 0.049}, "say little of the maps: .* differs by 0.049 only"),
+        ({"support": math.nan, "head_auroc": 0.5}, "than chance: its maps mean nothing. Check"),
+        (
+            {"support": 0.9, "head_auroc": 0.5},
+            "than chance: its scores mean nothing, though the model's outputs speak for its maps ",
+        ),
         ({"contrast": torch.tensor([1.0, 0.31, 1.0])}, None),
         (
             {"contrast": torch.tensor([2.0, 0.5, 2.0])},

@@ -92,6 +92,18 @@ def test_a_model_without_scores_leaves_the_figures_of_the_head():
     assert not any(found[says] for says in ("has_model", "says_contrary", "gives_probabilities"))
 
 
+@pytest.mark.parametrize(("k", "loss"), [(2, "cross_entropy"), (3, "cross_entropy"), (2, "mse")])
+def test_of_a_softmax_of_two_each_score_is_judged_alone(k, loss):
+    head, model = drawn(k=k)
+    truth = nn.functional.one_hot(model.argmax(1), k).double()
+    alone = agreement_figures(head, truth, model, loss)["alone_by_class"]
+    if (k, loss) != (2, "cross_entropy"):
+        assert alone is None
+        return
+    expected = [roc_auc_score(truth[:, c], head[:, c]) for c in range(k)]
+    assert alone.tolist() == pytest.approx(expected)
+
+
 def test_divergence_of_labels_is_the_sum_over_them():
     head, model = drawn()
     found = agreement_figures(head, (model > 0).double(), model, "binary_cross_entropy")

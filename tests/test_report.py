@@ -145,7 +145,16 @@ def test_figures_against_the_model_itself_say_so():
         ({}, None),
         ({"agreement": 0.6}, "agree on only 60.0% of their decisions: the map explains the head"),
         ({"agreement": 0.89}, "agree on only 89.0%"),
-        ({"agreement": 0.89, "r_squared": 0.89}, "More layers may help"),
+        (
+            {"agreement": 0.89, "r_squared": 0.89},
+            "More layers may help, or targets='model' where the model does not follow the labels.",
+        ),
+        ({"agreement": 0.89, "targets": "model"}, "not the model. More layers may help."),
+        ({"r_squared": 0.2, "targets": "model"}, "than the model. More layers may help."),
+        (
+            {"r_squared": 0.2, "class_counts": None},
+            "may help, or solver='ridge', or targets='model' where",
+        ),
         ({"agreement": 0.89, "r_squared": 0.9}, "order the images alike (R^2 0.90)"),
         ({"agreement": 0.9, "r_squared": 0.95}, None),
         ({"r_squared": 0.49}, "R^2 of the head's and the model's scores is 0.49"),
@@ -195,7 +204,10 @@ def test_figures_against_the_model_itself_say_so():
             {"class_counts": torch.tensor([3.0, 50.0, 7.0])},
             "each of classes 0, 2 has 3 to 7 images: its figures here say little",
         ),
-        ({"class_counts": torch.tensor([99.5])}, "class 0 is not in 0.5 images"),  # soft labels
+        (
+            {"class_counts": torch.tensor([99.5])},
+            "class 0 is not in 0.5 images, by its soft labels: its figures",
+        ),
         ({"class_counts": torch.tensor([90.0, 10 - 1e-9])}, None),
         ({"class_counts": torch.tensor([100.0, 0.0])}, None),  # none here to be judged
         ({"class_counts": None}, None),
@@ -228,6 +240,11 @@ on all of them:
   AUROC      head 0.970   model 0.950
   head and model agree on 96.0%; log-odds: R^2 0.800, slope 0.90; divergence 0.100"""
     )
+
+
+def test_of_two_classes_the_score_of_each_alone_is_printed():
+    told = str(head_report(alone_by_class=torch.tensor([0.71, 0.49])))
+    assert "\n  AUROC of each class's score alone, its map's mean plus bias: 0.710 0.490\n" in told
 
 
 def test_what_is_printed_of_real_values():
