@@ -15,9 +15,9 @@ W_l = (S + diag S)^-1 Cov(f_l, map). Last, in the sum each layer's map counts by
 with what all deeper layers say times its place from the deepest, or by the root or the square of
 this (see ``layer_counts``); in the harmonic mean by the root of its place. A fine layer that the
 deeper ones do not confirm is heard less; with ``leaves_out`` one that they hardly confirm, as in
-textures, not at all (see ``grain``), and of the others the finer ones do not count for more; nor
-where finer ones have been left out as marking edges (see ``edges``). Neither masks nor gradients
-are involved. What was tried on the way is in ``docs/log.rst``.
+textures, not at all (see ``grain``), nor one that marks edges everywhere (see ``edges``), and of
+the others the finer ones do not count for more. Neither masks nor gradients are involved. What was
+tried on the way is in ``docs/log.rst``.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from captum_hrcam.activations import Read
 from captum_hrcam.cells import LEAST, CellMoments, Covariances, MapMoments, pool, solve, unit
-from captum_hrcam.edges import POWER, Doubt, SeenByDeepest, doubted
+from captum_hrcam.edges import Told, without_edges
 from captum_hrcam.fusion import agree, contract, upsample
 from captum_hrcam.grain import Sizes, without_grain
 from captum_hrcam.labels import PRESENT
@@ -46,11 +46,12 @@ Pairs = tuple[Tensor, ...]
 
 
 class Measured(NamedTuple):
-    """What the layers' maps say of each other: how well each is confirmed by the deeper ones, and
-    how much the deepest sees of each but itself; moments of all with the fused map."""
+    """What the layers' maps say of each other: how well each is confirmed by the deeper ones, how
+    well the deepest tells where each of the others marks most; moments of all with the fused map.
+    """
 
     confirmed: dict[str, float]
-    seen: dict[str, float]
+    told: dict[str, float]
     moments: MapMoments
 
 
@@ -63,16 +64,15 @@ class Cascade:
         images: the inputs, (n, C, *spatial) each, on the CPU; this rank's.
         y: (n, K) targets.
         resolutions: layer name -> spatial size.
-        leaves_out: whether layers that only see a texture's grain are left out, with zero weights.
-        without_edges: whether finer layers have been left out as marking edges.
+        leaves_out: whether layers that only see a texture's grain, or mark edges everywhere, are
+            left out, with zero weights.
 
     Attributes:
         gains: layer name -> (C_l,), what channels are multiplied by.
         counts: layer name -> how it counts in the sum, shallow to deep, of the layers that are not
             left out.
         by: what it counts by, for the report.
-        doubt: of the finest layers (see ``edges``), where none is left out.
-        why: a line for the report on what was left out, or that nothing was; none where
+        why: lines for the report on what was left out, or that nothing was; none where
             ``leaves_out`` is False.
     """
 
@@ -81,12 +81,10 @@ class Cascade:
     y: Tensor
     resolutions: Sizes
     leaves_out: bool = False
-    without_edges: bool = False
     means: dict[str, Tensor] = field(init=False)
     gains: dict[str, Tensor] = field(init=False)
     counts: dict[str, float] = field(init=False)
     by: str = field(init=False, default=BY_PLACE)
-    doubt: Doubt | None = field(init=False, default=None)
     why: list[str] = field(init=False, default_factory=list)
     _moments: MapMoments = field(init=False)  # of the layers' maps and the fused one
 
@@ -127,16 +125,15 @@ class Cascade:
         head = self._towards_fused_map(taught, covariance)
         measured = self._measured(head)
         if self.leaves_out:
-            sizes = {name: self.resolutions[name] for name in names}
-            kept, why = without_grain(dict(list(measured.confirmed.items())[:-1]), sizes)
-            self.why = [why]
+            kept = self._kept(measured)
             if len(kept) < len(names):
                 self.by = "confirmation"
                 head = self._towards_fused_map({name: taught[name] for name in kept}, covariance)
                 measured = self._measured(head)
-            else:
-                self.doubt = doubted(measured.seen, sizes)
-        self._count(measured)
+        self.counts, self._moments = measured.confirmed, measured.moments
+        if self.by == BY_PLACE:  # beside grain or edges the finer layer is not the better one
+            places = zip(self.counts.items(), self._places(self.counts), strict=True)
+            self.counts = {name: confirmed * place for (name, confirmed), place in places}
         none = {name: torch.zeros_like(taught[name]) for name in names}
         return {name: weight * self.gains[name] for name, weight in (none | head).items()}
 
@@ -145,18 +142,16 @@ class Cascade:
         counts = torch.tensor([r**power for r in self.counts.values()], dtype=torch.float64)
         return self._moments.correlation(counts)
 
-    def _count(self, measured: Measured) -> None:
-        """How the layers count in the sum. Beside grain or edges the finer one is not the better
-        one."""
-        self.counts, self._moments = measured.confirmed, measured.moments
-        if self.by != BY_PLACE:
-            return
-        if self.without_edges:
-            self.by = "what the deepest layer sees of them"
-            self.counts = {name: measured.seen.get(name, 1.0) ** POWER for name in self.counts}
-        else:
-            places = zip(self.counts.items(), self._places(self.counts), strict=True)
-            self.counts = {name: confirmed * place for (name, confirmed), place in places}
+    def _kept(self, measured: Measured) -> list[str]:
+        """The layers that are not left out, shallow to deep."""
+        names = list(measured.confirmed)
+        sizes = {name: self.resolutions[name] for name in names}
+        kept, why = without_grain(dict(list(measured.confirmed.items())[:-1]), sizes)
+        self.why = [why]
+        if kept == names:
+            kept, lines = without_edges(measured.told, sizes)
+            self.why += lines
+        return kept
 
     def _places(self, layers: Iterable[str]) -> list[float]:
         """How each of these layers counts by its place, shallow to deep."""
@@ -237,10 +232,11 @@ class Cascade:
     def _measured(self, head: dict[str, Tensor]) -> Measured:
         """What the maps of the few images say of each other; the last layer is confirmed."""
         moments = [CellMoments(1, 1) for _ in range(len(head) - 1)]
-        with_fused, seen = MapMoments(len(head)), SeenByDeepest(list(head))
+        with_fused, told = MapMoments(len(head)), Told(list(head), self.y.shape[1])
         for rows, inputs in in_batches(self.images) if moments else ():
-            maps = self._maps(self._features(inputs, head), self._present(rows), head)
-            seen.add(maps)
+            present = self._present(rows)
+            maps = self._maps(self._features(inputs, head), present, head)
+            told.add(maps, present[1])
             for i, shallow in enumerate(moments):
                 size = tuple(maps[i + 1].shape[2:])
                 deeper = torch.stack([upsample(z, size) for z in maps[i + 1 :]]).sum(0)
@@ -253,7 +249,7 @@ class Cascade:
         with_fused.over_ranks()
         confirmed = [max(shallow.correlation, LEAST) for shallow in moments]
         confirmed_by_name = dict(zip(head, [*confirmed, 1.0], strict=True))
-        return Measured(confirmed_by_name, seen.shares(), with_fused)
+        return Measured(confirmed_by_name, told.areas(), with_fused)
 
     def _fused(self, maps: list[Tensor], layers: Iterable[str], size: tuple[int, ...]) -> Tensor:
         """The harmonic mean of what these layers say."""

@@ -54,8 +54,6 @@ class Verdict:
             too few images say anything.
         change: the mean size of the differences behind it, in probabilities.
         margin: the sum of the differences of all images, in probabilities.
-        deletions: of each image the class's probability where what its map marks is blurred away;
-            empty where nothing was tested.
     """
 
     name: str
@@ -63,7 +61,6 @@ class Verdict:
     support: float = math.nan
     change: float = math.nan
     margin: float = 0.0
-    deletions: tuple[float, ...] = ()
 
 
 @dataclass
@@ -118,8 +115,7 @@ class Judge:
             margins = (opposite - found[name][:, 1])[sees]
             support, change = _support(margins, group.gather(label)[sees])
             why = self._why(name, found, opposite.mean().item(), support)
-            deletions = tuple(found[name][:, 1].tolist())
-            return Verdict(name, why, support, change, margins.sum().item(), deletions)
+            return Verdict(name, why, support, change, margins.sum().item())
 
         first, *others = names
         kept, best = verdict(first), first
@@ -186,14 +182,8 @@ def _batches(n: int) -> Iterator[slice]:
 def _margins(of_one: Tensor, of_other: Tensor) -> list[tuple[float, float]]:
     """By how much the one is better in each test, over images, with the standard error."""
     better = GOOD * (of_one - of_other)
-    return [mean_and_error(test) for test in better.T]
-
-
-def mean_and_error(differences: Tensor) -> tuple[float, float]:
-    """Over images, with the standard error; NaN of one image."""
-    n = len(differences)
-    error = differences.std(correction=0).item() / (n - 1) ** 0.5 if n > 1 else math.nan
-    return differences.mean().item(), error
+    error = better.std(0, correction=0) / (len(better) - 1) ** 0.5  # NaN of one image
+    return list(zip(better.mean(0).tolist(), error.tolist(), strict=True))
 
 
 def _support(margins: Tensor, label: Tensor) -> tuple[float, float]:
@@ -240,8 +230,3 @@ def _size(margins: Tensor) -> float:
 def doubtful(support: float | None) -> bool:
     """Whether the model's outputs do not speak for a head's maps; not where nothing was tested."""
     return support is not None and support < ENOUGH
-
-
-def supported(support: float | None) -> bool:
-    """Whether the model's outputs speak for a head's maps; not where too few images tell."""
-    return support is not None and support >= ENOUGH

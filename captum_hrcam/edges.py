@@ -1,99 +1,112 @@
-"""Edges: a finest layer that marks every edge in the image, not the object's.
+"""Edges: fine layers that mark every edge in the image, not the object's.
 
-In ultrasound of a breast it marks all bright tissue, the next layers see the same edges and confirm
-them, and the tumour is lost in the sum. No mask is needed to doubt it: of its map the deepest layer
-sees little. But so it does of objects far smaller than its own cells, which the finest layer sees
-best. So the model's outputs have a veto, see ``Revisit``: the finest layer stays where blurring
-what the others alone mark leaves the class more probability, by more than a standard error.
-
-Where it goes, the layers that are left count by what the deepest sees of them: the next finer ones
-mark such edges, too, only less.
+In ultrasound of a breast they mark all bright tissue, the next layers see the same edges and
+confirm them, and the tumour is lost in the sum. No mask is needed to tell: where such a layer marks
+most, the deepest one, which sees the tumour, marks little. Of an object both mark the same place,
+however much smaller it is than the deepest layer's cells.
 """
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from captum_hrcam.cells import LEAST, CellMoments, pool
+from captum_hrcam import group
 from captum_hrcam.fusion import upsample
-from captum_hrcam.grain import Sizes, octaves
+from captum_hrcam.grain import Sizes, from_wider
 
-# Of what the deepest layer sees of the layer it sees best. Ultrasound has .29 to .51 (one network
-# of seven .67), textures .05 to .37, very small objects .21 and .37; lesions, digits among strokes
-# and brains .65 and more (documentation, "Choosing the head").
-ENOUGH = 0.57
-POWER = 4  # of what is seen, as layers then count
-
-
-class Doubt(NamedTuple):
-    """The finest layers, which may mark edges everywhere, and why one would think so."""
-
-    layers: list[str]
-    why: str
+# Of areas under ROC; see the documentation, "Choosing the head".
+ENOUGH = 0.82
+PLACE = 0.6  # a class that no layer is told better of has no place
+BRIGHTEST = 0.01  # of a map's cells
 
 
-class SeenByDeepest:
-    """How much of each layer's maps the deepest layer sees.
+class Told:
+    """How well the deepest layer's map tells where each finer one marks most.
 
-    Two correlations within images: with the deepest map raised to the layer's own cells, which all
-    lowers that the deepest layer does not mark; and pooled to the deepest layer's cells, which
-    counts how much there is of it, not how sharp it is. Of both the geometric mean.
+    The area under ROC of its values at the finer layer's cells, for the hundredth of them that is
+    brightest there; the mean over images of the classes that have a place.
 
     Args:
         layers: shallow to deep.
+        k: classes.
     """
 
-    def __init__(self, layers: list[str]) -> None:
-        self._moments = {name: (CellMoments(1, 1), CellMoments(1, 1)) for name in layers[:-1]}
+    def __init__(self, layers: list[str], k: int) -> None:
+        self._layers = layers[:-1]
+        self._sums = torch.zeros(len(layers), k, dtype=torch.float64)  # last of images
 
-    def add(self, maps: list[Tensor]) -> None:
-        """Each layer's maps of a few images, (n, 1, *cells), in this order."""
-        space = tuple(range(2, maps[0].ndim))
-        *shallow, last = (z - z.mean(space, keepdim=True) for z in maps)
-        for z, (own, pooled) in zip(shallow, self._moments.values(), strict=True):
-            own.add(z, upsample(last, tuple(z.shape[2:])))
-            pooled.add(pool(z, tuple(last.shape[2:])), last)
+    def add(self, maps: list[Tensor], classes: Tensor) -> None:
+        """Each layer's maps of a few images, (n, 1, *cells), shallow to deep, and the class that
+        each is of, (n,)."""
+        *shallow, last = maps
+        found = [areas(z, upsample(last, tuple(z.shape[2:]))).cpu() for z in shallow]
+        rows = torch.stack([*found, torch.ones(len(last))]).double()
+        self._sums.index_add_(1, classes.cpu(), rows)
 
-    def shares(self) -> dict[str, float]:
-        """layer name -> of the layer that is seen best, without the last; of all ranks."""
-        found = {}
-        for name, both in self._moments.items():
-            for moments in both:
-                moments.over_ranks()
-            own, pooled = (max(moments.correlation, LEAST) for moments in both)
-            found[name] = math.sqrt(own * pooled)
-        return {name: seen / max(found.values()) for name, seen in found.items()}
+    def areas(self) -> dict[str, float]:
+        """layer name -> area, without the last; of all ranks; NaN where no class has a place."""
+        sums = group.total(self._sums)
+        best = (sums[:-1] / sums[-1]).amax(0) if self._layers else sums[-1]
+        of_placed = sums[:, best >= PLACE].sum(1)
+        return dict(zip(self._layers, (of_placed[:-1] / of_placed[-1]).tolist(), strict=True))
 
 
-def doubted(shares: Mapping[str, float], resolutions: Sizes) -> Doubt | None:
-    """The layers before the first with cells twice as wide that the deepest one sees little of;
-    None where there is none, or where fewer than two layers would be left.
+def areas(marks: Tensor, tells: Tensor) -> Tensor:
+    """(n,), the area under ROC of one map for the brightest cells of another; ties count half.
 
     Args:
-        shares: layer name -> how much of its map the deepest layer sees, of 1, shallow to deep,
-            without the last layer.
+        marks, tells: (n, 1, *cells).
+
+    Examples::
+
+        >>> a = torch.tensor([[[0.0, 3.0, 1.0, 2.0]]])
+        >>> areas(a, a), areas(a, -a), areas(a, 0 * a)
+        (tensor([1.]), tensor([0.]), tensor([0.5000]))
+    """
+    marks, tells = marks.flatten(1), tells.flatten(1).contiguous()
+    n = marks.shape[1]
+    k = max(1, round(BRIGHTEST * n))
+    at = tells.gather(1, marks.topk(k, 1).indices)
+    ordered = tells.sort(1).values
+    ranks = torch.searchsorted(ordered, at) + torch.searchsorted(ordered, at, right=True)
+    mean_rank = (ranks + 1).to(marks.dtype).mean(1) / 2  # from 1 to n
+    return (mean_rank - (k + 1) / 2) / (n - k)  # Mann and Whitney's U
+
+
+def without_edges(told: Mapping[str, float], resolutions: Sizes) -> tuple[list[str], list[str]]:
+    """The layers to keep, shallow to deep, and a line on why: where the finest marks edges, those
+    from the first on whose cells are four times as wide, as the next finer ones mark edges, too,
+    only less. All where fewer than two would be left.
+
+    Args:
+        told: layer name -> area, shallow to deep, without the last layer.
         resolutions: layer name -> spatial size; of the last layer, too.
 
     Examples::
 
         >>> sizes = {"1": (64, 64), "2": (32, 32), "3": (16, 16), "4": (8, 8)}
-        >>> doubt = doubted({"1": 0.4, "2": 0.6, "3": 1.0}, sizes)
-        >>> print(*doubt.layers, doubt.why)
-        1 of its map the deepest layer sees 0.40 times as much as of the one it sees best (0.57 is \
-enough)
-        >>> print(doubted({"1": 0.6, "2": 0.7, "3": 1.0}, sizes))
-        None
+        >>> without_edges({"1": 0.64, "2": 0.83, "3": 0.95}, sizes)[0]
+        ['3', '4']
+        >>> without_edges({"1": 0.95, "2": 0.9, "3": 0.95}, sizes)[0]
+        ['1', '2', '3', '4']
     """
-    names, sizes = list(resolutions), list(resolutions.values())
-    finest = names[: next((i for i, s in enumerate(sizes) if octaves(sizes[0], s) >= 1), 0)]
-    layers = [name for name in finest if shares[name] < ENOUGH]
-    if not layers or len(names) - len(layers) < 2:
-        return None
-    share = min(shares[name] for name in layers)
-    return Doubt(
-        layers,
-        f"of its map the deepest layer sees {share:.2f} times as much as of the one it sees best "
-        f"({ENOUGH} is enough)",
+    names = list(resolutions)
+    if not told:
+        return names, []
+    finest, area = next(iter(told.items()))
+    why = (
+        f"the deepest layer tells where {finest!r} marks most by an AUROC of {area:.2f} "
+        f"({ENOUGH} is enough)"
     )
+    if math.isnan(area):
+        return names, ["layers: all stay, as no class was found to have a place"]
+    if area >= ENOUGH:
+        return names, [f"layers: {finest} marks no edges everywhere, {why}"]
+    kept = from_wider(finest, resolutions)
+    if len(kept) < 2:
+        return names, [f"layers: all stay, as fewer than two have much wider cells, but {why}"]
+    left_out = ", ".join(name for name in names if name not in kept)
+    how = f"left out, as for edges everywhere: {why}; solver='cascade' keeps them"
+    return kept, [f"layers: {left_out} {how}"]

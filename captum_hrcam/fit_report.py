@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from captum_hrcam.choosing import ENOUGH, doubtful, supported
+from captum_hrcam.choosing import ENOUGH, doubtful
 from captum_hrcam.framing import Seen
 from captum_hrcam.report import HeadReport
 
@@ -98,7 +98,7 @@ class FitReport(HeadReport):
 
     @property
     def _of_guess(self) -> str:
-        if not supported(self.support):
+        if self.support is None or not self.support >= ENOUGH:  # NaN, too
             return super()._of_guess
         return (
             "its scores mean nothing, though the model's outputs speak for its maps (support "

@@ -48,13 +48,18 @@ def without_grain(confirmed: Mapping[str, float], resolutions: Sizes) -> tuple[l
     )
     if not grainy:
         return names, f"layers: none sees grain alone, {why}"
-    wide = (i for i, n in enumerate(names) if octaves(resolutions[told], resolutions[n]) >= OCTAVES)
-    first = next(wide, len(names))
-    if len(names) - first < 2:
+    kept = from_wider(told, resolutions)
+    if len(kept) < 2:
         return names, f"layers: all stay, as fewer than two have much wider cells, but {why}"
-    left_out = ", ".join(names[:first])
-    why = f"layers: {left_out} left out, as of a texture: {why}; solver='cascade' keeps them"
-    return names[first:], why
+    left_out = ", ".join(name for name in names if name not in kept)
+    return kept, f"layers: {left_out} left out, as of a texture: {why}; solver='cascade' keeps them"
+
+
+def from_wider(layer: str, resolutions: Sizes) -> list[str]:
+    """The layers from the first on whose cells are four times as wide as this one's."""
+    names, sizes = list(resolutions), list(resolutions.values())
+    wide = (i for i, size in enumerate(sizes) if octaves(resolutions[layer], size) >= OCTAVES)
+    return names[next(wide, len(names)) :]
 
 
 def octaves(fine: tuple[int, ...], coarse: tuple[int, ...]) -> int:

@@ -13,7 +13,7 @@ from captum_hrcam import cascade, choosing, framing, group, placing, spread
 from captum_hrcam.activations import Read
 from captum_hrcam.batch import score_rows, to_device
 from captum_hrcam.cascade import Cascade, in_batches
-from captum_hrcam.choosing import Judge, Verdict, doubtful, mean_and_error, supported
+from captum_hrcam.choosing import ENOUGH, Judge, Verdict, doubtful
 from captum_hrcam.features import Sample
 from captum_hrcam.fitting import Fitted
 from captum_hrcam.frozen_pass import Forward
@@ -27,16 +27,6 @@ DEEPER = (
     "without {}: the model's outputs did not speak for maps that these layers are part of, as "
     "where deep layers mix all places; solver='cascade' keeps them"
 )
-EDGES = (
-    "layers: {} left out, as for edges everywhere: {}. Without it blurring what the maps mark "
-    "leaves the class {:+.3f} ± {:.3f} more probability, not clearly more; solver='cascade' keeps "
-    "it"
-)
-NO_EDGES = (
-    "layers: {} stays: {}. But without it blurring what the maps mark leaves the class {:+.3f} ± "
-    "{:.3f} more probability, {}"
-)
-UNTOLD = "layers: {} stays: {}. But the model's outputs do not tell"
 IN_VAIN = "all layers stay: without the deeper ones the outputs do not speak for the maps either"
 
 
@@ -93,11 +83,9 @@ class Revisit:
     ) -> Fitted:
         """The one head, or of several the one that the model's own outputs speak for; placed.
 
-        Where the finest layer is doubted (see ``edges``), it is left out unless the others alone
-        mark clearly less of what the model uses, and so on. Where the outputs speak for no head,
-        the deeper half of the layers is left out and all begins anew, and so on to a single layer;
-        of these that with the largest margin is kept, or all layers where the outputs speak for
-        nothing.
+        Where they speak for none, the deeper half of the layers is left out and all begins anew,
+        and so on to a single layer; of these that with the largest margin is kept, or all layers
+        where the outputs speak for nothing.
 
         Args:
             fit: cascade (None without one) -> {solver: its head}; called again for fewer layers.
@@ -115,53 +103,19 @@ class Revisit:
         resolutions: dict[str, tuple[int, ...]],
     ) -> Fitted:
         layers = list(resolutions)
-        cascade = self._cascade(resolutions) if "cascade" in self.solvers else None
-        of_all, verdict = self._best(fit(cascade))
-        if cascade is None or verdict is None:
+        of_all, verdict = self._best(fit(self._cascade(resolutions)))
+        if verdict is None or not doubtful(verdict.support) or len(layers) == 1:
             return of_all
-        if not doubtful(verdict.support) or len(layers) == 1:
-            return self._without_edges(fit, cascade, of_all, verdict)
         kept, why, largest = of_all, IN_VAIN, 0.0
         while len(layers) > 1:
             layers = layers[: (len(layers) + 1) // 2]
             part = {name: resolutions[name] for name in layers}
             chosen, verdict = self._best(fit(self._cascade(part)))
             assert verdict is not None, "there were several heads before"
-            if supported(verdict.support) and verdict.margin > largest:
+            if verdict.support >= ENOUGH and verdict.margin > largest:
                 deeper = [name for name in resolutions if name not in part]
                 kept, why, largest = chosen, DEEPER.format(", ".join(deeper)), verdict.margin
         kept.figures["choices"].insert(1, why)
-        return kept
-
-    def _without_edges(
-        self,
-        fit: Callable[[Cascade | None], dict[str, Fitted]],
-        cascade: Cascade,
-        kept: Fitted,
-        verdict: Verdict,
-    ) -> Fitted:
-        """Without the finest layers, where they are doubted and the others alone are not clearly
-        worse: in the probability after deletion of what maps mark, by more than a standard error.
-        Where the outputs do not tell, they stay."""
-        notes = []
-        while (doubt := cascade.doubt) is not None:
-            finest = ", ".join(doubt.layers)
-            if not supported(verdict.support):
-                notes.append(UNTOLD.format(finest, doubt.why))
-                break
-            left = {n: size for n, size in cascade.resolutions.items() if n not in doubt.layers}
-            cascade = self._cascade(left, without_edges=True)
-            fewer, other = self._best(fit(cascade))
-            assert other is not None, "there were several heads before"
-            more, error = mean_and_error(Tensor(other.deletions) - Tensor(verdict.deletions))
-            found = finest, doubt.why, more, error
-            if more > error or not supported(other.support):
-                clear = "clearly more" if more > error else "and they do not mark what it uses"
-                notes.append(NO_EDGES.format(*found, clear))
-                break
-            notes.append(EDGES.format(*found))
-            kept, verdict = fewer, other
-        kept.figures["choices"][1:1] = notes
         return kept
 
     def _best(self, fits: dict[str, Fitted]) -> tuple[Fitted, Verdict | None]:
@@ -175,13 +129,12 @@ class Revisit:
         chosen.figures["choices"].insert(0, f"solver {verdict.why}")
         return chosen, verdict
 
-    def _cascade(
-        self, resolutions: dict[str, tuple[int, ...]], without_edges: bool = False
-    ) -> Cascade:
-        """A cascade of these layers, still to be fitted."""
+    def _cascade(self, resolutions: dict[str, tuple[int, ...]]) -> Cascade | None:
+        """A cascade of these layers, still to be fitted; None where no solver is one."""
+        if "cascade" not in self.solvers:
+            return None
         *inputs, y = self.images.rows()
-        leaves_out = len(self.solvers) > 1
-        return Cascade(self._read, tuple(inputs), y, resolutions, leaves_out, without_edges)
+        return Cascade(self._read, tuple(inputs), y, resolutions, len(self.solvers) > 1)
 
     def _add_spreads(self, fits: Iterable[Fitted]) -> None:
         """How far the maps of each head vary, for its fusion and for its report."""
