@@ -17,7 +17,7 @@ from captum_hrcam.fusion import upsample
 from captum_hrcam.grain import Sizes, from_wider
 
 # Of areas under ROC; see the documentation, "Choosing the head".
-ENOUGH = 0.82
+ENOUGH = 0.8
 PLACE = 0.6  # a class that no layer is told better of has no place
 BRIGHTEST = 0.01  # of a map's cells
 

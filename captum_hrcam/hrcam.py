@@ -154,13 +154,11 @@ class HRCAM(HeadAttribution):
                 image, six more where the pattern is kept). The cascade is kept unless the model's
                 outputs do not speak for its maps and the pattern is better in both tests by more
                 than a standard error. Three kinds of layers get weights of zero, and the report
-                names them: layers whose maps the deeper ones hardly confirm, as in textures; the
-                finest where the deepest sees little of its maps, as of edges everywhere, unless
-                what the others alone mark is clearly less of what the model uses (they are fitted
-                and tested once more); and deep layers whose maps do not mark what it uses, as in
-                transformers. With a
-                ``penalty`` "auto" means "ridge"; with ``balance_layers``, or for "mse", it means
-                "pattern"; nothing is then compared or left out.
+                names them: layers whose maps the deeper ones hardly confirm, as in textures; fine
+                layers that mark edges everywhere, where the deepest does not tell where the finest
+                marks most; and deep layers whose maps do not mark what the model uses, as in
+                transformers. With a ``penalty`` "auto" means "ridge"; with ``balance_layers``, or
+                for "mse", it means "pattern"; nothing is then compared or left out.
             penalty (float or "auto"): ridge's penalty on standardised weights; "auto" takes the
                 strongest within one standard error of the best held-out loss.
             balance_layers (str or None): of pattern and ridge: "equal" gives every layer the same
