@@ -30,7 +30,7 @@ from torch import Tensor
 
 from captum_hrcam.activations import Read
 from captum_hrcam.cells import LEAST, CellMoments, Covariances, MapMoments, pool, solve, unit
-from captum_hrcam.edges import Told, without_edges
+from captum_hrcam.edges import Seen, Told, without_edges
 from captum_hrcam.fusion import agree, contract, upsample
 from captum_hrcam.grain import Sizes, without_grain
 from captum_hrcam.labels import PRESENT
@@ -47,10 +47,11 @@ Pairs = tuple[Tensor, ...]
 
 class Measured(NamedTuple):
     """What the layers' maps say of each other: how well each is confirmed by the deeper ones, how
-    well the deepest tells where each of the others marks most; moments of all with the fused map.
-    """
+    much the deepest sees of each of the others, how well it tells where they mark most; moments of
+    all with the fused map."""
 
     confirmed: dict[str, float]
+    seen: dict[str, float]
     told: dict[str, float]
     moments: MapMoments
 
@@ -149,7 +150,7 @@ class Cascade:
         kept, why = without_grain(dict(list(measured.confirmed.items())[:-1]), sizes)
         self.why = [why]
         if kept == names:
-            kept, lines = without_edges(measured.told, sizes)
+            kept, lines = without_edges(measured.seen, measured.told, sizes)
             self.why += lines
         return kept
 
@@ -232,10 +233,12 @@ class Cascade:
     def _measured(self, head: dict[str, Tensor]) -> Measured:
         """What the maps of the few images say of each other; the last layer is confirmed."""
         moments = [CellMoments(1, 1) for _ in range(len(head) - 1)]
-        with_fused, told = MapMoments(len(head)), Told(list(head), self.y.shape[1])
+        with_fused = MapMoments(len(head))
+        seen, told = Seen(list(head)), Told(list(head), self.y.shape[1])
         for rows, inputs in in_batches(self.images) if moments else ():
             present = self._present(rows)
             maps = self._maps(self._features(inputs, head), present, head)
+            seen.add(maps)
             told.add(maps, present[1])
             for i, shallow in enumerate(moments):
                 size = tuple(maps[i + 1].shape[2:])
@@ -249,7 +252,7 @@ class Cascade:
         with_fused.over_ranks()
         confirmed = [max(shallow.correlation, LEAST) for shallow in moments]
         confirmed_by_name = dict(zip(head, [*confirmed, 1.0], strict=True))
-        return Measured(confirmed_by_name, told.areas(), with_fused)
+        return Measured(confirmed_by_name, seen.shares(), told.areas(), with_fused)
 
     def _fused(self, maps: list[Tensor], layers: Iterable[str], size: tuple[int, ...]) -> Tensor:
         """The harmonic mean of what these layers say."""

@@ -1,9 +1,11 @@
 """Edges: fine layers that mark every edge in the image, not the object's.
 
 In ultrasound of a breast they mark all bright tissue, the next layers see the same edges and
-confirm them, and the tumour is lost in the sum. No mask is needed to tell: where such a layer marks
-most, the deepest one, which sees the tumour, marks little. Of an object both mark the same place,
-however much smaller it is than the deepest layer's cells.
+confirm them, and the tumour is lost in the sum. No mask is needed to tell, by two signs together:
+of such a layer's map the deepest one, which sees the tumour, sees little; and where it marks most,
+the deepest marks little. Of an object far smaller than its cells the deepest layer sees little,
+too, but both mark the same place; of one that lies beside where its layer looks, the other way
+round.
 """
 
 import math
@@ -13,13 +15,48 @@ import torch
 from torch import Tensor
 
 from captum_hrcam import group
+from captum_hrcam.cells import LEAST, CellMoments, pool
 from captum_hrcam.fusion import upsample
 from captum_hrcam.grain import Sizes, from_wider
 
-# Of areas under ROC; see the documentation, "Choosing the head".
-ENOUGH = 0.8
+# See the documentation, "Choosing the head".
+SEEN = 0.57  # of what the deepest layer sees of the layer it sees best
+TOLD = 0.8  # area under ROC
 PLACE = 0.6  # a class that no layer is told better of has no place
 BRIGHTEST = 0.01  # of a map's cells
+
+
+class Seen:
+    """How much of each layer's maps the deepest layer sees.
+
+    Two correlations within images: with the deepest map raised to the layer's own cells, which all
+    lowers that the deepest layer does not mark; and pooled to the deepest layer's cells, which
+    counts how much there is of it, not how sharp it is. Of both the geometric mean.
+
+    Args:
+        layers: shallow to deep.
+    """
+
+    def __init__(self, layers: list[str]) -> None:
+        self._moments = {name: (CellMoments(1, 1), CellMoments(1, 1)) for name in layers[:-1]}
+
+    def add(self, maps: list[Tensor]) -> None:
+        """Each layer's maps of a few images, (n, 1, *cells), in this order."""
+        space = tuple(range(2, maps[0].ndim))
+        *shallow, last = (z - z.mean(space, keepdim=True) for z in maps)
+        for z, (own, pooled) in zip(shallow, self._moments.values(), strict=True):
+            own.add(z, upsample(last, tuple(z.shape[2:])))
+            pooled.add(pool(z, tuple(last.shape[2:])), last)
+
+    def shares(self) -> dict[str, float]:
+        """layer name -> of the layer that is seen best, without the last; of all ranks."""
+        found = {}
+        for name, both in self._moments.items():
+            for moments in both:
+                moments.over_ranks()
+            own, pooled = (max(moments.correlation, LEAST) for moments in both)
+            found[name] = math.sqrt(own * pooled)
+        return {name: seen / max(found.values()) for name, seen in found.items()}
 
 
 class Told:
@@ -75,35 +112,40 @@ def areas(marks: Tensor, tells: Tensor) -> Tensor:
     return (mean_rank - (k + 1) / 2) / (n - k)  # Mann and Whitney's U
 
 
-def without_edges(told: Mapping[str, float], resolutions: Sizes) -> tuple[list[str], list[str]]:
+def without_edges(
+    seen: Mapping[str, float], told: Mapping[str, float], resolutions: Sizes
+) -> tuple[list[str], list[str]]:
     """The layers to keep, shallow to deep, and a line on why: where the finest marks edges, those
     from the first on whose cells are four times as wide, as the next finer ones mark edges, too,
     only less. All where fewer than two would be left.
 
     Args:
-        told: layer name -> area, shallow to deep, without the last layer.
+        seen: layer name -> share, shallow to deep, without the last layer.
+        told: layer name -> area, as well.
         resolutions: layer name -> spatial size; of the last layer, too.
 
     Examples::
 
         >>> sizes = {"1": (64, 64), "2": (32, 32), "3": (16, 16), "4": (8, 8)}
-        >>> without_edges({"1": 0.64, "2": 0.83, "3": 0.95}, sizes)[0]
+        >>> seen = {"1": 0.4, "2": 0.7, "3": 1.0}
+        >>> without_edges(seen, {"1": 0.64, "2": 0.83, "3": 0.95}, sizes)[0]
         ['3', '4']
-        >>> without_edges({"1": 0.95, "2": 0.9, "3": 0.95}, sizes)[0]
+        >>> without_edges(seen, {"1": 0.95, "2": 0.9, "3": 0.95}, sizes)[0]
         ['1', '2', '3', '4']
     """
     names = list(resolutions)
     if not told:
         return names, []
-    finest, area = next(iter(told.items()))
-    why = (
-        f"the deepest layer tells where {finest!r} marks most by an AUROC of {area:.2f} "
-        f"({ENOUGH} is enough)"
-    )
-    if math.isnan(area):
+    finest = next(iter(told))
+    if math.isnan(told[finest]):
         return names, ["layers: all stay, as no class was found to have a place"]
-    if area >= ENOUGH:
-        return names, [f"layers: {finest} marks no edges everywhere, {why}"]
+    why = (
+        f"of the map of {finest!r} the deepest layer sees {seen[finest]:.2f} times as much as of "
+        f"the one it sees best ({SEEN} is enough), and it tells where {finest!r} marks most by an "
+        f"AUROC of {told[finest]:.2f} ({TOLD} is enough)"
+    )
+    if seen[finest] >= SEEN or told[finest] >= TOLD:
+        return names, [f"layers: none marks edges everywhere, {why}"]
     kept = from_wider(finest, resolutions)
     if len(kept) < 2:
         return names, [f"layers: all stay, as fewer than two have much wider cells, but {why}"]

@@ -155,8 +155,8 @@ class HRCAM(HeadAttribution):
                 outputs do not speak for its maps and the pattern is better in both tests by more
                 than a standard error. Three kinds of layers get weights of zero, and the report
                 names them: layers whose maps the deeper ones hardly confirm, as in textures; fine
-                layers that mark edges everywhere, where the deepest does not tell where the finest
-                marks most; and deep layers whose maps do not mark what the model uses, as in
+                layers where the finest marks edges everywhere, of which the deepest sees little
+                and which it does not tell; and deep layers whose maps do not mark what the model uses, as in
                 transformers. With a ``penalty`` "auto" means "ridge"; with ``balance_layers``, or
                 for "mse", it means "pattern"; nothing is then compared or left out.
             penalty (float or "auto"): ridge's penalty on standardised weights; "auto" takes the

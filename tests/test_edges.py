@@ -9,9 +9,39 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from captum_hrcam import HRCAM, metrics
-from captum_hrcam.edges import Told, areas, without_edges
+from captum_hrcam.cells import LEAST
+from captum_hrcam.edges import Seen, Told, areas, without_edges
 
 SIZES = {"1": (64, 64), "2": (32, 32), "3": (16, 16), "4": (8, 8)}
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_seen_is_the_root_of_two_correlations_within_images(axes):
+    noise = torch.Generator().manual_seed(axes)
+    sizes = [(12,) * axes, (12,) * axes, (6,) * axes, (3,) * axes]
+    maps = [torch.randn(5, 1, *size, generator=noise) for size in sizes]
+    levels = 9 * torch.randn(5, 1, *[1] * axes, generator=noise)  # between images
+    maps[0] += F.interpolate(maps[3], sizes[0]) + levels
+    maps[1] -= F.interpolate(maps[3], sizes[1])  # the deepest layer speaks against it
+    maps[2] += 3 * F.interpolate(maps[3], sizes[2])
+    seen = Seen(["1", "2", "3", "4"])
+    seen.add([z[:2] for z in maps])
+    seen.add([z[2:] for z in maps])
+
+    def correlation(a, b):
+        a, b = (z - z.flatten(1).mean(1).reshape(-1, *[1] * (axes + 1)) for z in (a, b))
+        return torch.corrcoef(torch.stack([a.flatten(), b.flatten()]).double())[0, 1].item()
+
+    mode = ("linear", "bilinear", "trilinear")[axes - 1]
+    expected = {}
+    for name, z in zip("123", maps, strict=False):
+        own = correlation(z, F.interpolate(maps[3], z.shape[2:], mode=mode))
+        pooled = correlation(F.interpolate(z, sizes[3], mode="area"), maps[3])
+        expected[name] = (max(own, LEAST) * max(pooled, LEAST)) ** 0.5
+    assert expected["1"] > 0.2
+    assert expected["2"] == LEAST
+    best = max(expected.values())
+    assert seen.shares() == pytest.approx({name: e / best for name, e in expected.items()})
 
 
 @pytest.mark.parametrize("size", [(7,), (30, 20), (9, 8, 7)])
@@ -44,42 +74,51 @@ def test_the_mean_is_over_images_of_classes_that_have_a_place():
 def test_without_a_class_that_has_a_place_all_stay():
     told = Told(["fine", "middle", "deep"], 2)
     assert all(np.isnan(area) for area in told.areas().values())
-    kept, (why,) = without_edges(told.areas(), {"fine": (9,), "middle": (4,), "deep": (2,)})
+    areas = told.areas()
+    sizes = {"fine": (9,), "middle": (4,), "deep": (2,)}
+    kept, (why,) = without_edges(dict.fromkeys(areas, 0.1), areas, sizes)
     assert kept == ["fine", "middle", "deep"]
     assert why == "layers: all stay, as no class was found to have a place"
 
 
+SEEN = {"1": 0.4, "2": 0.7, "3": 1.0}
+
+
 @pytest.mark.parametrize(
-    ("told", "kept"),
+    ("seen", "told", "kept"),
     [
-        ((0.79, 0.9, 1.0), "34"),
-        ((0.8, 0.9, 1.0), "1234"),  # just enough
-        ((0.9, 0.5, 1.0), "1234"),  # the finest alone is asked
-        ((0.5, 0.5, 0.5), "34"),
+        (0.56, (0.79, 0.9, 1.0), "34"),
+        (0.56, (0.8, 0.9, 1.0), "1234"),  # just enough
+        (0.57, (0.79, 0.9, 1.0), "1234"),  # either is
+        (0.01, (0.9, 0.5, 1.0), "1234"),  # the finest alone is asked
+        (0.01, (0.5, 0.5, 0.5), "34"),
     ],
 )
-def test_layers_kept(told, kept):
-    assert "".join(without_edges(dict(zip("123", told, strict=True)), SIZES)[0]) == kept
+def test_layers_kept(seen, told, kept):
+    areas = dict(zip("123", told, strict=True))
+    assert "".join(without_edges(SEEN | {"1": seen}, areas, SIZES)[0]) == kept
 
 
 def test_says_what_it_did_and_by_how_much():
     told = {"1": 0.64, "2": 0.9, "3": 0.95}
-    by = "the deepest layer tells where '1' marks most by an AUROC of 0.64 (0.8 is enough)"
-    assert without_edges(told, SIZES)[1] == [
+    by = (
+        "of the map of '1' the deepest layer sees 0.40 times as much as of the one it sees best "
+        "(0.57 is enough), and it tells where '1' marks most by an AUROC of 0.64 (0.8 is enough)"
+    )
+    assert without_edges(SEEN, told, SIZES)[1] == [
         f"layers: 1, 2 left out, as for edges everywhere: {by}; solver='cascade' keeps them"
     ]
-    assert without_edges({"1": 0.64}, {"1": (64, 64), "2": (8, 8)})[1] == [
+    assert without_edges(SEEN, {"1": 0.64}, {"1": (64, 64), "2": (8, 8)})[1] == [
         f"layers: all stay, as fewer than two have much wider cells, but {by}"
     ]
-    assert without_edges(told | {"1": 0.9}, SIZES)[1] == [
-        "layers: 1 marks no edges everywhere, the deepest layer tells where '1' marks most by an "
-        "AUROC of 0.90 (0.8 is enough)"
+    assert without_edges(SEEN, told | {"1": 0.9}, SIZES)[1] == [
+        f"layers: none marks edges everywhere, {by}".replace("0.64", "0.90")
     ]
 
 
 def test_layers_after_coarser_ones_stay_as_fine_as_they_are():
-    sizes = SIZES | {"5": (64, 64)}
-    assert without_edges(dict.fromkeys("1234", 0.5), sizes)[0] == [*"345"]
+    sizes, low = SIZES | {"5": (64, 64)}, dict.fromkeys("1234", 0.5)
+    assert without_edges(low, low, sizes)[0] == [*"345"]
 
 
 class Clutter(nn.Module):
@@ -141,14 +180,16 @@ def precision(hrcam: HRCAM) -> float:
 def test_auto_keeps_the_finest_layer_that_alone_sees_the_object():
     hrcam = fitted(Blurred())
     assert all(weight.any() for weight in hrcam.weights.values())
-    assert hrcam.report.choices[2].startswith("layers: fine marks no edges everywhere, the deepest")
+    assert hrcam.report.choices[2].startswith("layers: none marks edges everywhere, of the map")
     assert precision(hrcam) > 0.9
 
 
 def test_auto_leaves_out_what_marks_clutter():
     hrcam = fitted(Clutter())
     assert [name for name in LAYERS if hrcam.weights[name].any()] == ["wide", "deep"]
-    assert any("edges everywhere: the deepest" in choice for choice in hrcam.report.choices)
+    assert any(
+        "left out, as for edges everywhere: of the map" in choice for choice in hrcam.report.choices
+    )
     assert any("layers count by confirmation, " in choice for choice in hrcam.report.choices)
     assert precision(hrcam) > precision(fitted(Clutter(), "cascade")) + 0.2
 
