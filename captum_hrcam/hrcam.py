@@ -156,9 +156,10 @@ class HRCAM(HeadAttribution):
                 than a standard error. Three kinds of layers get weights of zero, and the report
                 names them: layers whose maps the deeper ones hardly confirm, as in textures; fine
                 layers where the finest marks edges everywhere, of which the deepest sees little
-                and which it does not tell; and deep layers whose maps do not mark what the model uses, as in
-                transformers. With a ``penalty`` "auto" means "ridge"; with ``balance_layers``, or
-                for "mse", it means "pattern"; nothing is then compared or left out.
+                and which it does not tell; and deep layers whose maps do not mark what the model
+                uses, as in transformers. With a ``penalty`` "auto" means "ridge"; with
+                ``balance_layers``, or for "mse", it means "pattern"; nothing is then compared or
+                left out.
             penalty (float or "auto"): ridge's penalty on standardised weights; "auto" takes the
                 strongest within one standard error of the best held-out loss.
             balance_layers (str or None): of pattern and ridge: "equal" gives every layer the same
