@@ -1,8 +1,8 @@
 """How much each layer of a cascade counts in the sum: confirmation times place, to some power.
 
 Confirmation is how well the deeper layers' maps agree with the layer's, place its rank counted from
-the deepest. The power is the largest of ``POWERS`` that held-out images allow. Where layers have
-been left out, confirmation alone, or what the deepest layer sees of it (see ``Cascade``).
+the deepest. The power is the largest of ``POWERS`` that held-out images allow. Where fine
+layers have been left out, confirmation alone.
 """
 
 from collections.abc import Sequence
@@ -60,13 +60,13 @@ def cascade_weight(
     found, right, like = zip(*tried.values(), strict=True)
     best = steepest(right, like)
     told = ", ".join(f"{name} {r:.3f}, {c:.3f}" for name, (_, r, c) in tried.items())
-    lines = [
-        f"layers count by {cascade.by}, {list(tried)[best]}; held-out accuracy "
-        f"(a loss of {TOLERANCE} is accepted) and correlation with what layers agree on: {told}"
-    ]
-    if mute:
-        lines.insert(0, MUTE.format(", ".join(mute)))
-    return found[best], lines[: None if len(cascade.counts) > 1 else -1]
+    lines = [MUTE.format(", ".join(mute))] if mute else []
+    if len(cascade.counts) > 1:
+        lines.append(
+            f"layers count by {cascade.by}, {list(tried)[best]}; held-out accuracy (a loss of "
+            f"{TOLERANCE} is accepted) and correlation with what layers agree on: {told}"
+        )
+    return found[best], lines
 
 
 def steepest(right: Sequence[float], like: Sequence[float]) -> int:
