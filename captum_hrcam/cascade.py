@@ -149,9 +149,9 @@ class Cascade:
         sizes = {name: self.resolutions[name] for name in names}
         kept, why = without_grain(dict(list(measured.confirmed.items())[:-1]), sizes)
         self.why = [why]
-        if kept == names:
-            kept, lines = without_edges(measured.seen, measured.told, sizes)
-            self.why += lines
+        if kept == names and len(names) > 1:
+            kept, why = without_edges(measured.seen, measured.told, sizes)
+            self.why.append(why)
         return kept
 
     def _places(self, layers: Iterable[str]) -> list[float]:

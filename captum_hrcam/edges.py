@@ -17,7 +17,8 @@ from torch import Tensor
 from captum_hrcam import group
 from captum_hrcam.cells import LEAST, CellMoments, pool
 from captum_hrcam.fusion import upsample
-from captum_hrcam.grain import Sizes, from_wider
+from captum_hrcam.grain import Sizes, keep_wider
+from captum_hrcam.head_and_model import auroc
 
 # See the documentation, "Choosing the head".
 SEEN = 0.57  # of what the deepest layer sees of the layer it sees best
@@ -78,8 +79,8 @@ class Told:
         """Each layer's maps of a few images, (n, 1, *cells), shallow to deep, and the class that
         each is of, (n,)."""
         *shallow, last = maps
-        found = [areas(z, upsample(last, tuple(z.shape[2:]))).cpu() for z in shallow]
-        rows = torch.stack([*found, torch.ones(len(last))]).double()
+        found = [areas(z, upsample(last, tuple(z.shape[2:]))) for z in shallow]
+        rows = torch.stack([*found, torch.ones(len(last), dtype=torch.float64)])
         self._sums.index_add_(1, classes.cpu(), rows)
 
     def areas(self) -> dict[str, float]:
@@ -99,28 +100,25 @@ def areas(marks: Tensor, tells: Tensor) -> Tensor:
     Examples::
 
         >>> a = torch.tensor([[[0.0, 3.0, 1.0, 2.0]]])
-        >>> areas(a, a), areas(a, -a), areas(a, 0 * a)
-        (tensor([1.]), tensor([0.]), tensor([0.5000]))
+        >>> areas(a, a).item(), areas(a, -a).item(), areas(a, 0 * a).item()
+        (1.0, 0.0, 0.5)
     """
-    marks, tells = marks.flatten(1), tells.flatten(1).contiguous()
-    n = marks.shape[1]
-    k = max(1, round(BRIGHTEST * n))
-    at = tells.gather(1, marks.topk(k, 1).indices)
-    ordered = tells.sort(1).values
-    ranks = torch.searchsorted(ordered, at) + torch.searchsorted(ordered, at, right=True)
-    mean_rank = (ranks + 1).to(marks.dtype).mean(1) / 2  # from 1 to n
-    return (mean_rank - (k + 1) / 2) / (n - k)  # Mann and Whitney's U
+    marks, tells = marks.flatten(1), tells.flatten(1)
+    k = max(1, round(BRIGHTEST * marks.shape[1]))
+    brightest = torch.zeros_like(marks, dtype=torch.bool)
+    brightest.scatter_(1, marks.topk(k, 1).indices, True)
+    return auroc(tells.T, brightest.T)  # of each map: its cells are the rows
 
 
 def without_edges(
     seen: Mapping[str, float], told: Mapping[str, float], resolutions: Sizes
-) -> tuple[list[str], list[str]]:
-    """The layers to keep, shallow to deep, and a line on why: where the finest marks edges, those
+) -> tuple[list[str], str]:
+    """The layers to keep, shallow to deep, and why: where the finest marks edges, those
     from the first on whose cells are four times as wide, as the next finer ones mark edges, too,
     only less. All where fewer than two would be left.
 
     Args:
-        seen: layer name -> share, shallow to deep, without the last layer.
+        seen: layer name -> share, shallow to deep, without the last layer; at least one.
         told: layer name -> area, as well.
         resolutions: layer name -> spatial size; of the last layer, too.
 
@@ -134,21 +132,14 @@ def without_edges(
         ['1', '2', '3', '4']
     """
     names = list(resolutions)
-    if not told:
-        return names, []
     finest = next(iter(told))
     if math.isnan(told[finest]):
-        return names, ["layers: all stay, as no class was found to have a place"]
+        return names, "layers: all stay, as no class was found to have a place"
     why = (
         f"of the map of {finest!r} the deepest layer sees {seen[finest]:.2f} times as much as of "
         f"the one it sees best ({SEEN} is enough), and it tells where {finest!r} marks most by an "
         f"AUROC of {told[finest]:.2f} ({TOLD} is enough)"
     )
     if seen[finest] >= SEEN or told[finest] >= TOLD:
-        return names, [f"layers: none marks edges everywhere, {why}"]
-    kept = from_wider(finest, resolutions)
-    if len(kept) < 2:
-        return names, [f"layers: all stay, as fewer than two have much wider cells, but {why}"]
-    left_out = ", ".join(name for name in names if name not in kept)
-    how = f"left out, as for edges everywhere: {why}; solver='cascade' keeps them"
-    return kept, [f"layers: {left_out} {how}"]
+        return names, f"layers: none marks edges everywhere, {why}"
+    return keep_wider(finest, resolutions, "as for edges everywhere", why)

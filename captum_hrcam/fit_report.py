@@ -97,9 +97,9 @@ class FitReport(HeadReport):
         return found + self._of_maps() + self._of_frames()
 
     @property
-    def _of_guess(self) -> str:
+    def _at_chance(self) -> str:
         if self.support is None or not self.support >= ENOUGH:  # NaN, too
-            return super()._of_guess
+            return super()._at_chance
         return (
             "its scores mean nothing, though the model's outputs speak for its maps (support "
             f"{self.support:.2f}), as where a model takes maxima over space, not averages"

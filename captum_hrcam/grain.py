@@ -48,18 +48,21 @@ def without_grain(confirmed: Mapping[str, float], resolutions: Sizes) -> tuple[l
     )
     if not grainy:
         return names, f"layers: none sees grain alone, {why}"
-    kept = from_wider(told, resolutions)
-    if len(kept) < 2:
-        return names, f"layers: all stay, as fewer than two have much wider cells, but {why}"
-    left_out = ", ".join(name for name in names if name not in kept)
-    return kept, f"layers: {left_out} left out, as of a texture: {why}; solver='cascade' keeps them"
+    return keep_wider(told, resolutions, "as of a texture", why)
 
 
-def from_wider(layer: str, resolutions: Sizes) -> list[str]:
-    """The layers from the first on whose cells are four times as wide as this one's."""
+def keep_wider(layer: str, resolutions: Sizes, manner: str, why: str) -> tuple[list[str], str]:
+    """The layers from the first on whose cells are four times as wide as this one's, all where
+    fewer than two would be left; and a line that says so."""
     names, sizes = list(resolutions), list(resolutions.values())
     wide = (i for i, size in enumerate(sizes) if octaves(resolutions[layer], size) >= OCTAVES)
-    return names[next(wide, len(names)) :]
+    first = next(wide, len(names))
+    if len(names) - first < 2:
+        return names, f"layers: all stay, as fewer than two have much wider cells, but {why}"
+    left_out = ", ".join(names[:first])
+    return names[first:], (
+        f"layers: {left_out} left out, {manner}: {why}; solver='cascade' keeps them"
+    )
 
 
 def octaves(fine: tuple[int, ...], coarse: tuple[int, ...]) -> int:

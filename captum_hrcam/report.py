@@ -149,7 +149,8 @@ class HeadReport:
         return []
 
     @property
-    def _of_guess(self) -> str:
+    def _at_chance(self) -> str:
+        """What a head that is no better than chance means."""
         return "its maps mean nothing"
 
     @property
@@ -176,7 +177,7 @@ class HeadReport:
         if self.head_auroc < self._chance:
             found.append(
                 f"the head's AUROC is {self.head_auroc:.2f} on {self.n_figures} images, no better "
-                f"than chance: {self._of_guess}. Check the labels, or fit on more images."
+                f"than chance: {self._at_chance}. Check the labels, or fit on more images."
             )
         return found
 

@@ -76,7 +76,7 @@ def test_without_a_class_that_has_a_place_all_stay():
     assert all(np.isnan(area) for area in told.areas().values())
     areas = told.areas()
     sizes = {"fine": (9,), "middle": (4,), "deep": (2,)}
-    kept, (why,) = without_edges(dict.fromkeys(areas, 0.1), areas, sizes)
+    kept, why = without_edges(dict.fromkeys(areas, 0.1), areas, sizes)
     assert kept == ["fine", "middle", "deep"]
     assert why == "layers: all stay, as no class was found to have a place"
 
@@ -105,15 +105,15 @@ def test_says_what_it_did_and_by_how_much():
         "of the map of '1' the deepest layer sees 0.40 times as much as of the one it sees best "
         "(0.57 is enough), and it tells where '1' marks most by an AUROC of 0.64 (0.8 is enough)"
     )
-    assert without_edges(SEEN, told, SIZES)[1] == [
+    assert without_edges(SEEN, told, SIZES)[1] == (
         f"layers: 1, 2 left out, as for edges everywhere: {by}; solver='cascade' keeps them"
-    ]
-    assert without_edges(SEEN, {"1": 0.64}, {"1": (64, 64), "2": (8, 8)})[1] == [
+    )
+    assert without_edges(SEEN, {"1": 0.64}, {"1": (64, 64), "2": (8, 8)})[1] == (
         f"layers: all stay, as fewer than two have much wider cells, but {by}"
-    ]
-    assert without_edges(SEEN, told | {"1": 0.9}, SIZES)[1] == [
+    )
+    assert without_edges(SEEN, told | {"1": 0.9}, SIZES)[1] == (
         f"layers: none marks edges everywhere, {by}".replace("0.64", "0.90")
-    ]
+    )
 
 
 def test_layers_after_coarser_ones_stay_as_fine_as_they_are():
