@@ -2,7 +2,8 @@
 Together with Captum
 ====================
 
-HR-CAM is a Captum attribution, so Captum's other tools take it: noise tunnels, metrics and figures.
+HR-CAM is a Captum attribution, so it works with Captum's other tools: noise tunnels, metrics and
+figures.
 """
 
 import functools
@@ -30,7 +31,7 @@ x, masks = x[y == 1], masks[y == 1]
 # A noise tunnel
 # --------------
 # ``NoiseTunnel`` averages the maps of noisy copies of an image. ``compare`` runs several methods on
-# the same images and brings their maps to the input's size, Grad-CAM's too.
+# the same images and brings all maps, also Grad-CAM's, to the input's size.
 
 smooth = NoiseTunnel(hrcam)
 options = {"nt_type": "smoothgrad", "nt_samples": 10, "stdevs": 0.05}
@@ -43,15 +44,15 @@ maps = compare(methods, x, target=1)
 comparison_figure(x[:4], {k: a[:4] for k, a in maps.items()}, masks=masks[:4])[0]
 
 # %%
-# Nearly the same map with and without the tunnel: HR-CAM's weights are the same for all images, and
-# noise leaves them as they are.
+# HR-CAM's map is nearly the same with and without the tunnel. Its weights are the same for all
+# images, and noise does not change them.
 #
 # Captum's metrics
 # ----------------
-# ``infidelity`` asks how far a map is from foretelling what noise on the image does to the model's
-# score; with ``normalize`` each map is scaled as suits it best, as class maps have their own scale.
-# ``sensitivity_max`` asks how much a map changes when the image changes slightly. Of both, lower is
-# better.
+# ``infidelity`` measures how far a map is from predicting what noise on the image does to the
+# model's score. Class maps have their own scale, so ``normalize`` gives each map the scale that
+# suits it best. ``sensitivity_max`` measures how much a map changes when the image changes
+# slightly. For both, lower is better.
 
 
 def noise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,13 +79,14 @@ print(table.round(3))
 print(f"infidelity of a map of zeros: {told(torch.zeros_like(x)):.3f}")
 
 # %%
-# Zeros foretell nothing, and no map is far below them: single pixels of noise do little that a map
-# of regions could foretell. HR-CAM's maps change least with the image; a tunnel draws new noise
-# each time, which is a change of its own.
+# A map of zeros predicts nothing, and no map has a much lower infidelity than that: noise on single
+# pixels has little effect that a map of regions could predict. HR-CAM's maps change least with the
+# image. The tunnel draws new noise each time, which is itself a change.
 #
 # Captum's figures
 # ----------------
-# ``visualize_image_attr`` takes channels last. Here the map that marks what all layers agree on.
+# ``visualize_image_attr`` takes channels last. Here it draws the agreement map, which marks what
+# all layers agree on.
 
 a = hrcam.attribute(x[1:2], target=1, fusion="agreement")[0]
 picture = x[1].expand(3, 64, 64).clamp(0, 1)

@@ -2,8 +2,9 @@
 Many classes: all their maps in one pass
 ========================================
 
-Ten classes, and two of them in each image: a network says which digits it sees, and ``class_maps``
-says where, for all ten classes in the one forward pass that scores the image.
+There are ten classes, and each image shows two of them. A network says which digits it sees, and
+``class_maps`` says where. It gives the maps of all ten classes in the one forward pass that scores
+the image.
 """
 
 import matplotlib.pyplot as plt
@@ -21,9 +22,9 @@ from captum_hrcam.visualize import comparison_figure
 # %%
 # Two digits in each image
 # ------------------------
-# Handwritten digits of scikit-learn, dark on a bright ground, the first 1,200 for training. Two of
-# different classes stand side by side, each somewhere in its half. Labels are rows of ten zeros and
-# ones; nothing says which digit is on the left.
+# The data are scikit-learn's handwritten digits, dark on a bright background. The first 1,200 are
+# for training. Each image shows two digits of different classes side by side, each somewhere in its
+# half. A label is a row of ten zeros and ones. Nothing says which digit is on the left.
 
 torch.manual_seed(0)
 digits = load_digits()
@@ -52,7 +53,8 @@ x, y, masks = draw(200, 1, slice(1200, None))
 # %%
 # Network and head
 # ----------------
-# Several labels an image are ten yes-or-no questions: binary cross-entropy, for both.
+# With several labels per image there are ten yes-or-no questions, so both the network and the head
+# use binary cross-entropy.
 
 model = train(small_cnn(10), images, labels, epochs=15)
 hrcam = HRCAM(model, find_layers(model, images[:1]))
@@ -62,9 +64,10 @@ print(report)
 # %%
 # One image, ten maps
 # -------------------
-# All maps are on one scale, red above the ordinary; ``fusion="agreement"`` marks what all layers
-# agree on. Titles give the probability, by the head, that the digit is there. Maps of digits that
-# are not there find strokes that they share with those that are.
+# ``fusion="agreement"`` marks what all layers agree on. All maps are on one scale, and red is above
+# the ordinary, that is, above what is usual in the training data. Each title gives the head's
+# probability that the digit is there. The maps of digits that are not there mark strokes that they
+# share with digits that are.
 
 maps = hrcam.class_maps(x, fusion="agreement")  # (200, 10, 32, 64)
 probability = hrcam.predict(x).sigmoid()  # (200, 10)
@@ -83,8 +86,8 @@ panels[11].remove()
 # %%
 # Two maps of one image
 # ---------------------
-# The maps of the two digits that are there. The pointing game asks, of all test images, whether a
-# digit's map has its maximum on this digit.
+# Now the maps of the two digits that are there. The pointing game counts, over all test images, how
+# often a digit's map has its maximum on that digit.
 
 hits = pointing_game(maps[y == 1], masks[y == 1])
 chance = masks[y == 1].float().mean()

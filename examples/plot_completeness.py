@@ -3,7 +3,7 @@ Completeness: the map adds up to the score
 ==========================================
 
 The mean of a map over its pixels, plus the bias, is the score of its class. So a map is the score
-itself, laid out over the image, and its parts split the score into layers.
+itself, laid out over the image, and the layers' parts of the map split the score among the layers.
 """
 
 import matplotlib.pyplot as plt
@@ -22,8 +22,9 @@ x, y, masks = lesions(100, seed=1)
 # %%
 # The identity
 # ------------
-# It holds for each image and class, up to rounding, where the image is a whole multiple of each
-# layer's size: here 1, 2, 4 and 8 times. (For other sizes it holds at the layers' own resolution.)
+# The identity holds for each image and class, up to rounding, if the image's size is a whole
+# multiple of each layer's: here 1, 2, 4 and 8 times. (For other sizes it holds at the layers' own
+# resolution.)
 
 maps = hrcam.class_maps(x)  # (100, 2, 64, 64)
 scores = hrcam.predict(x)  # (100, 2)
@@ -35,9 +36,9 @@ print(f"largest difference in all images: {(added - scores).abs().max():.1e}")
 # %%
 # The log-odds
 # ------------
-# Between two classes the difference of their scores decides. Maps are linear in the head, so the
-# difference of two maps is the map of that difference, complete as well, and so is that of each
-# layer.
+# With two classes, the difference of their scores decides. A map is linear in the head, so the
+# difference of the two classes' maps is the map of that difference. It is complete as well, and so
+# is the difference of each layer's two parts.
 
 lesion, normative = hrcam.layer_maps(x, target=1), hrcam.layer_maps(x, target=0)
 parts = {name: (lesion[name] - normative[name])[:, 0] for name in lesion}  # (100, 64, 64) each
@@ -46,8 +47,8 @@ odds = scores[:, 1] - scores[:, 0]
 bias = float(hrcam.bias[1] - hrcam.bias[0])
 
 # %%
-# Four slices: of those without a lesion and those with one, the slice that scores lowest and the
-# one that scores highest.
+# The figure shows four slices: the slice with the lowest and the one with the highest score, among
+# those without a lesion and among those with one.
 
 shown = []
 for kind in (0, 1):
@@ -55,10 +56,11 @@ for kind in (0, 1):
     shown += [of_kind[odds[of_kind].argmin()].item(), of_kind[odds[of_kind].argmax()].item()]
 
 # %%
-# On the right each bar begins where the last one ended: the bias, then the mean of each layer's
-# part; the black bar is the head's log-odds, and ends there. Red speaks for a lesion, blue against.
-# Where a slice without a lesion scores high, or one with a lesion low, the map shows why. The
-# ground outside the head has a level, too, faintly red: the mean of the map is over all pixels.
+# On the right each bar begins where the last one ended: first the bias, then the mean of each
+# layer's part. The black bar is the head's log-odds and ends at the same point. Red is evidence for
+# a lesion, blue evidence against it. Where a slice without a lesion scores high, or one with a
+# lesion scores low, the map shows why. The background outside the patient's head has a faintly red
+# level, too: the mean of the map is over all pixels.
 
 figure, axes = plt.subplots(
     4, 3, figsize=(7, 8), width_ratios=(1, 1, 1.4), sharex="col", layout="constrained"

@@ -3,7 +3,7 @@ Heads compared on the same images
 =================================
 
 The head is one linear layer on the averages of the feature maps. Different heads read the same
-network, and draw very different maps. Masks, which no head has seen, say which map is right.
+network, yet draw very different maps. The masks, which no head has seen, show which map is right.
 """
 
 import warnings
@@ -27,9 +27,13 @@ x, masks = x[y == 1], masks[y == 1]
 # %%
 # Four heads
 # ----------
-# "adam" is the paper's: no penalty. "ridge" is penalised as much as its accuracy allows. "pattern"
-# takes each channel alone. In a "cascade" each layer learns from the deeper ones, cell by cell.
-# Accuracy and agreement are of images that the fit held out.
+# - "adam" is the paper's head, without a penalty.
+# - "ridge" is penalised as much as its accuracy allows.
+# - "pattern" takes each channel on its own.
+# - In a "cascade" each layer learns from the deeper ones, cell by cell. (A cell is one position of
+#   a feature map.)
+#
+# Accuracy and agreement with the model are computed on images that the fit held out.
 
 hrcams, reports = {}, {}
 for solver in ("adam", "ridge", "pattern", "cascade"):
@@ -42,12 +46,14 @@ for solver in ("adam", "ridge", "pattern", "cascade"):
     print(*report.warnings, sep="\n")
 
 # %%
-# Accuracy does not tell a good map: the heads nearest to the model get warnings of their maps.
+# Accuracy does not tell whether a map is good: the heads nearest to the model get warnings about
+# their maps.
 #
 # The choice without masks
 # ------------------------
-# The default, "auto", fits cascade and pattern, and blurs away or shows alone what their maps mark
-# in held-out images. The cascade is kept unless the pattern is better in both.
+# The default, "auto", fits the cascade and the pattern. In held-out images it then blurs away what
+# their maps mark, or shows that alone. The cascade is kept unless the pattern is better in both
+# tests.
 
 hrcam = HRCAM(model, layers)
 print(hrcam.fit([(images, labels)]).choices[0])
@@ -55,9 +61,10 @@ print(hrcam.fit([(images, labels)]).choices[0])
 # %%
 # Maps against masks
 # ------------------
-# "sum" is the fusion of all maps above; "evidence" and "agreement" are other ways to put the layers
-# of the default head together. CAM is the model's own head on its last layer. The Gaussian in the
-# middle of the image knows no model: what falls below it has localised nothing.
+# A fusion is a way to put the layers' maps together. The four heads above use "sum". For the
+# default head the table adds "evidence" and "agreement". CAM is the model's own head on its last
+# layer. The Gaussian in the middle of the image knows no model: a method that falls below it has
+# localised nothing.
 
 maps = {name: head.attribute(x, target=1) for name, head in hrcams.items()}
 for fusion in ("evidence", "agreement"):
@@ -78,8 +85,8 @@ print(pd.DataFrame(table).T.round(2).to_string())
 # What the figures mean
 # ---------------------
 # Adam and ridge put nearly all weight on the last layer and draw CAM's map again. The pattern finds
-# the lesions and lights up other tissue as well; the cascade orders pixels better (the table), but
-# its sum has a level over all tissue. Evidence and agreement take that level away.
+# the lesions, but lights up other tissue as well. The cascade orders pixels better (see the table),
+# but its sum has a baseline level over all tissue. Evidence and agreement take that level away.
 
 shown = slice(0, 5)
 comparison_figure(x[shown], {k: a[shown] for k, a in maps.items()}, masks=masks[shown])[0]

@@ -2,8 +2,8 @@
 Which layers: what each resolution adds
 =======================================
 
-A map is the sum of one part for each layer. Deep layers know the class and are coarse, shallow ones
-are fine and know little of it. This page takes a map apart, then leaves layers out.
+A map is the sum of one part for each layer. Deep layers know the class but are coarse. Shallow
+layers are fine but know little of the class. This page takes a map apart, then leaves layers out.
 """
 
 import torch
@@ -24,7 +24,7 @@ x, masks = x[y == 1], masks[y == 1]
 # %%
 # The layers that are found
 # -------------------------
-# One for each resolution, the deepest before each downsampling.
+# ``find_layers`` takes one layer for each resolution: the deepest before each downsampling.
 
 layers = find_layers(model, images[:1])
 print(layers)
@@ -32,8 +32,8 @@ print(layers)
 # %%
 # Shares of the score
 # -------------------
-# The report says how much of the variance of each class's score comes from each layer. None has the
-# score to itself.
+# The report says how much of the variance of each class's score comes from each layer. Here no
+# layer has the score to itself.
 
 hrcam = HRCAM(model, layers)
 report = hrcam.fit([(images, labels)])
@@ -42,10 +42,11 @@ print(report)
 # %%
 # The parts of a map
 # ------------------
-# ``layer_maps`` gives the parts, which add up to the map. The plain sum carries a level of all
-# tissue, which the score needs; ``fusion="evidence"`` keeps of each layer what exceeds its ordinary
-# level. From right to left the spots grow sharper, and the finest layer adds edges and texture.
-# Outlines are the masks. All panels share a scale that suits the parts; the sum exceeds it.
+# ``layer_maps`` gives the parts, which add up to the map. The plain sum has a baseline level over
+# all tissue, which the score needs. ``fusion="evidence"`` keeps from each layer only what exceeds
+# its ordinary level, that is, its usual level in the training data. From right to left the spots
+# grow sharper, and the finest layer adds edges and texture. The outlines are the masks. All panels
+# share a scale that suits the parts; the sum exceeds it.
 
 parts = hrcam.layer_maps(x[:4], target=1, fusion="evidence")
 limit = max(part.max().item() for part in parts.values())
@@ -56,9 +57,10 @@ figure, _ = layers_figure(
 # %%
 # The weights behind them
 # -----------------------
-# A dot for each channel: its weight for "lesion", times the deviation of the channel over 100
-# images and all their cells, so that layers compare. The few channels of the fine layers have large
-# weights of both signs, the many of the deepest small ones.
+# Each dot is a channel: its weight for "lesion", times the standard deviation of the channel over
+# 100 images and all their cells (positions of the feature map), so that layers can be compared. The
+# fine layers have few channels, with large weights of both signs. The deepest has many channels,
+# with small weights.
 
 deviations = {}
 for name in layers:
@@ -69,8 +71,8 @@ weights_figure(hrcam, classes=["normative", "lesion"], target=1, scale=deviation
 # %%
 # Leaving layers out
 # ------------------
-# A head of its own for the deepest layer alone, the two deepest, and so on. The figure is the
-# average precision of a map's pixels against the mask; 1 is perfect.
+# Now fit a separate head on the deepest layer alone, on the two deepest, and so on. The printed
+# number is the average precision (AP) of a map's pixels against the mask; 1 is perfect.
 
 maps = {}
 for n, first in enumerate(reversed(layers), start=1):
@@ -82,7 +84,7 @@ for n, first in enumerate(reversed(layers), start=1):
     print(f"{name}: pixel AP {ap:.2f}")
 
 # %%
-# The step from one layer to two is the largest, and each finer layer sharpens the map further. That
-# is so on the mean: in the first row, the faintest lesion, the finer layers add tissue.
+# The step from one layer to two is the largest, and each finer layer sharpens the map further. This
+# is true on average. In the first row, which has the faintest lesion, the finer layers add tissue.
 
 comparison_figure(x[:4], {k: a[:4] for k, a in maps.items()}, masks=masks[:4])[0]

@@ -4,11 +4,12 @@ Letters on the film: where HR-CAM is no better
 
 Radiographs carry letters, "L" or "R". In the paper's MURA experiment (Shinde et al. 2021, Fig. 6)
 the early layers saw little else, so HR-CAM was no better than CAM there. Two experiments on
-simulated slices show what letters do to a map, and what the layers' shares say about it:
+simulated slices show what letters do to a map, and what the layers' shares of the score say about
+it:
 
-* *random letters*: a letter on every image, whatever its class, as in the paper;
-* *telling letters*: "L" on lesions, "R" on the rest, in nine images of ten. The network then reads
-  the letter, and no true map can show it looking elsewhere.
+* *Random letters*: every image has a letter, whatever its class, as in the paper.
+* *Telling letters*: in nine images of ten the letter is "L" on lesions and "R" on the rest. The
+  network then reads the letter, and no true map can show it looking elsewhere.
 """
 
 import functools
@@ -33,7 +34,7 @@ torch.manual_seed(0)
 # %%
 # Images with letters
 # -------------------
-# The letter stands in one of the four corners, bright, as lead markers are.
+# The letter stands in one of the four corners. It is bright, like a lead marker.
 
 
 def letter(name: str) -> Tensor:
@@ -95,10 +96,10 @@ def explain(telling: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
 # %%
 # Random letters
 # --------------
-# The letter says nothing, and exchanging it changes no accuracy. Lesions (outlined) are found, but
-# the letter shines faintly in the fine layers, and where the lesion is all but invisible, as in the
-# first row, it is the brightest thing on the maps of HR-CAM and Grad-CAM. The report's shares say
-# how much of the score each resolution gives.
+# The letter says nothing about the class, and exchanging it does not change the accuracy. The
+# lesions (outlined) are found, but the letter shines faintly in the fine layers. Where the lesion
+# is all but invisible, as in the first row, the letter is the brightest thing on the maps of HR-CAM
+# and Grad-CAM. The report's shares say how much of the score comes from each resolution.
 
 x, maps, outlines = explain(telling=0.5)
 comparison_figure(x, maps, masks=outlines)[0]
@@ -106,9 +107,9 @@ comparison_figure(x, maps, masks=outlines)[0]
 # %%
 # Telling letters
 # ---------------
-# Exchanging the letters now turns most decisions over, and the maps show why: CAM and Grad-CAM
-# light a corner of the film, HR-CAM draws the letter itself beside the lesion. No map of this
-# network is one of lesions alone, and none should be: a true map shows what the network uses.
+# Exchanging the letters now reverses most decisions, and the maps show why. CAM and Grad-CAM light
+# up a corner of the film; HR-CAM draws the letter itself as well as the lesion. No map of this
+# network shows lesions alone, and none should: a true map shows what the network uses.
 
 x, maps, outlines = explain(telling=0.9)
 comparison_figure(x, maps, masks=outlines)[0]

@@ -3,8 +3,8 @@ Quickstart: where is the lesion?
 ================================
 
 A small CNN learns to tell simulated brain slices with a lesion from those without. It never sees a
-mask. Three class activation maps then say where it found the lesion, and the known masks say which
-map is right. ``make demo`` runs this file.
+mask. Three methods then draw class activation maps of where the CNN found the lesion, and the known
+masks show which map is right. ``make demo`` runs this file.
 """
 
 import argparse
@@ -35,8 +35,8 @@ torch.manual_seed(0)
 # %%
 # Data
 # ----
-# Two classes: normative anatomy + noise, and the same with localised or diffuse lesions. The test
-# images come from another seed.
+# There are two classes: normative anatomy + noise, and the same with localised or diffuse lesions.
+# The test images come from another seed.
 
 
 def load(n: int, seed: int) -> tuple[SimulatedPathology, TensorDataset]:
@@ -93,9 +93,9 @@ model.eval()
 # %%
 # HR-CAM
 # ------
-# The CNN stays as it is. One pass over the training images fits the head; the report says how it
-# was chosen, what each layer contributes and how well the head agrees with the CNN. Masks are not
-# involved.
+# HR-CAM adds a linear layer, the *head*, on the averages of several layers' feature maps. The CNN
+# stays as it is. One pass over the training images fits the head. The report says how the head was
+# chosen, what each layer contributes and how well the head agrees with the CNN. No mask is used.
 
 layers = find_layers(model, test_set[0][0][None])
 hrcam = HRCAM(model, layers)
@@ -103,8 +103,8 @@ report = hrcam.fit(train_loader)
 print(report)
 
 # %%
-# Where are they? Cyan outlines are the masks, which nothing but the pictures and the table on this
-# page sees.
+# Where are the lesions? The cyan outlines are the masks. Only the pictures and the table on this
+# page use them.
 
 lesions = [i for i in range(len(test_data)) if test_data.kind(i) != "normative"]
 images = test_set.tensors[0][lesions]
@@ -119,8 +119,8 @@ figure, _ = comparison_figure(
 )
 
 # %%
-# The head decides the picture. The paper's own, trained by Adam without a penalty, tells the
-# classes apart as well, and draws another map. (The library warns of it.)
+# The head decides what the map looks like. The paper's own head, trained by Adam without a penalty,
+# tells the classes apart as well, but draws another map. (The library warns of it.)
 
 paper = HRCAM(model, layers)
 print(paper.fit(train_loader, solver="adam"))
@@ -128,7 +128,7 @@ print(paper.fit(train_loader, solver="adam"))
 # %%
 # The maps, beside CAM's and Grad-CAM's
 # -------------------------------------
-# Grad-CAM looks at the pre-final stage, as in the paper. Every method explains the class "lesion".
+# Grad-CAM reads the pre-final stage, as in the paper. Every method explains the class "lesion".
 
 methods = {
     "CAM": CAM(model, "stage4", "classifier"),
@@ -155,7 +155,7 @@ print(table.round(3).to_string())
 # %%
 # Look at them
 # ------------
-# A row is an image, a column a method; each map has its own scale.
+# Each row is an image, each column a method. Every map has its own scale.
 
 # sphinx_gallery_thumbnail_number = 2
 figure, _ = comparison_figure(

@@ -3,7 +3,7 @@ Signals: which beat is abnormal?
 ================================
 
 In one dimension a map runs along time. A network learns to tell simulated electrocardiograms with
-an abnormal beat from those without; the map says which beat it is.
+an abnormal beat from those without. The map says which beat is abnormal.
 """
 
 import matplotlib.pyplot as plt
@@ -22,10 +22,10 @@ RATE, LENGTH = 100, 512  # samples a second, samples
 # %%
 # Simulated electrocardiograms
 # ----------------------------
-# Five seconds of one lead. A beat is a sum of bumps: P wave, QRS complex, T wave. In every second
-# signal one beat comes from the ventricle (a premature ventricular contraction): early, without a P
-# wave, its QRS wide, its T wave upside down, and a pause after it. Rate, heights, noise and a
-# wandering baseline vary in both classes alike.
+# Each signal is five seconds of one lead. A beat is a sum of bumps: P wave, QRS complex, T wave. In
+# every second signal one beat comes from the ventricle (a premature ventricular contraction). It
+# comes early and without a P wave, its QRS is wide, its T wave is upside down, and a pause follows.
+# Rate, heights, noise and a wandering baseline vary in the same way in both classes.
 
 NORMAL = [(-0.16, 0.025, 0.15), (-0.03, 0.01, -0.12), (0, 0.012, 1.0), (0.03, 0.01, -0.2)]
 NORMAL += [(0.24, 0.045, 0.3)]  # (seconds from the R peak, width, height)
@@ -71,7 +71,7 @@ print(hrcam.fit([(signals, labels)]))
 # %%
 # The maps along time
 # -------------------
-# Metrics are of images and volumes: a signal is an image of one row.
+# The metrics take images and volumes, so each signal is passed as an image of one row.
 
 x, masks = x[y == 1], masks[y == 1]
 methods = {"Grad-CAM": LayerGradCam(model, model.stage4), "HR-CAM": hrcam}
@@ -84,9 +84,9 @@ for name, a in maps.items():
 print(f"by chance {masks.float().mean():.2f}")
 
 # %%
-# All maps find the beat. Grad-CAM covers it as a whole, which the first figure rewards; HR-CAM also
-# says which of its waves are abnormal: the wide QRS with its deep end, and the T wave upside down.
-# The abnormal beat is shaded, each map on its own scale.
+# All maps find the beat. Grad-CAM covers the beat as a whole, which the average precision rewards.
+# HR-CAM also says which waves of the beat are abnormal: the wide QRS with its deep end, and the
+# T wave that is upside down. The abnormal beat is shaded, and each map has its own scale.
 
 t = torch.arange(LENGTH) / RATE
 figure, axes = plt.subplots(

@@ -3,8 +3,9 @@ Transformers: Swin and ViT
 ==========================
 
 Transformers keep their feature maps in other layouts. ``reshape_transform`` turns a layer's tensor
-into (N, C, H, W), and the rest is as for a CNN. Whether the map means anything is another question;
-this page asks it for a network that averages its maps, and for one that does not.
+into (N, C, H, W), and the rest is as for a CNN. Whether the map means anything is another question.
+This page asks it of a network that classifies by the averages of its maps, and of one that does
+not.
 """
 
 import torch
@@ -19,8 +20,9 @@ from captum_hrcam.visualize import comparison_figure
 # %%
 # Images of three channels
 # ------------------------
-# torchvision's transformers take three channels: here three windows of the grey values, as one sets
-# them at a workstation. Lesions have double contrast, since small transformers learn slowly.
+# torchvision's transformers take three channels. Here these are three windows of the grey values,
+# such as one sets at a radiology workstation. Lesions have double contrast, since small
+# transformers learn slowly.
 
 
 def windows(grey: Tensor) -> Tensor:
@@ -36,8 +38,8 @@ images = windows(slices)
 # %%
 # Swin: channels last
 # -------------------
-# Its layers give (N, H, W, C), in stages of falling resolution, and it classifies by the average of
-# the last one, as CNNs do. ``find_layers`` takes the same transform.
+# Swin's layers give (N, H, W, C), in stages of falling resolution. Swin classifies by the average
+# of the last stage, as CNNs do. ``find_layers`` takes the same transform as ``HRCAM``.
 
 
 def channels_first(f: Tensor) -> Tensor:
@@ -62,9 +64,10 @@ print(of_swin.fit([(images, labels)]))
 # %%
 # ViT: a class token and a grid of patches
 # ----------------------------------------
-# Its blocks give (N, 1 + 64, C), all of one resolution, so there is nothing to find. Deep blocks
-# mix all places: the report's first line says whether the maps still mark what the model uses (what
-# they mark least must count for less), and the default leaves out the deeper ones where not.
+# ViT's blocks give (N, 1 + 64, C). All have the same resolution, so there is nothing for
+# ``find_layers`` to choose. Deep blocks mix information from all positions of the image. The
+# report's first line says whether the maps still mark what the model uses: what they mark least
+# must matter less to the model. Where the maps do not, the default leaves out the deeper blocks.
 
 
 def grid(f: Tensor) -> Tensor:
@@ -83,8 +86,8 @@ print(of_vit.fit([(images, labels)]))
 # %%
 # What the maps are worth
 # -----------------------
-# Both kept the cascade, so their layers' agreement draws the sharper picture. Beside both a
-# Gaussian in the middle of the image, which knows no model.
+# Both fits kept the cascade, so the agreement of their layers draws the sharper map. For comparison
+# there is a Gaussian in the middle of the image, which knows no model.
 
 x, y, masks = lesions(100, seed=1, contrast=2)
 x, masks = x[y == 1], masks[y == 1]
@@ -97,8 +100,9 @@ for name, a in (maps | {"centred Gaussian": gaussian}).items():
     print(f"{name}: pixel AP {pixel_average_precision(a, masks).mean():.2f}")
 
 # %%
-# ViT decides by its class token, which is not among the averaged patches: its head agrees with it
-# less (the report warns), and a patch may hold what was seen elsewhere. So its map has spots far
-# from any lesion. Swin decides by the average of the last map, and its map keeps to the lesions.
+# ViT decides by its class token, which is not among the averaged patches. So the head agrees less
+# with the model (the report warns), and a patch may hold what was seen elsewhere in the image. The
+# map therefore has spots far from any lesion. Swin decides by the average of its last stage, and
+# its map keeps to the lesions.
 
 comparison_figure(x[:4], {k: a[:4] for k, a in maps.items()}, masks=masks[:4])[0]

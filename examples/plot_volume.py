@@ -2,8 +2,8 @@
 A volume in 3D
 ==============
 
-Feature maps (N, C, X, Y, Z) give maps (N, 1, X, Y, Z): nothing is special about volumes but the way
-to look at them, and the affine that takes a map back to the scanner.
+Feature maps (N, C, X, Y, Z) give maps (N, 1, X, Y, Z). Only two things are special about volumes:
+the way to look at them, and the affine that takes a map back to the scanner.
 """
 
 import tempfile
@@ -25,9 +25,9 @@ SIZE = 32
 # %%
 # Simulated volumes
 # -----------------
-# Brains without their skulls, two ventricles, noise, each a little different; every second one has
-# a brighter lesion of 2 to 4 voxels radius. Axes run to the right, to the front and up, 5 mm a
-# voxel.
+# Each volume is a brain without its skull, with two ventricles and noise, a little different each
+# time. Every second one has a brighter lesion with a radius of 2 to 4 voxels. The axes run to the
+# right, to the front and up, with 5 mm per voxel.
 
 axis = torch.linspace(-1, 1, SIZE)
 grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"))  # (3, X, Y, Z)
@@ -70,7 +70,7 @@ x, y, masks = draw(40, seed=1)
 # %%
 # Network and head
 # ----------------
-# As in 2D, with three-dimensional convolutions.
+# These are as in 2D, but with three-dimensional convolutions.
 
 model = small_cnn(2, widths=(4, 8, 16, 32), ndim=3)
 train(model, volumes, labels, epochs=8, batch_size=20)
@@ -80,7 +80,7 @@ print(hrcam.fit([(volumes, labels)]))
 # %%
 # Maps of volumes
 # ---------------
-# Metrics take volumes, too.
+# The metrics take volumes, too.
 
 x, masks = x[y == 1], masks[y == 1]
 maps = {
@@ -94,10 +94,10 @@ for name, a in maps.items():
 # %%
 # Orthogonal slices
 # -----------------
-# Through the voxel where the first map is highest, the way slices are looked at: from below and
-# from the front, so that the patient's right is on the left; the sagittal one with the front on the
-# left. The affine says where that is: 5 mm voxels, axes to the right, front and up. Outlines are
-# the mask.
+# The slices go through the voxel where the first map is highest. They are drawn as radiologists
+# look at them: from below and from the front, so that the patient's right is on the left, and the
+# sagittal slice with the front on the left. The affine gives these directions: 5 mm voxels, axes to
+# the right, front and up. The outlines are the mask.
 
 affine = np.diag([5.0, 5.0, 5.0, 1.0])
 slices_figure(x[0], {k: a[0] for k, a in maps.items()}, mask=masks[0], affine=affine)[0]
@@ -105,8 +105,8 @@ slices_figure(x[0], {k: a[0] for k, a in maps.items()}, mask=masks[0], affine=af
 # %%
 # Back to the scanner
 # -------------------
-# The map has the volume's array, so it takes the volume's affine, signed and unscaled; a viewer
-# then lays it over the scan.
+# The map has the same array shape as the volume, so it takes the volume's affine. Save it signed
+# and unscaled; a viewer then lays it over the scan.
 
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "map.nii.gz")

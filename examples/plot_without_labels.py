@@ -2,8 +2,8 @@
 A network without labels
 ========================
 
-Of many networks the weights are there and the labels are not. The head can learn from what the
-network itself says: ``targets="model"`` needs images alone.
+Often you have a network's weights but no labels. The head can then learn from what the network
+itself says: ``targets="model"`` needs only images.
 """
 
 import torch
@@ -21,17 +21,17 @@ layers = find_layers(model, torch.zeros(1, 1, 64, 64))
 # %%
 # Images alone
 # ------------
-# 600 other images, half of them with a lesion; their labels are kept for the comparison below. A
-# batch may be images only.
+# There are 600 other images, half of them with a lesion. Their labels are kept for the comparison
+# below. With ``targets="model"`` a batch may hold only images.
 
 images, labels, _ = lesions(600, seed=2)
 unlabelled = HRCAM(model, layers)
 print(unlabelled.fit(DataLoader(images, batch_size=50), targets="model"))
 
 # %%
-# In this report the model is the teacher: its accuracy is 1 by definition, the head's accuracy is
-# its agreement with the model. That is the figure to look at; whether the model is right it cannot
-# say.
+# In this report the model is the teacher. The model's accuracy is 1 by definition, and the head's
+# accuracy is its agreement with the model. This agreement is the figure to look at. It cannot say
+# whether the model is right.
 #
 # The same images with labels
 # ---------------------------
@@ -42,7 +42,8 @@ print(labelled.fit([(images, labels)]))
 # %%
 # Two heads, nearly one map
 # -------------------------
-# The masks of test images, and the correlation of the two maps over each image's pixels.
+# The two heads are compared on test images: by their maps against the masks, and by the correlation
+# of the two maps over each image's pixels.
 
 x, y, masks = lesions(200, seed=1)
 x, masks = x[y == 1], masks[y == 1]
