@@ -133,11 +133,12 @@ class Judge:
                 margins = (f"{m:.3f} ± {error:.3f}" for m, error in _margins(found[best], tests))
                 told[-1] += f" (margins {', '.join(margins)})"
         few = math.isnan(support)
-        supported = "too few images tell them apart" if few else f"support {support:.2f} of 1"
+        supported = "too few images tell its support" if few else f"support {support:.2f} of 1"
         return (
-            f"{best}: the model's probability after insertion (more is better) and deletion (less) "
-            f"on {len(found[best])} held-out images: {'; '.join(told)}; after deletion of what "
-            f"{best} marks least {opposite:.3f} ({supported})"
+            f"{best}: {supported} (on {len(found[best])} held-out images the model's probability "
+            f"is {found[best][:, 1].mean():.3f} after blurring what its maps mark most, "
+            f"{opposite:.3f} after blurring what they mark least); insertion (more is better) and "
+            f"deletion (less): {'; '.join(told)}"
         )
 
     def _present(self) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,11 @@
 """Edges: fine layers that mark every edge in the image, not the object's.
 
-In ultrasound of a breast they mark all bright tissue, the next layers see the same edges and
-confirm them, and the tumour is lost in the sum. No mask is needed to tell, by two signs together:
-of such a layer's map the deepest one, which sees the tumour, sees little; and where it marks most,
-the deepest marks little. Of an object far smaller than its cells the deepest layer sees little,
-too, but both mark the same place; of one that lies beside where its layer looks, the other way
-round.
+In breast ultrasound they mark all bright tissue. The next layers see the same edges and confirm
+them, and the tumour is lost in the sum. Two signs together tell, without masks. Of such a layer's
+map the deepest layer, which sees the tumour, sees little; and where the finest layer marks most,
+the deepest marks little. Either sign alone errs. Of an object far smaller than its cells the
+deepest layer sees little, too, but both mark the same place. Where one of them looks beside the
+object, the deepest marks little where the finest marks most, but sees much.
 """
 
 import math
@@ -134,12 +134,12 @@ def without_edges(
     names = list(resolutions)
     finest = next(iter(told))
     if math.isnan(told[finest]):
-        return names, "layers: all stay, as no class was found to have a place"
+        return names, "layers: all kept, as no class was found to have a place"
     why = (
-        f"of the map of {finest!r} the deepest layer sees {seen[finest]:.2f} times as much as of "
-        f"the one it sees best ({SEEN} is enough), and it tells where {finest!r} marks most by an "
-        f"AUROC of {told[finest]:.2f} ({TOLD} is enough)"
+        f"the deepest layer sees {seen[finest]:.2f} times as much of its map as of the one it sees "
+        f"best ({SEEN} is enough), and tells where {finest!r} marks most with an AUROC of "
+        f"{told[finest]:.2f} ({TOLD} is enough)"
     )
     if seen[finest] >= SEEN or told[finest] >= TOLD:
-        return names, f"layers: none marks edges everywhere, {why}"
-    return keep_wider(finest, resolutions, "as for edges everywhere", why)
+        return names, f"layers: {finest!r} does not mark edges all over the image: {why}"
+    return keep_wider(finest, resolutions, f"as {finest!r} marks edges all over the image", why)

@@ -1,8 +1,8 @@
 """Grain: layers so fine that they see what a texture is made of, not where it is.
 
-A patch of stripes is told by its stripes. A fine layer marks each of them, and as much in the noise
-around; deeper layers, whose cells hold a stripe or more, mark the patch. No mask is needed to see
-it: the deeper layers hardly confirm the fine one's map.
+A patch of stripes is recognised by its stripes. A fine layer marks each of them, and as much in the
+noise around; deeper layers, whose cells hold a stripe or more, mark the patch. No mask is needed to
+see it: the deeper layers hardly confirm the fine one's map.
 """
 
 import math
@@ -47,21 +47,22 @@ def without_grain(confirmed: Mapping[str, float], resolutions: Sizes) -> tuple[l
         f"confirmed layer ({ENOUGH} is enough)"
     )
     if not grainy:
-        return names, f"layers: none sees grain alone, {why}"
-    return keep_wider(told, resolutions, "as of a texture", why)
+        return names, f"layers: none sees only the grain of a texture: {why}"
+    return keep_wider(told, resolutions, f"as {told!r} sees only the grain of a texture", why)
 
 
-def keep_wider(layer: str, resolutions: Sizes, manner: str, why: str) -> tuple[list[str], str]:
+def keep_wider(layer: str, resolutions: Sizes, reason: str, why: str) -> tuple[list[str], str]:
     """The layers from the first on whose cells are four times as wide as this one's, all where
-    fewer than two would be left; and a line that says so."""
+    fewer than two would be left; and a line for the report, which gives the reason and the figures
+    behind it."""
     names, sizes = list(resolutions), list(resolutions.values())
     wide = (i for i, size in enumerate(sizes) if octaves(resolutions[layer], size) >= OCTAVES)
     first = next(wide, len(names))
     if len(names) - first < 2:
-        return names, f"layers: all stay, as fewer than two have much wider cells, but {why}"
+        return names, f"layers: all kept, {reason}, but fewer than two are much coarser: {why}"
     left_out = ", ".join(names[:first])
     return names[first:], (
-        f"layers: {left_out} left out, {manner}: {why}; solver='cascade' keeps them"
+        f"layers: {left_out} left out, {reason}: {why}; solver='cascade' keeps them"
     )
 
 

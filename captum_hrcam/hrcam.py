@@ -154,12 +154,11 @@ class HRCAM(HeadAttribution):
                 image, six more where the pattern is kept). The cascade is kept unless the model's
                 outputs do not speak for its maps and the pattern is better in both tests by more
                 than a standard error. Some layers get weights of zero, and the report names them:
-                layers whose maps the deeper ones hardly confirm, as in textures; fine layers where
-                the finest marks edges everywhere, of which the deepest sees little and which it
-                does not tell; deep layers whose maps do not mark what the model uses, as in
-                transformers, or whose averages tell nothing. With a ``penalty`` "auto" means
-                "ridge"; with ``balance_layers``, or for "mse", it means "pattern"; nothing is then
-                compared or left out.
+                fine layers where the finest marks things all over the image, such as a texture's
+                grain or the edges in ultrasound; deep layers whose maps do not mark what the model
+                uses, as in transformers, or whose averages tell nothing. With a ``penalty`` "auto"
+                means "ridge"; with ``balance_layers``, or for "mse", it means "pattern"; nothing
+                is then compared or left out.
             penalty (float or "auto"): ridge's penalty on standardised weights; "auto" takes the
                 strongest within one standard error of the best held-out loss.
             balance_layers (str or None): of pattern and ridge: "equal" gives every layer the same

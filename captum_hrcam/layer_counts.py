@@ -59,12 +59,12 @@ def cascade_weight(
         tried[name] = weight, accuracy(scores, y, loss), cascade.likeness(power)
     found, right, like = zip(*tried.values(), strict=True)
     best = steepest(right, like)
-    told = ", ".join(f"{name} {r:.3f}, {c:.3f}" for name, (_, r, c) in tried.items())
+    told = "; ".join(f"{name} {r:.3f}, {c:.3f}" for name, (_, r, c) in tried.items())
     lines = [MUTE.format(", ".join(mute))] if mute else []
     if len(cascade.counts) > 1:
         lines.append(
-            f"layers count by {cascade.by}, {list(tried)[best]}; held-out accuracy (a loss of "
-            f"{TOLERANCE} is accepted) and correlation with what layers agree on: {told}"
+            f"layers count by {cascade.by}, {list(tried)[best]}: held-out accuracy (a loss of "
+            f"{TOLERANCE} is accepted) and correlation with what the layers agree on are {told}"
         )
     return found[best], lines
 

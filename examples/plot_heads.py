@@ -52,8 +52,8 @@ for solver in ("adam", "ridge", "pattern", "cascade"):
 # The choice without masks
 # ------------------------
 # The default, "auto", fits the cascade and the pattern. In held-out images it then blurs away what
-# their maps mark, or shows that alone. The cascade is kept unless its maps do not mark what the model
-# uses and the pattern is clearly better in both tests.
+# their maps mark, or shows that alone. The cascade is kept unless its maps do not mark what the
+# model uses and the pattern is clearly better in both tests.
 
 hrcam = HRCAM(model, layers)
 print(hrcam.fit([(images, labels)]).choices[0])

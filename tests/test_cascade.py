@@ -90,7 +90,9 @@ class TestTexture:
         hrcam = self.fit("auto")
         assert not hrcam.weights["fine"].any()
         assert hrcam.weights["middle"].any(1).all()
-        assert "fine left out, as of a texture" in hrcam.report.choices[1]
+        assert (
+            "fine left out, as 'fine' sees only the grain of a texture" in hrcam.report.choices[1]
+        )
         x, y, masks = stripes(20, 1)
         for fusion in ("sum", "evidence", "agreement"):
             maps = hrcam.attribute(x, y, fusion=fusion)[:, 0]
@@ -106,8 +108,8 @@ class TestTexture:
             length = [hrcam.weights[name].norm(dim=1, keepdim=True) for hrcam in (ours, alone)]
             longer[name] = length[0] / length[1]
             torch.testing.assert_close(ours.weights[name], alone.weights[name] * longer[name])
-        (by,) = (name for name in POWERS if f"times place, {name};" in str(alone.report))
-        assert "layers count by confirmation, as it is; " in str(ours.report)
+        (by,) = (name for name in POWERS if f"times place, {name}:" in str(alone.report))
+        assert "layers count by confirmation, as it is: " in str(ours.report)
         twice = torch.full_like(longer["middle"], 2.0) ** POWERS[by]  # places 2 and 1
         torch.testing.assert_close(longer["coarse"] / longer["middle"], twice)
 
@@ -287,7 +289,7 @@ def test_a_fine_layer_counts_less_where_it_blurs_the_score(level, by):
     x, y, _ = squares(200, 0)
     x = x + level * torch.randn(200, 3, 1, 1, generator=torch.Generator().manual_seed(0))
     hrcam = fit_quietly(HRCAM(Levelled(), ["fine", "coarse"]), [(x, y)], solver="cascade")
-    assert hrcam.report.choices[0].startswith(f"layers count by confirmation times place, {by}; ")
+    assert hrcam.report.choices[0].startswith(f"layers count by confirmation times place, {by}: ")
     spread = {name: s.mean() for name, s in hrcam.head.spread.items()}
     assert (spread["fine"] > spread["coarse"]) == (level == 0)
 
@@ -413,7 +415,7 @@ def test_layers_are_scaled_by_how_well_the_deeper_ones_confirm_them(name):
         return a if a.shape[2:] == size else F.interpolate(a, size=size, mode=mode)
 
     told = hrcam.report.choices[0]
-    (power,) = (p for name, p in POWERS.items() if f"times place, {name};" in told)
+    (power,) = (p for name, p in POWERS.items() if f"times place, {name}:" in told)
     sizes = [a.shape[2:] for a in z]
     share = [len({s for s in sizes if s <= own}) / sizes.count(own) for own in sizes]
     expected = []
@@ -430,7 +432,7 @@ def test_layers_are_scaled_by_how_well_the_deeper_ones_confirm_them(name):
     total = sum(e * b for e, b in zip(expected, raised, strict=True))
     likeness = np.corrcoef(total.flatten().numpy(), fused.flatten().numpy())[0, 1]
     (name,) = (name for name, p in POWERS.items() if p == power)
-    assert float(told.split(f"{name} ")[-1].split(", ")[1]) == pytest.approx(likeness, abs=0.002)
+    assert float(told.split(f"{name} ")[-1].split("; ")[0].split(", ")[1]) == pytest.approx(likeness, abs=0.002)
     for c in range(3):
         ours = torch.stack([deviation[n][c] for n in maps])
         torch.testing.assert_close(ours / ours.sum(), expected / expected.sum(), rtol=0.01, atol=0)

@@ -188,7 +188,7 @@ def test_no_support_where_few_images_say_anything():
     x[:7] = 0
     verdict = Judge(softmax_scores, (x,), labels(10), loss="cross_entropy").choose(CANDIDATES)
     assert math.isnan(verdict.support)
-    assert "too few images tell them apart" in verdict.why
+    assert "too few images tell its support" in verdict.why
     assert not doubtful(verdict.support)
 
 

@@ -78,7 +78,7 @@ def test_without_a_class_that_has_a_place_all_stay():
     sizes = {"fine": (9,), "middle": (4,), "deep": (2,)}
     kept, why = without_edges(dict.fromkeys(areas, 0.1), areas, sizes)
     assert kept == ["fine", "middle", "deep"]
-    assert why == "layers: all stay, as no class was found to have a place"
+    assert why == "layers: all kept, as no class was found to have a place"
 
 
 SEEN = {"1": 0.4, "2": 0.7, "3": 1.0}
@@ -102,17 +102,19 @@ def test_layers_kept(seen, told, kept):
 def test_says_what_it_did_and_by_how_much():
     told = {"1": 0.64, "2": 0.9, "3": 0.95}
     by = (
-        "of the map of '1' the deepest layer sees 0.40 times as much as of the one it sees best "
-        "(0.57 is enough), and it tells where '1' marks most by an AUROC of 0.64 (0.8 is enough)"
+        "the deepest layer sees 0.40 times as much of its map as of the one it sees best (0.57 is "
+        "enough), and tells where '1' marks most with an AUROC of 0.64 (0.8 is enough)"
     )
     assert without_edges(SEEN, told, SIZES)[1] == (
-        f"layers: 1, 2 left out, as for edges everywhere: {by}; solver='cascade' keeps them"
+        f"layers: 1, 2 left out, as '1' marks edges all over the image: {by}; solver='cascade' "
+        "keeps them"
     )
     assert without_edges(SEEN, {"1": 0.64}, {"1": (64, 64), "2": (8, 8)})[1] == (
-        f"layers: all stay, as fewer than two have much wider cells, but {by}"
+        "layers: all kept, as '1' marks edges all over the image, but fewer than two are much "
+        f"coarser: {by}"
     )
     assert without_edges(SEEN, told | {"1": 0.9}, SIZES)[1] == (
-        f"layers: none marks edges everywhere, {by}".replace("0.64", "0.90")
+        f"layers: '1' does not mark edges all over the image: {by}".replace("0.64", "0.90")
     )
 
 
@@ -180,7 +182,7 @@ def precision(hrcam: HRCAM) -> float:
 def test_auto_keeps_the_finest_layer_that_alone_sees_the_object():
     hrcam = fitted(Blurred())
     assert all(weight.any() for weight in hrcam.weights.values())
-    assert hrcam.report.choices[2].startswith("layers: none marks edges everywhere, of the map")
+    assert hrcam.report.choices[2].startswith("layers: 'fine' does not mark edges all over the")
     assert precision(hrcam) > 0.9
 
 
@@ -188,7 +190,8 @@ def test_auto_leaves_out_what_marks_clutter():
     hrcam = fitted(Clutter())
     assert [name for name in LAYERS if hrcam.weights[name].any()] == ["wide", "deep"]
     assert any(
-        "left out, as for edges everywhere: of the map" in choice for choice in hrcam.report.choices
+        "left out, as 'fine' marks edges all over the image: the deepest" in choice
+        for choice in hrcam.report.choices
     )
     assert any("layers count by confirmation, " in choice for choice in hrcam.report.choices)
     assert precision(hrcam) > precision(fitted(Clutter(), "cascade")) + 0.2

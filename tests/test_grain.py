@@ -54,17 +54,18 @@ def test_one_or_two_layers_are_kept():
 
 def test_says_what_it_did_and_by_how_much():
     _, why = without_grain(confirmed(0.2, 0.6, 0.8), SIZES)
-    assert why.startswith("layers: 1, 2 left out, as of a texture: deeper layers confirm '1' 0.25 ")
+    assert why.startswith("layers: 1, 2 left out, as '1' sees only the grain of a texture: deeper ")
     assert why.endswith("(0.5 is enough); solver='cascade' keeps them")
     _, why = without_grain(confirmed(0.8, 0.6, 0.7), SIZES)
     assert why == (
-        "layers: none sees grain alone, deeper layers confirm '2' 0.75 times as well as the best "
-        "confirmed layer (0.5 is enough)"
+        "layers: none sees only the grain of a texture: deeper layers confirm '2' 0.75 times as "
+        "well as the best confirmed layer (0.5 is enough)"
     )
     _, why = without_grain(confirmed(0.1, 0.1, 0.9), SIZES)
     assert why == (
-        "layers: all stay, as fewer than two have much wider cells, but deeper layers confirm '2' "
-        "0.11 times as well as the best confirmed layer (0.5 is enough)"
+        "layers: all kept, as '2' sees only the grain of a texture, but fewer than two are much "
+        "coarser: deeper layers confirm '2' 0.11 times as well as the best confirmed layer (0.5 is "
+        "enough)"
     )
 
 
