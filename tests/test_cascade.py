@@ -432,7 +432,8 @@ def test_layers_are_scaled_by_how_well_the_deeper_ones_confirm_them(name):
     total = sum(e * b for e, b in zip(expected, raised, strict=True))
     likeness = np.corrcoef(total.flatten().numpy(), fused.flatten().numpy())[0, 1]
     (name,) = (name for name, p in POWERS.items() if p == power)
-    assert float(told.split(f"{name} ")[-1].split("; ")[0].split(", ")[1]) == pytest.approx(likeness, abs=0.002)
+    shown = told.split(f"{name} ")[-1].split("; ")[0]  # accuracy, likeness
+    assert float(shown.split(", ")[1]) == pytest.approx(likeness, abs=0.002)
     for c in range(3):
         ours = torch.stack([deviation[n][c] for n in maps])
         torch.testing.assert_close(ours / ours.sum(), expected / expected.sum(), rtol=0.01, atol=0)
