@@ -1,4 +1,4 @@
-"""The contract with Captum, and the only door to its private names."""
+"""Captum's calling conventions, and the only place that imports its private names."""
 
 from typing import Any
 
@@ -30,8 +30,11 @@ TensorOrTuple = Tensor | tuple[Tensor, ...]
 def as_tuples(
     inputs: TensorOrTuple, additional_forward_args: object
 ) -> tuple[bool, tuple[Tensor, ...], tuple[Any, ...]]:
-    """(inputs came as a tuple, inputs, additional forward arguments), the inputs checked and plain
-    tensors."""
+    """Check the inputs and bring both arguments to tuples, as Captum does.
+
+    Returns:
+        Whether the inputs came as a tuple; the inputs as plain tensors; the additional arguments.
+    """
     is_tuple = isinstance(inputs, tuple)
     inputs_tuple = _format_tensor_into_tuples(inputs)
     args = forward_args(additional_forward_args)
@@ -51,19 +54,19 @@ def as_tuples(
 
 
 def forward_args(additional_forward_args: object) -> tuple[Any, ...]:
-    """What the model takes after the inputs, as a tuple; of None an empty one."""
+    """The arguments that the model takes after the inputs, as a tuple; an empty one for None."""
     return _format_additional_forward_args(additional_forward_args) or ()
 
 
 def target_classes(target: TargetType, n: int, n_outputs: int) -> Tensor:
-    """The class of each image (n,), or one for all (1,), by Captum's own selection.
+    """The class of each image (n,), or (1,) if all share one, by Captum's own selection.
 
     Raises:
-        AssertionError: as Captum's, for a missing target or one out of range.
+        AssertionError: the target is missing or out of range, as in Captum.
     """
     if n_outputs == 1 and target is None:
         target = 0
-    if target is None:  # no assert statement, which python -O passes over
+    if target is None:  # not an assert statement, which python -O would skip
         raise AssertionError(
             f"target: got None, but the head has {n_outputs} outputs. Pass the class to explain."
         )

@@ -15,8 +15,8 @@ ReshapeTransform = Callable[[Tensor], Tensor]
 Read = Callable[[str, Tensor], None]  # gets a layer's name and its feature maps (N, C, *spatial)
 Hook = Callable[..., None]
 
-_LOCK = threading.RLock()  # over torch's hook numbers, which it counts without one
-_INNERMOST = threading.local()  # .context: the one whose hooks answer in this thread
+_LOCK = threading.RLock()  # guards torch's hook ids, which torch counts without a lock
+_INNERMOST = threading.local()  # .context: the context whose hooks run in this thread
 
 
 @contextmanager
@@ -29,11 +29,11 @@ def read_feature_maps(
 ) -> Iterator[None]:
     """Call ``read(name, f)`` with each layer's feature maps f, inside the forward hook.
 
-    Autocast is the model's: what ``read`` computes keeps its digits.
+    Autocast applies to the model only: it is off in ``read``, which computes in full precision.
 
-    Inside the hook the value is the layer's own: an in-place operation that follows has not
-    overwritten it yet, so nothing is cloned. Hooks exist only while the context is open and
-    answer only to the thread that opened it, except in contexts opened inside.
+    Inside the hook, a later in-place operation has not yet overwritten the layer's value, so
+    nothing is cloned. The hooks exist only while the context is open. They respond only to forward
+    passes in the thread that opened it, and not to those in a context nested inside.
 
     Args:
         layers: layer name -> module.
@@ -43,7 +43,7 @@ def read_feature_maps(
 
     Raises:
         RuntimeError: a layer ran more than once, or not at all.
-        TypeError: a layer gave something else than a tensor.
+        TypeError: a layer gave something other than a tensor.
         ValueError: a layer gave a tensor without spatial dimensions.
     """
     seen: set[str] = set()
@@ -85,8 +85,8 @@ def trace_modules(
     enter: Callable[[str, nn.Module, Any, Any], None],
     leave: Callable[[str, nn.Module, Any, Any], None],
 ) -> Iterator[None]:
-    """Call ``enter(name, module, args, kwargs)`` and ``leave(name, module, args, output)`` around
-    each run of each submodule; scripted ones, where hooks do not run, are passed over."""
+    """Call ``enter(name, module, args, kwargs)`` before and ``leave(name, module, args, output)``
+    after each run of each submodule. Scripted submodules are skipped: hooks do not run in them."""
     with _hooks(
         (module, partial(enter, name), partial(leave, name))
         for name, module in model.named_modules()
@@ -97,8 +97,11 @@ def trace_modules(
 
 @contextmanager
 def _hooks(wanted: Iterable[tuple[nn.Module, Hook | None, Hook | None]]) -> Iterator[None]:
-    """Hooks (module, before its forward, after it) that answer to this context's own forward:
-    not to another thread's, nor to one in a context inside, as of a call from a user's hook."""
+    """Register hooks (module, before its forward, after it) for this context's own forward passes.
+
+    They ignore forward passes of other threads, and those in a context nested inside, such as a
+    call from a user's hook.
+    """
     context, around = object(), getattr(_INNERMOST, "context", None)
 
     def own(hook: Hook) -> Hook:
@@ -131,7 +134,7 @@ def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def _spatial(name: str, value: Any, reshape_transform: ReshapeTransform | None) -> Tensor:
     if isinstance(value, tuple) and len(value) == 1:
-        value = value[0]  # as Captum takes it; blocks of Hugging Face's give such
+        value = value[0]  # as Captum does; Hugging Face's blocks return such tuples
     if not isinstance(value, Tensor):
         raise TypeError(
             f"layer {name!r} gave {type(value).__name__}, expected one tensor (N, C, *spatial). "

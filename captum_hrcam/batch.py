@@ -1,4 +1,4 @@
-"""What goes into a model and what comes out: a loader's batch taken apart, scores as rows."""
+"""What goes into a model and what comes out: a loader's batch is split, scores become rows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +10,10 @@ ALTER = "in a collate_fn or a generator around the loader"
 
 
 def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, ...], Any]:
-    """(\\*inputs, label) -> (inputs, label).
+    """Check a batch (\\*inputs, label) and split it into (inputs, label).
 
-    With ``targets="model"`` the last item is dropped where it can only be a label: no space.
+    With ``targets="model"`` the label is None, and a last item without spatial dimensions is
+    dropped, as it can only be a label.
     """
     if isinstance(batch, Mapping):
         keys = ", ".join(map(repr, batch))
@@ -43,7 +44,7 @@ def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, 
             "Wrap it in torch.utils.data.DataLoader(..., batch_size=32); the label of a batch of "
             "one is label[None]."
         )
-    # Beside the images one number for each will do.
+    # The first input holds images; the others may hold just one number for each image.
     is_fine = [
         isinstance(x, Tensor) and x.ndim >= (1 if i else 2) and 0 not in x.shape
         for i, x in enumerate(items)
@@ -63,7 +64,7 @@ def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, 
 def not_taken(
     argument: str, inputs: tuple[Tensor, ...], labels: object, error: TypeError
 ) -> TypeError:
-    """What to say where the model is not called with as many inputs as a batch gave."""
+    """The error for a model that does not take as many inputs as a batch gave."""
     got = ", ".join(map(_brief, inputs))
     label = "" if labels is None else f", and for the label its last item, {_brief(labels)}"
     return TypeError(
@@ -74,14 +75,14 @@ def not_taken(
 
 
 def score_rows(output: Any, n: int) -> Tensor:
-    """The model's output as (n, K'), float32 on the CPU; K' = 0 where it is no row of scores."""
+    """The model's output as (n, K'), float32 on the CPU; K' = 0 if it is not rows of scores."""
     if isinstance(output, Tensor) and output.ndim > 2 and output.shape[2:].numel() == 1:
-        output = output.flatten(1)  # of a convolution as classifier
+        output = output.flatten(1)  # from a convolution used as classifier
     if isinstance(output, Tensor) and output.is_floating_point() and output.ndim <= 2:
-        # A model that squeezes its output squeezes a batch of one away, too.
+        # A model that squeezes its output also squeezes away the axis of a batch of one.
         is_squeezed = n == 1 and output.ndim < 2
         if is_squeezed or (output.ndim > 0 and len(output) == n):
-            # A copy: compiled models may give the same buffer again.
+            # A copy: compiled models may reuse their output buffer.
             return output.detach().to("cpu", torch.float32, copy=True).reshape(n, -1)
     return torch.zeros(n, 0)
 
@@ -97,18 +98,18 @@ def _brief(x: object) -> str:
 
 
 def device_of(module: object) -> torch.device | None:
-    """The device of a module's first parameter; None where there is none."""
+    """The device of a module's first parameter; None if there is no parameter."""
     if isinstance(module, torch.nn.Module):
         return next((p.device for p in module.parameters()), None)
     return None
 
 
 def to_device(inputs: tuple[Tensor, ...], device: torch.device | None) -> tuple[Tensor, ...]:
-    """Inputs where the model is, moved only if they are elsewhere."""
+    """Move the inputs to the device, if they are not there already; None leaves them."""
     return inputs if device is None else tuple(x.to(device, non_blocking=True) for x in inputs)
 
 
 def plain(x: Tensor) -> Tensor:
-    """The same values without a subclass's ways: MONAI's MetaTensor refuses to be cut where its
-    images come from several files."""
+    """The same values as a plain Tensor, without a subclass's behaviour: MONAI's MetaTensor refuses
+    to be sliced if its images come from several files."""
     return x if type(x) is Tensor else x.as_subclass(Tensor)

@@ -23,8 +23,8 @@ from captum_hrcam.moments import Moments
 from captum_hrcam.rows import RowFile
 
 VERSION = 2
-NEVER = "unknown"  # of a function, whose weights cannot be known
-PARTS = {False: "fitted", True: "held"}  # of the images: whether they are held out
+NEVER = "unknown"  # the digest of a function, whose weights cannot be known
+PARTS = {False: "fitted", True: "held"}  # whether images are held out -> the name of their part
 
 
 class DataDigest:
@@ -51,13 +51,13 @@ class DataDigest:
 
 
 def model_digest(model: object) -> str:
-    """Of a module's parameters, buffers and structure; ``NEVER`` of anything else."""
+    """A digest of a module's parameters, buffers and structure; ``NEVER`` for anything else."""
     if not isinstance(model, nn.Module):
         return NEVER
     code = hashlib.blake2b(str(model).encode(), digest_size=16)
-    # Of the buffers the state holds those only that are saved with a model.
+    # The state lacks the buffers that are not saved with a model.
     for name, value in (dict(model.named_buffers()) | model.state_dict()).items():
-        # A module's extra state may be anything; a lazy one's weights come with the first forward.
+        # A module's extra state may be anything; lazy weights exist only after the first forward.
         if not isinstance(value, torch.Tensor) or is_lazy(value):
             return NEVER
         code.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
@@ -67,16 +67,16 @@ def model_digest(model: object) -> str:
 
 @dataclass
 class FeatureCache:
-    """The features of one frozen pass in a folder.
+    """Keeps the features of one frozen pass in a folder.
 
-    The rows lie in one file, their moments, the fingerprint and that file's name in a second, which
-    is written last and whole: without it, after an interruption, nothing is trusted. Each pass has
-    a file of rows of its own: a fit in another process goes on with that it has. No pickle in
-    either.
+    One file holds the rows. A second holds their moments, what they depend on, and the first
+    file's name. It is written last and whole: if it is missing after an interruption, nothing is
+    trusted. Each pass writes a new file of rows, so that a fit in another process can go on reading
+    the one it has. Neither file contains a pickle.
 
     Args:
-        folder: made where missing.
-        about: what the features depend on beside the data: model, layers, options.
+        folder: created if missing.
+        about: what the features depend on besides the data: model, layers, options.
 
     Raises:
         OSError: the folder cannot be written.
@@ -97,28 +97,28 @@ class FeatureCache:
                 f"({error.strerror}); name another",
             ) from error
         self._stem = f"features-{group.rank()}-of-{group.size()}"
-        self.about = json.loads(json.dumps(self.about, default=int))  # NumPy's numbers, as a file
+        self.about = json.loads(json.dumps(self.about, default=int))  # NumPy's too, as from a file
 
     @property
     def _about_file(self) -> Path:
         return self.folder / f"{self._stem}.npz"
 
     def begin(self) -> RowFile:
-        """A new file of rows; what was there before makes room for it."""
+        """Delete what an earlier pass left, and open a new file of rows."""
         for old in (self._about_file, *self.folder.glob(f"{self._stem}.*rows")):
-            with suppress(FileNotFoundError, PermissionError):  # Windows keeps what is in use
+            with suppress(FileNotFoundError, PermissionError):  # Windows keeps files in use
                 old.unlink()
         return RowFile(self.folder / f"{self._stem}.{secrets.token_hex(8)}.rows")
 
     def complete(
         self, collector: FeatureCollector, digest: DataDigest, seen: dict[str, Any]
     ) -> None:
-        """Trust what was written from now on.
+        """Mark the pass as complete, so that later fits trust it.
 
         Args:
-            collector: of the whole pass, its rows in the file of ``begin``.
-            digest: of all images and labels.
-            seen: what else the pass found, as JSON can hold it.
+            collector: has taken the whole pass; its rows are in the file from ``begin``.
+            digest: has taken all images and labels.
+            seen: what else the pass found, in types that JSON can hold.
         """
         rows = collector.kept
         assert isinstance(rows, RowFile)
@@ -135,8 +135,8 @@ class FeatureCache:
             np.savez(file, note=np.array(json.dumps(note)), **arrays)
 
     def candidate(self) -> dict[str, Any] | None:
-        """What an earlier pass of the same model, layers and options left, its data still to be
-        compared; None where there is nothing whole of that kind."""
+        """What an earlier pass with the same model, layers and options left, or None if nothing
+        complete is there. The caller must still compare the data."""
         if self.about["model"] == NEVER:
             return None
         try:
@@ -150,11 +150,11 @@ class FeatureCache:
                 return None
             moments = {held: _moments(found, part) for held, part in PARTS.items()}
             return note | {"moments": moments, "file": RowFile.existing(rows, note["widths"])}
-        except Exception:  # no file, or whatever a damaged one makes zip, numpy or JSON say
+        except Exception:  # no file, or whatever zip, numpy or JSON raise for a damaged one
             return None
 
     def restore(self, candidate: dict[str, Any]) -> FeatureCollector:
-        """The collector of that pass."""
+        """The collector of the pass that ``candidate`` found."""
         return FeatureCollector(candidate["file"], candidate["moments"])
 
 
@@ -165,5 +165,5 @@ def _moments(arrays: dict[str, Any], part: str) -> Moments:
 
 
 def is_read_once(data: Iterable[Any]) -> bool:
-    """A generator or iterator, which cannot be compared first and read after."""
+    """Whether data is a generator or iterator, which cannot be compared first and then read."""
     return hasattr(data, "__next__")

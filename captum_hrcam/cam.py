@@ -21,14 +21,14 @@ BFLOAT16 = 2**-8  # the coarsest dtype's relative rounding
 
 class CAM(HeadAttribution):
     r"""
-    Class activation maps: the model's own classifier on the feature maps of its last layer::
+    Class activation maps: the model's own classifier, applied to its last layer's feature maps::
 
         A^c = up( sum_i W[c, i] f_i )                            (H, W)
 
-    Where the classifier takes the averages of these feature maps (global average pooling, nothing
-    in between), the map's mean plus the bias is the model's logit, and the map is Grad-CAM's times
-    the number of cells. Nothing is fitted; weights are read from the model at each call. Whether
-    this holds is seen on the first batch, by the output of its forward pass.
+    If the classifier takes the averages of these feature maps (global average pooling, nothing in
+    between), the map's mean plus the bias is the model's logit, and the map is Grad-CAM's times the
+    number of cells. Whether this holds is checked on the first batch, against the output of its
+    forward pass. Nothing is fitted; weights are read from the model at each call.
 
     Source: Zhou et al. 2016, Learning deep features for discriminative localization, CVPR.
 
@@ -36,21 +36,21 @@ class CAM(HeadAttribution):
         model (Callable): the model, or a function around it.
         layer (Module or str): the layer before global average pooling.
         classifier (Module or str): the linear layer (or 1x1 convolution) after it; by default
-            the last one in the model, which is to have as many outputs as the model.
+            the last one in the model, which must have as many outputs as the model.
         reshape_transform (Callable): turns the layer's tensor into (N, C, \*spatial).
 
     Attributes:
-        matches_model (bool or None): whether the first batch's scores, or their softmax or
-            sigmoid, were the model's output but for rounding; None before it, and where the output
-            is no tensor (N, K).
+        matches_model (bool or None): whether, on the first batch, the classifier's scores, or
+            their softmax or sigmoid, equalled the model's output up to rounding. None before that
+            batch, and if the output is not a tensor (N, K).
 
     Raises:
         ValueError: the model has no linear layer, or ``layer`` or ``classifier`` is not in it.
-        TypeError: ``classifier`` is no linear layer.
+        TypeError: ``classifier`` is not a linear layer.
 
     Warns:
-        UserWarning: at the first batch, where the scores are not the model's output: more than
-            pooling lies between layer and classifier, or another layer makes the output.
+        UserWarning: on the first batch, if the scores are not the model's output: more than pooling
+            lies between layer and classifier, or another layer makes the output.
 
     Examples::
 
@@ -108,13 +108,13 @@ class CAM(HeadAttribution):
         return Head(dict.fromkeys(self.layers, weight), bias)
 
     def _forward(self, inputs: tuple[Tensor, ...], args: tuple[Any, ...], read: Read) -> Any:
-        """As without; of the first batch the model's output is compared with the scores."""
+        """Run the model; on the first batch, also compare its output with the scores."""
         if not self._is_first:
             return super()._forward(inputs, args, read)
         averages: list[Tensor] = []
 
         def read_and_average(name: str, f: Tensor) -> None:
-            read(name, f)  # which refuses other channels
+            read(name, f)  # refuses a wrong number of channels
             averages.append(gap(f))
 
         output = super()._forward(inputs, args, read_and_average)
@@ -123,8 +123,8 @@ class CAM(HeadAttribution):
         return output
 
     def _compare(self, z: Tensor, output: Any) -> None:
-        """Refuse a last linear layer that is another head, as an auxiliary one; warn where the
-        scores are not the output."""
+        """Refuse a last linear layer that belongs to another head, such as an auxiliary one; warn
+        if the scores are not the model's output."""
         head = self.head
         k, is_rows = head.n_outputs, isinstance(output, Tensor) and output.ndim == 2
         if is_rows and output.shape[1] != k and not self._is_named:
@@ -149,7 +149,7 @@ class CAM(HeadAttribution):
 
 
 def _makes(z: Tensor, weight: Tensor, bias: Tensor, output: Tensor) -> bool:
-    """Whether W z + b is the output but for rounding, as it is or through a softmax or sigmoid.
+    """Whether W z + b, as it is or through a softmax or sigmoid, equals the output up to rounding.
 
     Args:
         z: (N, C), averages.
@@ -158,9 +158,9 @@ def _makes(z: Tensor, weight: Tensor, bias: Tensor, output: Tensor) -> bool:
         output: (N, K), the model's.
     """
     scores = z @ weight.T + bias
-    # With a margin; terms that cancel leave their rounding.
+    # With a margin: terms that cancel each other leave their rounding errors.
     rounding = 5 * BFLOAT16 * ((z**2 @ weight.T**2).sqrt() + scores.abs() + bias.abs())
-    most = 2 * rounding.amax(1, keepdim=True)  # all of a row's scores are in its softmax
+    most = 2 * rounding.amax(1, keepdim=True)  # each value of a softmax depends on the whole row
     expected = [(scores, rounding), (scores.log_softmax(1), most)]
     for p in (scores.softmax(1), scores.sigmoid()):
         expected.append((p, (BFLOAT16 + most) * p + 1e-4))
@@ -168,7 +168,7 @@ def _makes(z: Tensor, weight: Tensor, bias: Tensor, output: Tensor) -> bool:
 
 
 def _classifier(model: Callable[..., Any], classifier: nn.Module | str | None) -> tuple[str, Any]:
-    """(its name, the linear layer)."""
+    """The linear layer after pooling, as (its name, the layer)."""
     owner = module_behind(model)
     if classifier is not None:
         name, found = next(iter(resolve_layers(model, classifier).items()))
@@ -193,13 +193,13 @@ def _is_linear(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def _weight(classifier: Any) -> Tensor:
-    """What the next forward pass multiplies by. In eval mode: in training a spectral norm goes on
-    with its iteration each time that its weight is read."""
+    """The weight that the next forward pass multiplies by. It is read in eval mode, as in training
+    mode a spectral norm advances its iteration each time its weight is read."""
     with eval_mode(classifier):
         weight: Tensor = classifier.weight
         if not isinstance(weight, nn.Parameter):
-            # torch's hooks of pruning and older normalisations make it anew before each run only,
-            # so that it may be that of weights which were loaded over since.
+            # torch's hooks for pruning and older normalisations recompute it only before each run,
+            # so it may be out of date if weights have been loaded since.
             classifier(torch.zeros_like(weight[:1]))  # (1, C), or (1, C, 1, 1) of a convolution
             weight = classifier.weight
     return weight

@@ -1,4 +1,4 @@
-"""Checks shared by the public entries: each names the argument, what came, and the remedy."""
+"""Checks shared by the public functions: each names the argument, what came, and the remedy."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ def one_of(argument: str, value: object, allowed: Sequence[object]) -> None:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a real number, NumPy's too; True and False are none."""
+    """Whether the value is a real number, also one of NumPy's; True and False are not."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
@@ -53,12 +53,13 @@ def batches(argument: str, data: object) -> None:
 
 
 def on_device(argument: str, inputs: Sequence[Tensor], model: object) -> None:
-    """Refuse inputs on a device where a module has no parameter; functions may move them."""
+    """Refuse inputs on a device where a module has no parameter. A function is not checked: it may
+    move its inputs itself."""
     if not isinstance(model, nn.Module):
         return
     first = next(model.parameters(), None)
     for device in {x.device for x in inputs}:
-        # In most calls the first parameter is there, and no other is looked at.
+        # In most calls the first parameter is on this device, and no other is looked at.
         if first is not None and all(p.device != device for p in model.parameters()):
             raise ValueError(
                 f"{argument}: got tensors on {device}, but the model is on {first.device}. Move "
@@ -70,8 +71,10 @@ def on_device(argument: str, inputs: Sequence[Tensor], model: object) -> None:
 def batch_axis_named(
     argument: str, inputs: Sequence[object], model: nn.Module | None
 ) -> Iterator[None]:
-    """Where the model fails on an image alone, say that it has no batch axis: it has the axes and
-    channels of one, for the model's first convolution. A model that runs may add the axis itself.
+    """If the model fails on a single image without a batch axis, say that the axis is missing.
+
+    An input is taken for such an image if it has the axes and channels that the model's first
+    convolution expects of one. If the model runs, it may have added the axis itself.
     """
     try:
         yield
@@ -99,8 +102,8 @@ def one_row_per_image(layer: str, f: Tensor, n: int) -> None:
 
 
 def in_eval_mode(layers: Mapping[str, nn.Module]) -> None:
-    """Refuse layers in training mode where a function hides the model: its other modules cannot be
-    switched from here, and would update their statistics or drop at random."""
+    """Refuse layers in training mode if a function hides the model: its other modules cannot be
+    switched to eval mode from here, and would update their statistics or drop values at random."""
     training = [name for name, layer in layers.items() if layer.training]
     if training:
         raise RuntimeError(
@@ -129,8 +132,12 @@ def shallow_to_deep(named: Sequence[str], ran: Mapping[str, tuple[int, ...]]) ->
 
 
 def no_channels_last(layer: str, f: Tensor, x: Tensor, are_told: bool) -> None:
-    """Refuse channels that come last: sides that are the image's over one stride come first, and
-    then more channels than the image is wide, or what the layer itself tells."""
+    """Refuse feature maps (N, *spatial, C), whose channels come last.
+
+    They are recognised by their axes: the image's sides divided by one stride come first, and then
+    more channels than the image is wide. If ``are_told``, because the layer itself shows where its
+    channels are, their number does not matter.
+    """
     if f.ndim != x.ndim or f.ndim == 3:
         return
     strides = [n / cells for n, cells in zip(x.shape[2:], f.shape[1:-1], strict=True)]
@@ -145,7 +152,7 @@ def no_channels_last(layer: str, f: Tensor, x: Tensor, are_told: bool) -> None:
 
 
 def same_channels(layer: str, f: Tensor, weight: Tensor, remedy: str) -> None:
-    """Refuse feature maps with other channels than the head's weights for the layer."""
+    """Refuse feature maps whose number of channels is not that of the head's weights."""
     if f.shape[1] != weight.shape[-1]:
         raise ValueError(
             f"layer {layer!r} gave {f.shape[1]} channels, but the head has weights for "

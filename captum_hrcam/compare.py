@@ -30,14 +30,14 @@ def compare(
     The map of each method for the same images and target, upsampled to the input's size.
 
     Maps keep their sign and scale. An attribution with several channels at the input's size
-    (gradients, say) is summed over channels, as Captum's pictures do. The methods' models are in
-    eval mode meanwhile.
+    (gradients, say) is summed over channels, as in Captum's pictures. The methods' models run in
+    eval mode.
 
     Args:
         methods (dict, list, or one): Captum attributions (HRCAM, CAM, LayerGradCam, Saliency, ...)
-            or functions ``f(inputs, target=..., additional_forward_args=...)``. In a dict the keys
-            are the names; else each method's own.
-        inputs (Tensor or tuple[Tensor, ...]): (N, C, \*spatial). Of a tuple the maps of the first
+            or functions ``f(inputs, target=..., additional_forward_args=...)``. The names are the
+            keys of a dict, otherwise each method's own.
+        inputs (Tensor or tuple[Tensor, ...]): (N, C, \*spatial). For a tuple, the maps of the first
             input are compared.
         target (int, tuple, Tensor, or list): as for Captum's ``attribute``.
         additional_forward_args (Any): passed to each method.
@@ -46,8 +46,8 @@ def compare(
         *dict*: {name: (N, 1, \*spatial)}, detached, in the order of ``methods``.
 
     Raises:
-        TypeError: a method is neither an attribution nor a function, or gives no tensor.
-        ValueError: no method; a result that is no map of the input.
+        TypeError: a method is neither an attribution nor a function, or does not give a tensor.
+        ValueError: no method; a result that is not a map of the input.
 
     Examples::
 
@@ -80,7 +80,7 @@ def compare(
 
 
 def named_methods(methods: Methods) -> dict[str, Method]:
-    """{name: method}; of a dict the keys as they are, of others equal names numbered."""
+    """{name: method}: a dict's keys, otherwise each method's own name; equal names are numbered."""
     if isinstance(methods, Mapping):
         items = [(str(name), method) for name, method in methods.items()]
     else:
@@ -109,12 +109,12 @@ def owner(method: Method) -> Any:
 
 
 def module_of(method: Method) -> nn.Module | None:
-    """The module that an attribution explains; None where it is not known."""
+    """The module that an attribution explains; None if it is not known."""
     return module_behind(getattr(owner(method), "forward_func", None))
 
 
 def models_of(methods: Mapping[str, Method]) -> list[nn.Module]:
-    """The modules that the methods explain, where they are known."""
+    """The modules that the methods explain, as far as they are known."""
     return [model for model in map(module_of, methods.values()) if model is not None]
 
 

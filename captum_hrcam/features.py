@@ -1,4 +1,4 @@
-"""Pooled features of all images: their moments, and the rows kept, a fair sample or all."""
+"""Pooled features of all images: their moments, and the rows kept (a fair sample, or all)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,13 +11,13 @@ from captum_hrcam import group
 from captum_hrcam.moments import Moments
 
 GOLDEN = (5**0.5 - 1) / 2
-MAX_SAMPLE = 10_000  # images that choices, calibration and figures are made on, over all ranks
+MAX_SAMPLE = 10_000  # images used for choices, calibration and figures, over all ranks
 CHUNK_BYTES = 2**24
 
 
 class Kept(Protocol):
-    """Keeps rows of several columns: a sample of them, in memory, or on disk, which ``forget`` lets
-    go of; None in memory."""
+    """Keeps rows of several columns: a sample of them, or all, in memory or on disk. ``forget``
+    releases what was read from disk; it is None for rows in memory."""
 
     def add(self, *rows: Tensor) -> None: ...
 
@@ -28,10 +28,11 @@ class Kept(Protocol):
 
 
 class Sample:
-    """At most ``size`` rows, a fair random sample of all that came, in their order.
+    """Keeps at most ``size`` rows, a fair random sample of all that were added, in their order.
 
-    Every row draws a random key and the smallest keys stay; the generator is the sample's own.
-    Memory is at most twice ``size`` rows; None keeps all. Tensors may be anything with rows.
+    Every row draws a random key, and the rows with the smallest keys stay; the generator is the
+    sample's own. Memory is at most twice ``size`` rows. A size of None keeps all rows. Any tensor
+    with rows will do.
     """
 
     forget = None
@@ -43,7 +44,7 @@ class Sample:
         self._held = 0
 
     def add(self, *rows: Tensor) -> None:
-        """Take one batch: tensors with one row per image each."""
+        """Take one batch: tensors, each with one row per image."""
         batch = len(rows[0])
         key = torch.rand(batch, generator=self._generator)
         self._batches.append((key, *rows))
@@ -62,7 +63,7 @@ class Sample:
         return tuple(column[keep] for column in columns)
 
     def rows(self) -> tuple[Tensor, ...]:
-        """What was kept, as it was added; put together once, however often it is read."""
+        """The rows kept, in the columns that were added; joined once, however often read."""
         self._batches = [self._thin()]
         self._held = len(self._batches[0][0])
         return self._batches[0][1:]
@@ -75,8 +76,8 @@ class Features:
     held: Tensor  # (n,) bool, held out
     z: Tensor  # (n, N)
     y: Tensor  # (n, K)
-    outputs: Tensor  # (n, K'); K' = 0 where the model's output is no row of scores
-    forget: Callable[[], None] | None = None  # where rows are on disk: lets go of those read
+    outputs: Tensor  # (n, K'); K' = 0 if the model's output is not rows of scores
+    forget: Callable[[], None] | None = None  # releases rows that were read from disk
 
     def __len__(self) -> int:
         return len(self.z)
@@ -87,7 +88,7 @@ class Features:
     def chunks(self) -> Iterator["Features"]:
         """All rows, some megabytes at a time, so that no step copies everything."""
         step = max(1, CHUNK_BYTES // (4 * self.z.shape[1]))
-        for start in range(0, max(1, len(self)), step):  # of none one, without rows
+        for start in range(0, max(1, len(self)), step):  # one empty chunk if there are no rows
             yield self[start : start + step]
             if self.forget is not None:
                 self.forget()
@@ -97,7 +98,7 @@ class Features:
         return torch.cat([part.z.double() @ weight.T + bias for part in self.chunks()])
 
     def layer_scores(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """{layer: (n, K)}, w_l z_l of each layer, in float64."""
+        """w_l z_l of each layer, {layer: (n, K)}, in float64."""
         widths = [w.shape[1] for w in weights.values()]
         found: dict[str, list[Tensor]] = {name: [] for name in weights}
         for part in self.chunks():
@@ -112,7 +113,7 @@ class Features:
         drawn = torch.zeros(len(self), dtype=torch.bool)
         drawn[torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:size]] = True
         parts, start = [], 0
-        for part in self.chunks():  # not by place: each place would map megabytes of a file
+        for part in self.chunks():  # not row by row: each row would map megabytes of a file
             parts.append(part[drawn[start : start + len(part)]])
             start += len(part)
         held, z, y, outputs = map(
@@ -123,9 +124,9 @@ class Features:
 
 @dataclass
 class FeatureCollector:
-    """Takes batches of pooled features: moments of all images, and what ``kept`` keeps of rows.
+    """Collects batches of pooled features: the moments of all images, and the rows ``kept`` keeps.
 
-    A fifth of the images, fixed by their positions in the data, is held out.
+    A fifth of the images, determined by their positions in the data, is held out.
     """
 
     kept: Kept = field(default_factory=lambda: Sample(group.part(MAX_SAMPLE)))
@@ -139,7 +140,7 @@ class FeatureCollector:
             z: averages (B, N).
             within: variances over the cells (B, N).
             y: targets (B, K).
-            outputs: the model's (B, K').
+            outputs: the model's outputs (B, K').
         """
         for is_held, rows in ((False, ~held), (True, held)):
             if is_held not in self.by_part:
@@ -159,15 +160,15 @@ class FeatureCollector:
         return Features(held, z, y, outputs, self.kept.forget)
 
     def moments(self) -> tuple[Moments, Moments]:
-        """Of every image seen, and of those that are not held out; of all ranks."""
+        """The moments of every image, and of those that are not held out, over all ranks."""
         fitted, held = (self.by_part[is_held].over_ranks() for is_held in (False, True))
         return fitted + held, fitted
 
 
 def held_out(positions: Tensor) -> Tensor:
-    """(n,) bool: which of the images at these positions in the data are held out, a fifth.
+    """Which of the images at these positions in the data are held out, a fifth of them: (n,) bool.
 
-    Multiples of the golden ratio spread evenly and follow no period: every fifth image would be of
-    one or two classes wherever ten classes take turns.
+    Multiples of the golden ratio spread evenly and follow no period. Every fifth image, by
+    contrast, would come from just one or two classes wherever ten classes take turns.
     """
     return positions.double() * GOLDEN % 1 < 0.2

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are written whole or not at all."""
 
 import os
 import secrets
@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 
 def in_a_folder(path: str | os.PathLike[str]) -> Path:
-    """The path of a file to be written; refused where there is no folder for it."""
+    """The path of a file to be written; refused if its folder does not exist."""
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path: no folder {os.fspath(path.parent)!r}; make it first.")
@@ -18,8 +18,8 @@ def in_a_folder(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A new file beside ``path`` that takes its place once it is on the disk; after an error or an
-    interruption an earlier file is as it was, and nothing else is left."""
+    """Open a new file beside ``path``, which replaces ``path`` once all of it is on the disk. After
+    an error or interruption, an earlier file is as it was, and nothing else is left."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:

@@ -1,4 +1,4 @@
-"""Layers found: one per resolution, the deepest before each downsampling, by a traced forward."""
+"""Find layers in a traced forward: one per resolution, the deepest before each downsampling."""
 
 import math
 import warnings
@@ -38,40 +38,41 @@ def find_layers(
     reshape_transform: ReshapeTransform | None = None,
 ) -> FoundLayers:
     r"""
-    One layer per resolution, the deepest before each downsampling, by two traced forwards.
+    Find one layer per resolution, the deepest before each downsampling, by two traced forwards.
 
-    The paper's pre-max-pooling layers: for ResNet relu, layer1..layer4; for VGG the ReLU before
-    each pool. The rule:
+    These are the paper's pre-max-pooling layers: relu and layer1..layer4 of a ResNet, the ReLU
+    before each pool of a VGG. The rule:
 
-    - A downsampling is where a side of the maps is halved from one layer to the next. The few
-      pixels that an unpadded convolution costs are none.
+    - A downsampling is where a side of the maps is halved from one layer to the next. The loss of
+      a few pixels in an unpadded convolution is not one.
     - A module that downsamples at most once is one layer, whatever it holds: a block, a stage, a
       transition. One that downsamples more often is opened. One that ends in a pooling stands
       for the layer that it pools.
     - At each resolution the last layer is chosen, an activation or a block rather than a bare
       convolution or normalisation.
-    - Never chosen: what only passes maps on (pooling, dropout, flattening, and what follows a
-      pooling without a convolution), a layer that runs several times, the classifier, auxiliary
-      ones, and outputs other than one tensor (N, C, \*spatial), as tokens or channels that come
-      last. It warns where most of the model works on such. Nor what the scores (N, K) in the
-      model's output do not depend on, as a decoder beside them.
+    - Some layers are never chosen: those that only pass maps on (pooling, dropout, flattening, and
+      what follows a pooling without a convolution), those that run several times, the classifier,
+      auxiliary classifiers, and layers that the scores (N, K) in the model's output do not depend
+      on, such as a decoder beside them. Nor are layers whose output is not one tensor
+      (N, C, \*spatial), such as tokens or channels-last maps; a warning is given if most of the
+      model works on these.
 
-    Branches and functional operations between modules are invisible to it, so print and read what
-    it found. Of a network that upsamples again before its scores it takes the ascent alone, and
-    warns. The model runs in eval mode and is left as it was.
+    Branches and functional operations between modules are invisible to the trace, so print and read
+    what it found. If the network upsamples again before its scores, only layers of the ascent are
+    found, with a warning. The model runs in eval mode and is left as it was.
 
     Args:
         model (Module): a CNN in 1D, 2D or 3D.
         example_inputs (Tensor or tuple): what the model is called with, (N, C, \*spatial), on the
             model's device.
         reshape_transform (Callable): as for :class:`~captum_hrcam.HRCAM`; a layer that it cannot
-            reshape is passed over.
+            reshape is skipped.
 
     Returns:
         FoundLayers: dotted names, shallow to deep, a list that prints as a table.
 
     Raises:
-        TypeError: ``model`` is not a module, ``example_inputs`` neither tensor nor tuple.
+        TypeError: ``model`` is not a module, or ``example_inputs`` is neither tensor nor tuple.
         ValueError: no input is (N, C, \*spatial), or the model fails on one image without its
             batch axis; no layer gives such feature maps.
 
@@ -111,7 +112,7 @@ def find_layers(
     with batch_axis_named("example_inputs", inputs, model):
         run = trace(model, inputs, map_shapes(image, reshape_transform))
     layers = _layers_in(run, [])
-    # Scores may depend on none of them: of features that were detached.
+    # The scores depend on none of them if the model detaches its features.
     found = _last_of_each_resolution([layer for layer in layers if layer.reaches] or layers)
     other = _other_layout(run)
     if not found:
@@ -128,7 +129,7 @@ def find_layers(
 
 
 def _several_runs(run: Call) -> str:
-    """What to do where layers run for several inputs."""
+    """What to do if layers run once for each of several inputs; "" if none does."""
     names = [call.name for call in run.runs() if call.repeated and call.shape]
     if not names:
         return ""
@@ -139,7 +140,7 @@ def _several_runs(run: Call) -> str:
 
 
 def _other_layout(run: Call) -> str:
-    """Of what most of the model works on, where that is no map; "" where it is one."""
+    """What to say if most of the model works on tokens or channels-last maps; "" if not."""
     others = run.in_other_layouts()
     if n_weights(call.module for call in others) <= n_weights([run.module]) / 2:
         return ""
@@ -153,9 +154,9 @@ def _other_layout(run: Call) -> str:
 
 
 def _descent_passed_over(layers: list[Call], found: list[Call]) -> str:
-    """What to do where the scores come after an ascent, as at a U-Net's end; "" where they do not.
+    """What to do if the scores come after an ascent, as at the end of a U-Net; "" if not.
 
-    There the last layer depends on one of fewer cells.
+    After an ascent, the last layer depends on a layer of fewer cells.
     """
     end = found[-1]
     before = [layer for layer in layers[: layers.index(end)] if layer.feeds(end)]
@@ -172,7 +173,7 @@ def _descent_passed_over(layers: list[Call], found: list[Call]) -> str:
 
 
 def _halvings(before: tuple[int, ...], after: tuple[int, ...]) -> list[bool]:
-    """Which sides are halved: half rounded up or, as padding may add a little, 0.65."""
+    """Which sides are halved: to half, rounded up, or to 0.65, as padding may add a little."""
     sides = zip(before, after, strict=False)  # () where a size is unknown
     return [b < a and b <= max((a + 1) // 2, 0.65 * a) for a, b in sides]
 
@@ -187,7 +188,7 @@ def _halves_twice(a: tuple[int, ...], b: tuple[int, ...], c: tuple[int, ...]) ->
 
 
 def _layers_in(call: Call, before: list[Call]) -> list[Call]:
-    """The layers to choose from in a call, in order, given those before it."""
+    """The layers to choose from inside a call, in the order they ran, given those before it."""
     inside: list[Call] = []
     for run in call.inside:
         inside += _layers_in(run, before + inside)
@@ -196,22 +197,22 @@ def _layers_in(call: Call, before: list[Call]) -> list[Call]:
     if call.repeated or call.adds_nothing or call.is_channels_last:
         return []
     entry = call.entry or (inside[0].size if inside else ())
-    if not call.shape:  # several tensors; or vectors: a classifier, or the network wrapped
+    if not call.shape:  # it gave several tensors, or vectors: a classifier, or a wrapped network
         goes_on = not before or any(_halved(before[-1].size, run.size) for run in inside)
         return inside if goes_on or not call.given else []
-    # Whether a layer before it has its input's resolution; a pooling in between hides it.
+    # Whether the layer before it has its input's resolution: not so if a pooling comes between.
     preceded = bool(before) and not _halved(before[-1].size, entry)
     if not preceded and (not call.learned or call.bare == "Norm"):
         return []  # an activation on pooled maps, a normalisation of the image
     if any(_halves_twice(entry, run.size, call.size) for run in inside):
         return inside
     if inside and all(_halved(run.size, call.size) for run in inside):
-        return inside[-1:]  # what is pooled at the end, by a module or a function
+        return inside[-1:]  # the layer that is pooled at the end, by a module or a function
     if call.gives_last and call.inside and call.inside[-1].bare == "Norm":
-        # A transformer's closing normalisation; that of a convolution belongs to it.
+        # A transformer's closing normalisation is left out; a convolution's belongs to it.
         return inside[-2:-1] if len(inside) > 1 and not inside[-2].bare else [call]
     if isinstance(call.module, nn.Sequential) and _halved(entry, call.size) and not preceded:
-        # Layers at its input's resolution would be the only ones there: choose among them.
+        # Layers inside at its input's resolution are the only ones there: choose among them.
         return inside if any(not _halved(entry, run.size) for run in inside) else [call]
     # The outermost of the modules that give this tensor: "layer1" names ResNet's stage at any
     # depth, where "layer1.1" and "layer1.2" depend on how many blocks it has.
@@ -219,11 +220,11 @@ def _layers_in(call: Call, before: list[Call]) -> list[Call]:
 
 
 def _last_of_each_resolution(layers: list[Call]) -> list[Call]:
-    resolutions: list[list[Call]] = []  # from deep to shallow, as the layers of each
+    resolutions: list[list[Call]] = []  # from deep to shallow, as are the layers of each
     for layer in reversed(layers):
         after = resolutions[-1][-1].size if resolutions else layer.size
         if any(a < b for a, b in zip(layer.size, after, strict=True)):
-            continue  # smaller than what follows: a side branch, as auxiliary classifiers are
+            continue  # smaller than what follows: a side branch, such as an auxiliary classifier
         if not resolutions or _halved(layer.size, after):
             resolutions.append([])
         resolutions[-1].append(layer)

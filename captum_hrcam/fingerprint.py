@@ -9,24 +9,26 @@ from torch import Tensor
 from captum_hrcam.layers import module_behind
 
 READABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# By how much rounding may move a number: bfloat16 rounds each value by 0.001 of it (root mean
-# square), and float16 those near zero by less than this.
+# How far rounding may move a number: bfloat16 rounds each value by 0.001 of it (root mean square),
+# and float16 rounds values near zero by less than SUBNORMAL.
 CLOSE, SUBNORMAL = 0.01, 2.0**-24
 SIGNS = torch.tensor([1.0, -1.0], dtype=torch.float64, device="cpu").repeat(2**15)
 
 
 def fingerprint(forward_func: Callable[..., Any]) -> Tensor:
     """The alternating sum x_0 - x_1 + x_2 - ... of each floating-point tensor in the model's state,
-    in its order; empty where the model is not known or not read: lazy, sharded, quantised.
+    in the state's order: (tensors,).
 
-    Names, device and precision leave it as it is. A sum tells other weights where a norm does not,
-    as of the same network after another training; signs, as constants would round all one way.
+    It is empty if the model is not known, or cannot be read: lazy, sharded, quantised. Names,
+    device and precision do not change it. A sum distinguishes weights that a norm does not, such as
+    those of the same network after another training. The signs alternate because equal values
+    would all be rounded in the same direction.
     """
     return _measured(forward_func)[0]
 
 
 def is_of_others(known: Tensor, forward_func: Callable[..., Any]) -> bool:
-    """Whether a fingerprint is of clearly other weights than the model has now."""
+    """Whether a fingerprint clearly belongs to other weights than the model has now."""
     sums, allowed = _measured(forward_func)
     if not len(known) or not len(sums):
         return False
@@ -40,12 +42,12 @@ def _measured(forward_func: Callable[..., Any]) -> Tensor:
 
 
 def _state(forward_func: Callable[..., Any]) -> list[Tensor]:
-    """Parameters and saved buffers that are no whole numbers; none where one cannot be read."""
+    """The floating-point parameters and saved buffers; an empty list if one cannot be read."""
     model = module_behind(forward_func)
     state = {} if model is None else model.state_dict()
     floats = [x for x in state.values() if isinstance(x, Tensor) and x.is_floating_point()]
     for x in floats:
-        # Subclasses have ways of their own: weights yet to come, shards, packed integers.
+        # A subclass may hold something else: weights yet to come, shards, packed integers.
         is_plain = type(x) is Tensor and x.layout == torch.strided and not x.is_meta
         if not is_plain or x.dtype not in READABLE:
             return []
@@ -54,10 +56,10 @@ def _state(forward_func: Callable[..., Any]) -> list[Tensor]:
 
 def _measure(x: Tensor) -> tuple[float, float]:
     total, squares = 0.0, 0.0
-    for part in x.cpu().flatten().split(len(SIGNS)):  # a copy in float64 of a part alone
+    for part in x.cpu().flatten().split(len(SIGNS)):  # only one part at a time is in float64
         values = part.double()
         total += (values @ SIGNS[: len(values)]).item()
         squares += (values @ values).item()
-    # Of a mask of infinities there is none.
+    # A mask of infinities has no sum.
     total = total if abs(total) < torch.inf else 0.0
     return total, CLOSE * squares**0.5 + SUBNORMAL * x.numel() ** 0.5

@@ -1,15 +1,15 @@
-r"""Does the model see the image as it was given? A map is drawn over the input.
+r"""Does the model see the image as it was given? Maps are drawn over the input, so it should.
 
 A model that pads, crops, flips or turns the image inside its ``forward`` shows its layers another
-picture, and every map lies beside what it marks: nothing in a head's figures tells. So noise is
-added to a quarter of a few images, strip by strip along each axis, and where the finest layer's
-cells change says what they see. Of strips with their middles at s, in sides of the image, and cells
-that change around c, in sides of the layer::
+picture. Every map then lies beside what it marks, and nothing in a head's figures reveals it. So
+noise is added to a few images, to one strip at a time, a quarter of an axis wide, and the cells of
+the finest layer that change show what the layer sees. If a strip's middle is at s, as a share of
+the image's side, and the cells that change lie around c, as a share of the layer's side::
 
     c = 1/2 + offset + scale (s - 1/2)
 
-with scale 1 and offset 0 where the layer sees the image as it is. (A crop is told smaller than it
-is, as it cuts the outer strips.) Masks, labels and the head are not involved.
+with scale 1 and offset 0 if the layer sees the image as it is. (A crop appears smaller than it is,
+as it cuts the outer strips.) Masks, labels and the head are not involved.
 """
 
 import itertools
@@ -19,18 +19,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-IMAGES = 16  # eight with bright letters in corners gave false alarms, one time in six
+IMAGES = 16  # of eight images with bright letters in corners, one set in six gave a false alarm
 STRIPS = 4
-TRIFLE = 1e-3  # of the features' energy: the strips change more where their places are seen
-CORE = 0.5  # of the largest change along an axis: what exceeds it belongs to the strip
-NARROW = 0.4  # of a side; a strip is a quarter of it
-LEAST_CELLS = 24  # along each axis: fewer do not tell a few hundredths of a side
-STRETCH, ASIDE = 0.05, 0.025  # of a side; finest layers of CNNs tried had .03 and .02 at most
-CELLS = 5  # of tolerance: coarser layers have wide receptive fields, and were off by four at most
+TRIFLE = 1e-3  # share of the features' energy; strips whose places are seen change more than this
+CORE = 0.5  # share of the largest change along an axis; cells above it belong to the strip
+NARROW = 0.4  # share of a side; a strip is a quarter of the side
+LEAST_CELLS = 24  # along each axis; fewer cannot resolve a few hundredths of a side
+STRETCH, ASIDE = 0.05, 0.025  # shares of a side; finest layers of CNNs tried had at most .03, .02
+CELLS = 5  # tolerance; coarser layers have wide receptive fields, and were off by at most four
 
 
 class Seen(NamedTuple):
-    """How a layer of so many cells sees one axis of the image."""
+    """How a layer with ``cells`` cells along one axis of the image sees that axis."""
 
     scale: float
     offset: float
@@ -46,12 +46,14 @@ class Seen(NamedTuple):
 
 
 def framing(features: Callable[[Tensor], Tensor], images: Tensor) -> list[Seen]:
-    r"""How each axis of the images is seen; with scale and offset 0 one that the layer sees along
-    another, as of an image that is turned. Empty where the layer does not tell.
+    r"""Measure how the finest layer sees each axis of the images.
+
+    An axis that it sees along another one, as when the model turns the image, gets scale and offset
+    0. The list is empty if the layer does not tell.
 
     Args:
-        features: images -> the finest layer's maps (n, C, \*cells).
-        images: (n, C, \*spatial), some; of a layer of ``LEAST_CELLS`` or more.
+        features: images -> the finest layer's maps (n, C, \*cells), ``LEAST_CELLS`` or more.
+        images: (n, C, \*spatial), a few.
     """
     before = features(images)
     axes = range(2, images.ndim)
@@ -68,7 +70,7 @@ def framing(features: Callable[[Tensor], Tensor], images: Tensor) -> list[Seen]:
                 for strip in _strips(noise, axis)
             ]
         )
-        if not change.sum() > TRIFLE * before.float().square().sum():  # nor NaN
+        if not change.sum() > TRIFLE * before.float().square().sum():  # also if NaN
             return []
         seen = {other: _along(change, other - 1) for other in axes}
         if not any(width < NARROW for _, _, width in seen.values()):
@@ -80,13 +82,13 @@ def framing(features: Callable[[Tensor], Tensor], images: Tensor) -> list[Seen]:
 
 
 def _within(images: Tensor, low: float, high: float) -> Tensor:
-    """Mirrored at the limits, so that a black ground changes as much as the rest."""
+    """Mirror values at the limits, so that a black background changes as much as the rest."""
     images = low + (images - low).abs()
     return (high - (high - images).abs()).clamp(min=low)
 
 
 def _strips(noise: Tensor, axis: int) -> list[Tensor]:
-    """The noise in one quarter after the other, 0 elsewhere."""
+    """Copies of the noise, each with one quarter along the axis kept and 0 elsewhere."""
     edges = [round(noise.shape[axis] * i / STRIPS) for i in range(STRIPS + 1)]
     found = []
     for start, end in itertools.pairwise(edges):
@@ -97,7 +99,7 @@ def _strips(noise: Tensor, axis: int) -> list[Tensor]:
 
 
 def _along(change: Tensor, axis: int) -> tuple[float, float, float]:
-    """(scale, offset, the cores' mean width) of (strips, *cells) along one axis."""
+    """(scale, offset, mean width of the cores) along one axis, from changes (strips, *cells)."""
     others = [a for a in range(1, change.ndim) if a != axis]
     profile = change.sum(others).double().cpu() if others else change.double().cpu()
     if (profile.amax(1) <= 0).any():

@@ -1,4 +1,4 @@
-"""One frozen pass over a loader: what the layers' averages are, and what they should tell."""
+"""One frozen pass over a loader: the layers' averages, and the targets they should predict."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,14 +31,14 @@ class FrozenPass:
         layers: the layers' names, in the order of the features.
         targets: "labels" or "model".
         loss: see ``labels.LOSSES``.
-        n_classes: the head's outputs; by default those of the model.
+        n_classes: the number of the head's outputs; None takes the model's.
         device: where inputs go before the forward pass; None leaves them.
         in_order: whether the last of the layers is taken for the deepest.
-        modules: layer name -> module, where the feature maps are its output as it is; empty where
-            they are its input or were reshaped.
+        modules: layer name -> module, if the feature maps are the modules' unchanged outputs; empty
+            if they are inputs or were reshaped.
 
     Attributes:
-        channels: layer name -> C_l, once a batch was read.
+        channels: layer name -> C_l, once a batch has been read.
         resolutions: layer name -> native spatial size.
     """
 
@@ -65,15 +65,15 @@ class FrozenPass:
         digest: DataDigest | None = None,
         progress: str | None = None,
     ) -> None:
-        """Read all of ``data`` once into ``collector``; a sample of the inputs into ``images``.
+        """Read all of ``data`` once into ``collector``, and samples into ``images`` and ``held``.
 
         Args:
             data: batches ``(*inputs, label)``.
             argument: what to call ``data`` in an error.
             collector: receives pooled features, target rows and the model's outputs.
-            images: receives inputs and targets, but not of images that are held out.
-            held: receives those of the images that are held out.
-            digest: receives inputs and labels, to know the data again.
+            images: receives inputs and targets of the images that are not held out.
+            held: receives inputs and targets of the images that are held out.
+            digest: receives inputs and labels, to recognise the data later.
             progress: the progress bar's text; None draws none.
         """
         for inputs, labels, positions, is_first in self._batches(data, argument, progress):
@@ -105,13 +105,13 @@ class FrozenPass:
         *,
         progress: str | None = None,
     ) -> None:
-        """Read all of ``data`` into ``digest`` without the model, to know if it was read before.
+        """Read all of ``data`` into ``digest`` without the model, to tell if it was read before.
 
         Args:
             data, argument, progress: as for ``read``.
             digest: receives inputs and labels.
-            images: receives inputs and labels as they came, but not of images that are held out;
-                labels without columns for ``targets="model"``.
+            images: receives inputs and labels, as they came, of the images that are not held out;
+                for ``targets="model"`` the labels have no columns.
         """
         for inputs, labels, positions, _ in self._batches(data, argument, progress):
             n = len(positions)
@@ -122,9 +122,9 @@ class FrozenPass:
     def _batches(
         self, data: Iterable[Any], argument: str, progress: str | None
     ) -> Iterator[tuple[tuple[Tensor, ...], Any, Tensor, Tensor]]:
-        """(inputs, labels, positions in all ranks' data, which images came for the first time).
+        """Yield (inputs, labels, positions in all ranks' data, which images are not repeats).
 
-        Ranks take turns, as a DistributedSampler shares images out.
+        Positions alternate between ranks, as a DistributedSampler deals images out.
         """
         n, known = 0, group.n_unrepeated(data)
         for batch in callers_batches(tqdm(data, desc=progress, disable=progress is None)):
@@ -161,7 +161,7 @@ class FrozenPass:
         outputs = score_rows(self.forward(to_device(inputs, self.device), (), read), n)
         if self.in_order:
             shallow_to_deep(self.layers, sizes)
-        # In the order of the layers as named: they may run in another, as coarse to fine.
+        # In the order in which layers were named: they may run in another, as coarse to fine.
         self.channels = {name: pooled[name].shape[1] for name in self.layers}
         self.resolutions = {name: sizes[name] for name in self.layers}
         z, within = (
@@ -214,6 +214,6 @@ class FrozenPass:
 
 
 def keep(sample: Sample | None, rows: Tensor, inputs: tuple[Tensor, ...], y: Tensor) -> None:
-    """Some rows of a batch's inputs and targets into a sample."""
+    """Add some rows of a batch's inputs and targets to a sample, if there is one."""
     if sample is not None:
         sample.add(*(x.detach().cpu()[rows] for x in inputs), y[rows])

@@ -37,7 +37,7 @@ def contract(f: Tensor, weight: Tensor) -> Tensor:
     dtype = accumulator_dtype(f)
     # A view also for channels_last: its two spatial strides merge.
     pixels = f.flatten(2).to(dtype)  # (N, C, h*w)
-    on_device = weight.to(dtype).to(f.device, non_blocking=True)  # a GPU is not waited for
+    on_device = weight.to(dtype).to(f.device, non_blocking=True)  # without waiting for a GPU
     maps = torch.matmul(on_device, pixels)  # (N, K, h*w)
     return maps.reshape(*maps.shape[:2], *f.shape[2:])
 
@@ -45,10 +45,10 @@ def contract(f: Tensor, weight: Tensor) -> Tensor:
 def upsample(
     maps: Tensor, size: Sequence[int], mode: str | None = None, *, exact: bool = False
 ) -> Tensor:
-    """Maps (N, K, *spatial) at another size; by default (bi, tri)linear, align_corners=False.
+    """Resize maps (N, K, *spatial); by default (bi, tri)linear, align_corners=False.
 
     Rounding breaks ties: the one value of a flat map becomes many, which metrics would rank.
-    ``exact`` computes in float64, which keeps them.
+    ``exact`` computes in float64, which keeps ties.
     """
     size = tuple(size)
     same_axes(maps, size)
@@ -62,7 +62,7 @@ def upsample(
 
 
 def same_axes(maps: Tensor, size: Sequence[int]) -> None:
-    """Refuse maps that have other spatial dimensions than an input of this size."""
+    """Refuse maps whose number of spatial dimensions differs from that of an input's size."""
     if len(size) != maps.ndim - 2:
         raise ValueError(
             f"inputs: got one with {len(size)} spatial dimensions, but the layers' feature maps "
@@ -71,8 +71,8 @@ def same_axes(maps: Tensor, size: Sequence[int]) -> None:
 
 
 def add_upsampled(maps: Iterable[Tensor], size: Sequence[int], mode: str | None = None) -> Tensor:
-    """sum over layers of up(map): layers of one size are added first, then upsampled once; exactly
-    where there is but one size, as sums of several have no ties to keep."""
+    """sum over layers of up(map). Maps of one size are added first and upsampled once. If there is
+    only one size, it is upsampled exactly; sums over several sizes have no ties to keep."""
     by_size: dict[torch.Size, Tensor] = {}
     for layer_map in maps:
         shape = layer_map.shape[2:]
@@ -89,7 +89,7 @@ def add_upsampled(maps: Iterable[Tensor], size: Sequence[int], mode: str | None 
 
 
 def rectify(layer_map: Tensor, ordinary: Tensor) -> Tensor:
-    """Evidence: what a layer says for the class beyond the ordinary, max(0, A_l - ordinary).
+    """Evidence: how far a layer's map exceeds its ordinary value, max(0, A_l - ordinary).
 
     Args:
         layer_map: (N, K, *spatial) at native resolution.
@@ -105,15 +105,15 @@ def agree(
     size: Sequence[int],
     mode: str | None = None,
 ) -> Tensor:
-    """Weighted harmonic mean of what the layers say: high only where all that count agree.
+    """Weighted harmonic mean of the layers' maps: high only where all layers with weight agree.
 
-    1 / sum_l w_l / softplus(up(z_l)), the w_l divided by their sum.
+    1 / sum_l (w_l / softplus(up(z_l))), with the w_l divided by their sum.
 
     Args:
         maps: z_l (N, K, *spatial), standardised; see ``standardise``.
-        weights: of each layer, a number or one for each map, (N, K, 1, ...).
-        size: of the result.
-        mode: of the interpolation.
+        weights: w_l, a number for each layer, or one for each map, (N, K, 1, ...).
+        size: the result's spatial size.
+        mode: the interpolation mode.
 
     Returns:
         (N, K, *size), positive; log 2 where every z_l is 0.
@@ -132,14 +132,14 @@ def standardise(layer_map: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
 
 
 def shares_of_largest(spreads: Sequence[Tensor]) -> Tensor:
-    """The layers' spreads, of the largest one's; 1 where none has any. (L, *shape of each)."""
+    """Each layer's spread as a share of the largest, (L, *shape of each); 1 if all are 0."""
     each = torch.stack(list(spreads))
     largest = each.amax(0)
     return torch.where(largest > 0, each / largest, torch.ones_like(each))
 
 
 def _over_space(values: Tensor, layer_map: Tensor) -> Tensor:
-    """(K,), or (N, 1) with one target per image, as a factor of (N, K, *spatial)."""
+    """Values (K,), or (N, 1) with one target per image, shaped to broadcast over a layer's maps."""
     shape = values.shape if values.ndim == 2 else (1, *values.shape)
     values = values.reshape(*shape, *[1] * (layer_map.ndim - 2))
     return values.to(layer_map, non_blocking=True)
@@ -151,13 +151,13 @@ class Fusion:
 
     Args:
         name: "sum", the paper's; "evidence", the sum of each layer's positive evidence;
-            "agreement", the harmonic mean of what the layers' standardised maps say, each counting
-            by the spread that its map has in the sum.
+            "agreement", the harmonic mean of the layers' standardised maps, each weighted by the
+            spread that its map has in the sum.
         interpolate_mode: of ``torch.nn.functional.interpolate``; None is (bi, tri)linear.
         threshold: t of "evidence", in spatial standard deviations.
 
     Raises:
-        ValueError: an unknown name, a threshold that is no finite number.
+        ValueError: an unknown name, or a threshold that is not a finite number.
     """
 
     name: str = "sum"
@@ -181,7 +181,7 @@ class Fusion:
         return [tuple(x.shape[2:]) for x in inputs]
 
     def layer(self, layer_map: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
-        """What a layer contributes, at its own resolution, beside its ordinary mean and spread."""
+        """What a layer contributes, at its own resolution, given its ordinary mean and spread."""
         if self.name == "evidence":
             return rectify(layer_map, mean + self.threshold * spread)
         if self.name == "agreement":
@@ -191,12 +191,12 @@ class Fusion:
     def __call__(
         self, maps: Iterable[Tensor], size: Sequence[int], spreads: Sequence[Tensor] = ()
     ) -> Tensor:
-        """Native layer maps (N, K, *spatial), shallow to deep -> (N, K, *size).
+        """Fuse native layer maps (N, K, *spatial), shallow to deep, into (N, K, *size).
 
         Args:
-            maps: what ``layer`` gave.
-            size: of the result.
-            spreads: of each layer's map, for "agreement"; shapes as in ``rectify``.
+            maps: what ``layer`` returned for each layer.
+            size: the result's spatial size.
+            spreads: each layer map's spread, for "agreement"; shapes as in ``rectify``.
         """
         if self.name == "agreement":
             maps = list(maps)

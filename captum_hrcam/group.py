@@ -1,6 +1,6 @@
 """Many processes as one: sums, rows and failures shared over a ``torch.distributed`` group.
 
-Without an initialised group there is one process, and everything here gives back what it got.
+Without an initialised group there is one process, and values are returned as they are.
 """
 
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def part(n: int) -> int:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """The rows (n_r, ...) of all ranks, in their order, on each; n_r may differ."""
+    """The rows (n_r, ...) of all ranks, in the order of ranks, on every rank; n_r may differ."""
     if size() == 1:
         return rows
     counts = torch.zeros(size(), dtype=torch.int64)
@@ -60,7 +60,7 @@ def gather(rows: Tensor) -> Tensor:
 
 
 def from_first(value: T) -> T:
-    """The first rank's value, on each."""
+    """The first rank's value, on every rank."""
     if size() == 1:
         return value
     box = [value]
@@ -69,7 +69,7 @@ def from_first(value: T) -> T:
 
 
 def share_from_first(value: Tensor) -> Tensor:
-    """The first rank's tensor, on each; all give one of the same shape."""
+    """The first rank's tensor, on every rank; all ranks pass a tensor of the same shape."""
     shared = value.to(_device(), copy=True)
     dist.broadcast(shared, 0)
     return shared.to(value.device)
@@ -77,13 +77,13 @@ def share_from_first(value: Tensor) -> Tensor:
 
 @contextmanager
 def in_step(what: str) -> Iterator[None]:
-    """All ranks leave this together: where one fails, the others end with an error, not a hang.
+    """Make all ranks leave this block together: if one fails, the others raise instead of hanging.
 
     A rank whose process dies is noticed by the group itself: at once with gloo, after the group's
     timeout at the latest.
 
     Args:
-        what: is being done, for the message.
+        what: what is being done, for the error message.
 
     Raises:
         RuntimeError: another rank failed.
@@ -91,7 +91,7 @@ def in_step(what: str) -> Iterator[None]:
     failed = torch.zeros(size(), dtype=torch.int64)
     try:
         yield
-    except BaseException:  # a keyboard's interrupt, too
+    except BaseException:  # also an interrupt from the keyboard
         failed[rank()] = 1
         total(failed)
         raise
@@ -104,8 +104,8 @@ def in_step(what: str) -> Iterator[None]:
 
 
 def n_unrepeated(data: Any) -> int | None:
-    """The images that a loader's DistributedSampler has to share out; it repeats the first ones to
-    give each rank as many, and the repeats come last. None where nothing is repeated."""
+    """How many different images a loader's DistributedSampler deals out, or None if it repeats
+    none. To give each rank equally many, it repeats the first images, and the repeats come last."""
     sampler = getattr(data, "sampler", None)
     if isinstance(sampler, DistributedSampler) and not sampler.drop_last:
         return len(sampler.dataset)  # type: ignore[arg-type]

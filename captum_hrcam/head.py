@@ -19,12 +19,12 @@ class Head:
         mean_score: layer name -> (K,), what the layer gives each class on average over the
             training data, w_l . mean(z_l).
         spread: layer name -> (K,), typical standard deviation of the layer's map over space,
-            before it is moved.
-        displacement: layer name -> (axes,), cells by which the layer's map lies beside what it
-            marks; empty where it was not measured.
+            before the map is moved back by its displacement.
+        displacement: layer name -> (axes,), by how many cells the layer's map lies beside what it
+            marks; an empty dict if it was not measured.
         centred: whether weights are centred over classes.
-        loss: the one it was fitted with, which says what its scores are.
-        fingerprint: (tensors,), of the model that it was fitted on; empty where it is not known.
+        loss: the loss it was fitted with, which determines what its scores mean.
+        fingerprint: (tensors,), of the model that it was fitted on; empty if that is not known.
     """
 
     weights: dict[str, Tensor]
@@ -42,7 +42,7 @@ class Head:
         return len(self.bias)
 
     def scores(self, z: Mapping[str, Tensor]) -> Tensor:
-        """{layer: (N, C_l)} -> (N, K), each layer's product added in the features' dtype."""
+        """{layer: (N, C_l)} -> (N, K); the layers' products are added in the features' dtype."""
         first = next(iter(z.values()))
         total = self.bias.to(first)
         with full_precision(first.device):

@@ -5,11 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mse")
-PRESENT = 0.5  # a class is in an image from this target on
+PRESENT = 0.5  # a class counts as present in an image if its target is at least this
 
 
 def label_tensor(labels: object, n: int) -> Tensor:
-    """One batch of labels, (n, ...) on the CPU; TypeError or ValueError of anything else."""
+    """One batch of labels, (n, ...) on the CPU; TypeError or ValueError for anything else."""
     try:
         y = torch.as_tensor(labels).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -75,7 +75,7 @@ def target_rows(labels: object, n: int, n_classes: int, loss: str) -> Tensor:
 
 
 def n_label_columns(labels: object, loss: str) -> int:
-    """K of label rows (n, K); 0 where labels are one number each and tell nothing of K."""
+    """K of label rows (n, K); 0 if labels are one number each, which does not reveal K."""
     if not isinstance(labels, Tensor) or labels.ndim != 2:
         return 0
     is_index = labels.shape[1] == 1 and loss == "cross_entropy"

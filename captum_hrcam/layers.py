@@ -15,7 +15,7 @@ def unwrap(forward_func: Callable[..., Any]) -> Callable[..., Any]:
 
 def module_behind(forward_func: object) -> nn.Module | None:
     """The module that a function runs: itself, or that of a bound method or ``functools.partial``;
-    None where it is not known."""
+    None if it is not known."""
     inner = forward_func
     while isinstance(inner, functools.partial):
         inner = inner.func
@@ -30,7 +30,7 @@ def resolve_layers(
     """{name: module} for modules or dotted names, checked against the model."""
     refuse_parallel("forward_func", forward_func)
     model = module_behind(forward_func)
-    # A module that is in two places has a name for each, and is found by both.
+    # A module used in two places has a name for each, and is found by both.
     named = None if model is None else dict(model.named_modules(remove_duplicate=False))
     names = {id(module): name for name, module in reversed((named or {}).items())}
     if not isinstance(layer, (nn.Module, str, Iterable)):
@@ -49,7 +49,7 @@ def resolve_layers(
 
 
 def refuse_scripted(argument: str, module: nn.Module) -> None:
-    """Refuse modules whose code no hook sees."""
+    """Refuse scripted and traced modules, in which hooks do not run."""
     if isinstance(module, torch.jit.ScriptModule):
         raise ValueError(
             f"{argument} is a scripted or traced module, where hooks do not run. Use the model "

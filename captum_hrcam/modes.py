@@ -1,4 +1,4 @@
-"""Modes set for a call and given back: the model's eval mode, autocast, and the default device."""
+"""Modes set for a call and then restored: the model's eval mode, autocast, the default device."""
 
 import threading
 from collections import Counter
@@ -11,22 +11,22 @@ from torch import nn
 
 _LOCK = threading.RLock()  # over _LENT
 _LENT: Counter[nn.Module] = Counter()  # modules put in eval mode -> contexts that still need it
-_CALLERS = threading.local()  # .device: where code of the caller's own makes tensors
+_CALLERS = threading.local()  # .device: where the caller's own code creates tensors
 
 
 @contextmanager
 def eval_mode(*modules: nn.Module) -> Iterator[None]:
-    """Put every submodule in eval mode; give each its own mode back, also after an error.
+    """Put every submodule in eval mode, then restore each one's own mode, also after an error.
 
-    Contexts may be nested and open in several threads: a mode comes back with the last of them.
-    Until then it is eval for every thread, so a model must not be trained meanwhile.
+    Contexts may be nested and open in several threads. A module's mode is restored when the last of
+    them closes. Until then it is eval for every thread, so a model must not be trained meanwhile.
     """
     lent: list[nn.Module] = []
     try:
         with _LOCK:
             for module in _every(modules):
                 if module.training:
-                    _LENT[module] = 1  # whatever a context that was interrupted has left there
+                    _LENT[module] = 1  # whatever an interrupted context has left there
                 elif module in _LENT:
                     _LENT[module] += 1
                 else:
@@ -39,7 +39,7 @@ def eval_mode(*modules: nn.Module) -> Iterator[None]:
         with _LOCK:
             for module in lent:
                 _LENT[module] -= 1
-                if _LENT[module] <= 0:  # below where a context inside has given it back already
+                if _LENT[module] <= 0:  # below 0 if a context inside has restored it already
                     del _LENT[module]
                     module.training = True
 
@@ -49,7 +49,7 @@ def _every(modules: Iterable[nn.Module]) -> set[nn.Module]:
     every = set(modules)
     unvisited = list(every)
     while unvisited:
-        # Not .modules(): on a network of hundreds it takes a tenth of what HR-CAM costs.
+        # Not .modules(): with hundreds of modules it takes a tenth of what HR-CAM costs.
         for inside in unvisited.pop()._modules.values():
             if inside is not None and inside not in every:
                 every.add(inside)
@@ -59,8 +59,8 @@ def _every(modules: Iterable[nn.Module]) -> set[nn.Module]:
 
 @contextmanager
 def own_casts() -> Iterator[None]:
-    """Leave no cast weight in autocast's cache: one cast without gradient would stay in use, and a
-    training step around the call would get no gradients (torch 2.4 does so)."""
+    """Leave no cast weight in autocast's cache. A weight cast without gradient would stay in use,
+    and a training step around the call would get no gradients (as in torch 2.4)."""
     before = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
@@ -70,23 +70,23 @@ def own_casts() -> Iterator[None]:
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast off, where it is on: entering it for nothing would cost as much as a small map."""
+    """Switch autocast off, if it is on: switching for nothing would cost as much as a small map."""
     if not torch.is_autocast_enabled(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 def autocast_dtype(device: torch.device | None) -> str | None:
-    """What models compute in under the caller's autocast; None where it is off."""
+    """The dtype that models compute in under the caller's autocast; None if autocast is off."""
     kind = "cpu" if device is None else device.type
     return str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
 
 
 @contextmanager
 def own_tensors() -> Iterator[None]:
-    """Tensors made inside lie on the CPU, as heads do, whatever default device a caller has set."""
+    """Create tensors on the CPU, where heads are, whatever default device the caller has set."""
     device, before = torch.empty(0).device, getattr(_CALLERS, "device", None)
-    if device.type == "cpu":  # as it is: saying so would cost at each call of torch
+    if device.type == "cpu":  # already so; setting it again would slow down every call of torch
         yield
         return
     _CALLERS.device = device
@@ -98,13 +98,13 @@ def own_tensors() -> Iterator[None]:
 
 
 def callers_tensors() -> AbstractContextManager[Any]:
-    """The caller's default device, inside ``own_tensors``: for the model and the loader."""
+    """Restore the caller's default device inside ``own_tensors``, for the model and the loader."""
     device: torch.device | None = getattr(_CALLERS, "device", None)
     return nullcontext() if device is None else device
 
 
 def callers_batches(data: Iterable[Any]) -> Iterator[Any]:
-    """Batches that are made as outside of ``own_tensors``."""
+    """Iterate over batches that are created under the caller's default device."""
     with callers_tensors():
         batches = iter(data)
     while True:

@@ -12,8 +12,8 @@ from captum_hrcam import group
 class Moments:
     """Streaming means and (co)variances of features z and targets y, in float64.
 
-    Chan's update: batches are merged by their means, so no digits are lost on long data, and two
-    ``Moments`` add up. Memory is O(N K) whatever the number of images.
+    Batches are merged by their means (Chan's update), so no digits are lost on long data, and two
+    ``Moments`` can be added. Memory is O(N K) whatever the number of images.
 
     Examples::
 
@@ -34,14 +34,14 @@ class Moments:
 
     @classmethod
     def zeros(cls, n_features: int, n_targets: int) -> "Moments":
-        """Of no image."""
+        """The moments of no image."""
         n, k = n_features, n_targets
         shapes = ((n,), (k,), (n,), (k, n), (n,))
         return cls(0, *(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
 
     @classmethod
     def of(cls, z: Tensor, y: Tensor, within: Tensor) -> "Moments":
-        """Of averages z (n, N), targets y (n, K) and variances over the cells (n, N)."""
+        """The moments of averages z (n, N), targets y (n, K) and variances over cells (n, N)."""
         z, y = z.double(), y.double()
         dz, dy = z - z.mean(0), y - y.mean(0)
         inside = within.double().mean(0)
@@ -65,7 +65,7 @@ class Moments:
         )
 
     def over_ranks(self) -> "Moments":
-        """Of the images of all ranks of a group: Chan's update with all of them at once."""
+        """The moments of all ranks' images, by Chan's update of all ranks at once."""
         if group.size() == 1:
             return self
         n = group.count(self.n)
@@ -82,8 +82,8 @@ class Moments:
     def deviation(self) -> Tensor:
         """(N,) standard deviations over images and cells.
 
-        Variance between images plus variance inside them: a channel that varies inside every
-        image (edges, anatomy) marks these places whatever the label, and its average hides that.
+        The variance is that between images plus that inside them. A channel that varies inside
+        every image (edges, anatomy) marks those places whatever the label; its average hides that.
         """
         return (self.zz / self.n + self.within).sqrt()
 
@@ -94,14 +94,14 @@ class Moments:
 
     @property
     def informative(self) -> Tensor:
-        """(N,) bool: the average varies between images at all, beyond the rounding of its sum.
+        """(N,) bool: whether the average varies between images beyond the rounding of its sum.
 
-        After a norm over each image's own cells it does not, however much the cells differ.
+        After a normalisation over each image's own cells it does not, however much these differ.
         """
         sd = (self.zz / self.n).sqrt()
         return sd > 1e-6 * (self.mean_z.abs() + self.within.sqrt() + sd.max() * 1e-3)
 
     @property
     def covariance(self) -> Tensor:
-        """(K, N), of targets and features."""
+        """(K, N) covariance of targets and features."""
         return self.yz / self.n

@@ -15,15 +15,15 @@ def minimise(
     over_ranks: bool = False,
     tolerance: float = 1e-7,
 ) -> None:
-    """Full-batch L-BFGS on a convex sum, in place.
+    """Minimise a convex sum by full-batch L-BFGS, changing the parameters in place.
 
     Args:
         parts: gives the terms of the sum; each is differentiated as it comes, so that only one
             needs memory.
-        parameters: where the sum is to be least; of one dtype.
+        parameters: what the sum is minimised over; all of one dtype.
         over_ranks: add up the terms of all ranks of a group. The first rank steers, so that
             rounding never sends two ranks different ways; the others evaluate what it asks for.
-        tolerance: the largest gradient to end with.
+        tolerance: stop once no element of the gradient exceeds this.
     """
 
     def evaluate() -> Tensor:
@@ -49,7 +49,7 @@ def minimise(
                 parameters,
                 max_iter=200,
                 tolerance_grad=tolerance,
-                # What the sum can still fall by where the gradient is that small.
+                # What the sum can still fall by once the gradient is that small.
                 tolerance_change=min(1e-12, tolerance**2),
                 line_search_fn="strong_wolfe",
             )
@@ -63,7 +63,7 @@ def minimise(
 
 @torch.no_grad()
 def _ask(parameters: list[Tensor], *, go_on: bool) -> bool:
-    """Give the first rank's parameters to all, and whether they are to be evaluated."""
+    """Send the first rank's parameters to all ranks, and whether they are to be evaluated."""
     flag = parameters[0].new_full((1,), float(go_on))
     flat = torch.cat([flag, *(p.flatten() for p in parameters)])
     flag, *parts = group.share_from_first(flat).split([1, *(p.numel() for p in parameters)])

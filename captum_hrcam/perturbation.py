@@ -36,11 +36,11 @@ def blur(images: Tensor, sigma: float = SIGMA) -> Tensor:
 
 
 def marked(maps: Tensor, fraction: float) -> Tensor:
-    r"""The map's largest values: exactly this share of pixels; of equal ones the first.
+    r"""Mark the map's largest values: exactly this share of pixels; among equal values, the first.
 
     Args:
         maps: (N, 1, \*spatial).
-        fraction: 0..1, rounded to whole pixels.
+        fraction: share of the pixels, 0..1, rounded to whole pixels.
 
     Returns:
         (N, 1, \*spatial), 1 where marked.
@@ -52,7 +52,7 @@ def marked(maps: Tensor, fraction: float) -> Tensor:
 
 
 def _ranks(maps: Tensor) -> Tensor:
-    """Each pixel's place from the largest value down, from 0; the map's shape."""
+    """Each pixel's rank, 0 for the largest value, in the map's shape."""
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places).reshape(maps.shape)
@@ -68,15 +68,15 @@ def _first(ranks: Tensor, fraction: float) -> Tensor:
 def deletion_curve(
     score: Score, images: Tensor, maps: Tensor, fractions: Sequence[float] = FRACTIONS
 ) -> Tensor:
-    r"""The score when the marked pixels are replaced by the blurred image; a good map's falls fast.
+    r"""The score as marked pixels are replaced by the blurred image; it falls fast for a good map.
 
     Source: Petsiuk et al. 2018 (RISE), https://arxiv.org/abs/1806.07421.
 
     Args:
-        score: images -> (N,), the model's probability of each image's class, say.
+        score: images -> (N,), for example the model's probability of each image's class.
         images: (N, C, \*spatial).
         maps: (N, 1, \*spatial).
-        fractions: of the pixels, one step of the curve each.
+        fractions: shares of the pixels, one for each step of the curve.
 
     Returns:
         (N, len(fractions)).
@@ -88,7 +88,7 @@ def deletion_curve(
 def insertion_curve(
     score: Score, images: Tensor, maps: Tensor, fractions: Sequence[float] = FRACTIONS
 ) -> Tensor:
-    """The score when only the marked pixels are shown on the blurred image; should rise fast.
+    """The score as marked pixels are shown on the blurred image; it rises fast for a good map.
 
     Args, Returns: as :func:`deletion_curve`.
     """

@@ -1,17 +1,19 @@
-r"""Where a layer's cells look: its map is drawn there.
+r"""Where a layer's cells look, so that its map can be drawn there.
 
-A cell is taken to lie in the middle of the pixels that it covers. It need not look there: kernels
-of strided convolutions are centred on the first of these pixels, so that a deep layer's map may lie
-half a cell, many pixels, beside what it marks; and learned kernels are skewed: one layer marks the
-left edge of what it knows, another the right. How far is measured on a few images, without masks.
-In an image mirrored through its middle the layer looks to the same side as before. Its map, drawn
-back, lies on the other side of the objects, and what is between the two is twice the displacement::
+A cell is taken to lie in the middle of the pixels that it covers, but it need not look there.
+Kernels of strided convolutions are centred on the first of these pixels, so a deep layer's map may
+lie half a cell, many pixels, beside what it marks. Learned kernels are skewed, too: one layer marks
+the left edge of what it knows, another the right. The displacement is measured on a few images,
+without masks. In an image mirrored through its middle, the layer looks to the same side as before.
+Its map, mirrored back, then lies on the other side of the objects, and the distance between the two
+maps is twice the displacement::
 
     C(d) = sum over q of a(q + d) a'(-q),    a = ((A - mean A)+)^2, less its mean, of norm 1
 
-with A of the image, A' of the mirrored one, and a less its mean over images: what lights up in one
-place of every image, as an edge may, is no object. The displacement is half the centroid of C
-around its peak, along each axis.
+Here A is the image's map and A' that of the mirrored image; a' is made from A' as a is from A. The
+mean of a over images is also subtracted: what lights up in the same place of every image, as an
+edge may, is not an object. The displacement along each axis is half the centroid of C around its
+peak.
 """
 
 import math
@@ -27,21 +29,21 @@ from captum_hrcam.fusion import same_axes
 
 IMAGES = 48
 FURTHEST = 1.5  # pixels that a map is moved by at most, or half as many cells if that is further
-REACH = 4  # cells between the two maps, at most; twice the displacement
-PEAKS = 2  # power of what exceeds a map's mean: the objects count, not the ground
-FOLDS = 8  # of the images, for the error of what was found; no fewer images tell anything
-STANDS_OUT = 3  # standard errors that a peak is to have
-CORE = 0.5  # of the peak: what exceeds it belongs to the peak
-TYPICAL = 0.5  # cells, a usual displacement; one with a larger error is mostly drawn to 0
+REACH = 4  # cells, the largest distance between the two maps that is tried; twice the displacement
+PEAKS = 2  # power of what exceeds a map's mean, so that objects count and the background does not
+FOLDS = 8  # of the images, to estimate the error; fewer images than this tell nothing
+STANDS_OUT = 3  # standard errors by which a peak must stand out
+CORE = 0.5  # share of the peak's height; what exceeds it belongs to the peak
+TYPICAL = 0.5  # cells, a usual displacement; one with a larger error is mostly shrunk to 0
 
 Maps = dict[str, Tensor]
 
 
 def place(maps: Tensor, displacement: Sequence[float]) -> Tensor:
-    r"""Maps (N, K, \*cells) moved back by their displacement, in cells along each axis; linear.
+    r"""Move maps (N, K, \*cells) back by their displacement, in cells along each axis; linear.
 
-    What an edge lacks is its outermost cell again. A constant keeps the mean of each map as it was,
-    and so the score that it decomposes.
+    At the edges, the outermost cells are repeated. A constant is added that keeps each map's mean
+    as it was, and with it the score that the map decomposes.
 
     Examples::
 
@@ -69,8 +71,8 @@ class Displacements:
 
     Args:
         native_maps: (inputs, rows) -> {layer: (n, 1, *cells)}, one map for each image.
-        count: whether these images count. A rank that has none still passes one on, uncounted, as
-            all ranks must call the group.
+        count: whether these images count. A rank without images still passes one, uncounted,
+            because all ranks must take part in the group's sums.
     """
 
     native_maps: Callable[[tuple[Tensor, ...], slice], Maps]
@@ -79,7 +81,7 @@ class Displacements:
     _furthest: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, inputs: tuple[Tensor, ...], rows: slice) -> None:
-        """Some images, and all mirrored that the model sees with them."""
+        """Take some images; other inputs with as many dimensions are mirrored with them."""
         size = inputs[0].shape[2:]
         space = tuple(range(2, inputs[0].ndim))
         mirrored = tuple(x.flip(space) if x.ndim == inputs[0].ndim else x for x in inputs)
@@ -93,7 +95,7 @@ class Displacements:
             self._furthest[name] = [max(FURTHEST / 2, FURTHEST / max(1.0, s)) for s in strides]
 
     def found(self) -> dict[str, Tensor]:
-        """{layer: (axes,)}, in cells; of all ranks."""
+        """The displacements {layer: (axes,)}, in cells, from the images of all ranks."""
         cells: dict[str, Tensor] = {}
         for name, batches in self._peaks.items():
             usual = [_mean_over_images(p) for p in zip(*batches, strict=True)]
@@ -108,17 +110,18 @@ class Displacements:
 
 
 def correlate(a: Tensor, b: Tensor) -> list[Tensor]:
-    r"""C(d) of each image along each axis, summed over those of the other axes.
+    r"""C(d) of each image along each axis, summed over the shifts along the other axes.
 
     Args:
-        a: (n, \*cells), the ``peaks`` of maps less what is usual in them.
-        b: the same of the mirrored images' maps, mirrored again.
+        a: (n, \*cells), the ``peaks`` of maps, less their mean over images.
+        b: the same for the mirrored images' maps, mirrored back.
 
     Returns:
-        (n, 2 reach + 1) for each axis, d from -reach to reach cells; 0 alone of one cell or two.
+        (n, 2 reach + 1) for each axis, d from -reach to reach cells; only d = 0 along an axis of
+        one or two cells.
     """
     axes = list(range(1, a.ndim))
-    # Of two cells, less their mean, one is as high as the other is low: they have no side.
+    # Of two cells, less their mean, one is as high as the other is low: neither side stands out.
     reach = [min(REACH, n - 1) if n > 2 else 0 for n in a.shape[1:]]
     if len(a) == 0:  # a Fourier transform of nothing is refused
         return [a.new_zeros(0, 2 * r + 1) for r in reach]
@@ -132,7 +135,7 @@ def correlate(a: Tensor, b: Tensor) -> list[Tensor]:
 
 
 def peaks(maps: Tensor) -> Tensor:
-    r"""a (n, \*cells) of A (n, 1, \*cells), see above, but for the mean over images."""
+    r"""a (n, \*cells) from A (n, 1, \*cells), as above, with its mean over images still in it."""
     a = maps[:, 0].double().cpu()
     space = list(range(1, a.ndim))
     above = (a - a.mean(space, keepdim=True)).clamp(min=0)
@@ -142,15 +145,15 @@ def peaks(maps: Tensor) -> Tensor:
 
 
 def _mean_over_images(batches: Sequence[Tensor]) -> Tensor:
-    """(*cells), of all ranks' images (n, *cells)."""
+    """The mean (*cells) over all ranks' images (n, *cells)."""
     summed = torch.stack([x.double().sum(0) for x in batches]).sum(0)
     return group.total(summed) / max(1, group.count(sum(map(len, batches))))
 
 
 def displacement(correlations: Tensor) -> float:
-    """Cells, from C(d) (n, lags) of n images: drawn to 0 by as much as these disagree.
+    """The displacement in cells, from C(d) (n, lags) of n images, shrunk to 0 as these disagree.
 
-    A layer that mixes all places has no peak that stands out from chance: it stays where it is.
+    A layer that mixes all places has no peak that stands out from chance: its map is not moved.
     """
     n = len(correlations)
     if n < FOLDS:
@@ -167,8 +170,8 @@ def displacement(correlations: Tensor) -> float:
 
 
 def centroid(correlation: Tensor) -> float:
-    """Of the peak, in steps from the middle; NaN where there is none. Where the edge cuts the peak
-    on one side, it is cut as far from its summit on the other."""
+    """The peak's centroid, in steps from the middle; NaN if there is no peak. A peak that the edge
+    cuts on one side is cut at the same distance from its summit on the other side."""
     peak, end = int(correlation.argmax()), len(correlation) - 1
     core = (correlation - CORE * correlation[peak]).clamp(min=0)
     if correlation[peak] <= 0:

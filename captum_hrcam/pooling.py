@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 SQUARES = 2**21  # values squared at a time: 8 MB, which an allocator keeps at hand
-CANCELLED = 1e-3  # of a squared mean: a smaller variance has lost four of seven digits
+CANCELLED = 1e-3  # share of the squared mean; a smaller variance has lost four of seven digits
 
 
 def accumulator_dtype(f: Tensor) -> torch.dtype:
@@ -18,8 +18,10 @@ def gap(f: Tensor) -> Tensor:
 
 
 def spatial_variance(f: Tensor, mean: Tensor) -> Tensor:
-    """Variance of each feature map over its cells, (N, C): mean square less squared mean, or about
-    the mean where that is large.
+    """Variance of each feature map over its cells, (N, C).
+
+    It is the mean square less the squared mean; where the mean is large, the mean of the squared
+    deviations.
 
     Args:
         f: feature maps (N, C, *spatial).
@@ -27,7 +29,7 @@ def spatial_variance(f: Tensor, mean: Tensor) -> Tensor:
     """
     cells, squared = f.flatten(2), mean**2
     variance = (_mean_square(cells, accumulator_dtype(f)) - squared).clamp(min=0)
-    # The difference of what is nearly equal has no digits left: of these, about their mean.
+    # A difference of nearly equal numbers has no digits left: here deviations are squared instead.
     lost = variance < CANCELLED * squared
     if lost.any():
         about = cells[lost].to(mean.dtype) - mean[lost][:, None]
@@ -36,10 +38,10 @@ def spatial_variance(f: Tensor, mean: Tensor) -> Tensor:
 
 
 def _mean_square(cells: Tensor, dtype: torch.dtype) -> Tensor:
-    """(N, C) of (N, C, cells)."""
+    """Mean square over cells, (N, C), of (N, C, cells)."""
     if cells.is_cuda or cells.stride(2) == 1:
         # The norm reads the maps once and writes nothing of their size: as cheap as the average.
         return torch.linalg.vector_norm(cells, dim=2, dtype=dtype) ** 2 / cells.shape[2]
-    # Of channels_last it steps over all channels from cell to cell, and squares are faster.
+    # With channels_last it steps over all channels from cell to cell, and squares are faster.
     images = max(1, SQUARES // (cells.shape[1] * cells.shape[2]))
     return torch.cat([some.to(dtype).square().mean(2) for some in cells.split(images)])

@@ -26,11 +26,11 @@ class Reading:
         revisit: its samples are filled while the images pass by.
         keep_all: whether the features of every image are kept.
         n_passes: how often to read the training data.
-        cache: where those features lie between fits.
+        cache: where the features are kept between fits; None keeps none.
         show_progress: draw progress bars.
 
     Attributes:
-        notes: what a report should say of it.
+        notes: what a report should say about the reading.
     """
 
     frozen: FrozenPass
@@ -44,10 +44,10 @@ class Reading:
     def read(
         self, train_data: Iterable[Any], val_data: Iterable[Any] | None
     ) -> tuple[FeatureCollector, FeatureCollector | None]:
-        """The features of both.
+        """The features of the training data and of the validation data, if there are any.
 
         Raises:
-            ValueError: fewer than five images to fit on, or all of a rank's held out.
+            ValueError: fewer than five training images, or all images of a rank are held out.
         """
         with torch.random.fork_rng(devices=[]):  # a shuffling loader draws from the global state
             train = self._known(train_data)
@@ -58,7 +58,7 @@ class Reading:
                 raise ValueError(
                     f"train_data: got {train.n} images, expected at least {MIN_IMAGES}{whose}."
                 )
-            if train.by_part[False].n == 0:  # of few images on many ranks
+            if train.by_part[False].n == 0:  # with few images on many ranks
                 raise ValueError(
                     f"train_data: all {train.n} images of rank {group.rank()} are among the fifth "
                     "that is held out. Give each rank more images."
@@ -98,7 +98,7 @@ class Reading:
         return collector
 
     def _known(self, data: Iterable[Any]) -> FeatureCollector | None:
-        """What an earlier fit left in the cache, if this is its data; no forward pass."""
+        """What an earlier fit on the same data left in the cache, or None; no forward pass."""
         candidate = None if self.cache is None or is_read_once(data) else self.cache.candidate()
         if self.cache is None or candidate is None:
             return None
@@ -118,7 +118,7 @@ class Reading:
         return self.cache.restore(candidate)
 
     def _with_targets(self, images: Sample, candidate: dict[str, Any]) -> Sample:
-        """The sample's labels as rows of targets; without columns where they are the model's."""
+        """The sample with labels turned into target rows, without columns for targets="model"."""
         *inputs, y = images.rows()
         if self.frozen.targets == "labels":
             k = len(candidate["moments"][False].mean_y)

@@ -12,7 +12,7 @@ BALANCES = ("auto", "equal", "information", None)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a head is to be solved; refuses what it does not know.
+    """How a head is to be solved; unknown or contradictory options are refused.
 
     Args: as in ``HRCAM.fit``.
     """
@@ -67,14 +67,14 @@ class Recipe:
 
     @property
     def needs_all_rows(self) -> bool:
-        """Whether every image's features are kept; moments and a sample do for the others."""
+        """Whether every image's features are kept; other solvers need only moments and a sample."""
         return self.solver in ("ridge", "adam")
 
     def candidates(self) -> list["Recipe"]:
-        """The recipes to choose between, one unless solver is "auto".
+        """The recipes to choose between; only one unless solver is "auto".
 
-        The first is kept where the evidence does not decide; a cascade is the first, as it also
-        decides which layers the others leave out (``fit_head``).
+        The first is kept if the evidence does not decide. A cascade comes first, as it also
+        decides which layers the other recipes leave out (``fit_head``).
         """
         if self.solver != "auto":
             return [self]

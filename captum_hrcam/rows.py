@@ -21,19 +21,19 @@ class RowFile:
     """Rows on disk as float32, one image after the other; read back as memory-mapped tensors.
 
     Args:
-        path: the file, made or written anew.
+        path: the file, created or overwritten.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.widths: list[int] = []
-        # Open until it is mapped: another fit may take the name away.
+        # Kept open until it is mapped: another fit may remove the name.
         self._file: BinaryIO = open(path, "w+b")  # noqa: SIM115
         self._map: mmap.mmap | None = None
 
     @classmethod
     def existing(cls, path: Path, widths: list[int]) -> "RowFile":
-        """One that was written before."""
+        """Open a file that was written before."""
         rows = cls.__new__(cls)
         rows.path, rows.widths, rows._file, rows._map = path, widths, path.open("rb"), None
         return rows
@@ -46,7 +46,7 @@ class RowFile:
             self._file.write(torch.cat(columns, 1).numpy().data)
 
     def close(self) -> None:
-        """Let go of a file that is not to be read."""
+        """Close a file that is not to be read."""
         self._file.close()
 
     def sync(self) -> None:
@@ -77,20 +77,20 @@ class RowFile:
         width = sum(self.widths)
         table = torch.from_numpy(np.frombuffer(self._map, dtype=np.float32)).reshape(-1, width)
         flags = []
-        for part in table.split(max(1, CHUNK_BYTES // (4 * width))):  # a flag's whole page is read
+        for part in table.split(max(1, CHUNK_BYTES // (4 * width))):  # a flag reads its whole page
             flags.append(part[:, 0] > 0.5)
             self.forget()
         _, *columns = table.split(self.widths, 1)
         return (torch.cat(flags), *columns)
 
     def forget(self) -> None:
-        """Let go of the pages that were read, which would count as this process's memory."""
+        """Release the pages that were read, which would count as this process's memory."""
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
 class AllRows:
-    """Every row, in memory; from a share of the machine's memory on in a temporary file.
+    """Keeps every row in memory, or in a temporary file once they exceed a limit.
 
     Args:
         limit: bytes to keep in memory; by default a quarter of the machine's.
@@ -122,7 +122,7 @@ class AllRows:
 
     @property
     def forget(self) -> Callable[[], None] | None:
-        """Lets go of what was read from disk; None in memory."""
+        """Releases what was read from disk; None while the rows are in memory."""
         return None if self.file is None else self.file.forget
 
 

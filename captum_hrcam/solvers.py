@@ -21,11 +21,11 @@ PENALTIES = [10.0**k for k in (3, 2.5, 2, 1.5, 1, 0.5, 0, -0.5, -1, -1.5, -2, -2
 
 
 def pattern(moments: Moments) -> Tensor:
-    """W = Cov(f, y) / Var(f) for each channel alone, over images and cells, in standard deviations.
+    """W = Cov(f, y) / Var(f) of each channel alone, over images and cells, for standardised f.
 
-    What the class looks like in each channel (Haufe et al. 2014, NeuroImage 87:96-110), the limit
-    of ever stronger L2. The label is the same for all cells of an image, so Cov(f, y) is that of
-    the averages, Cov(z, y). No iteration, O(N K) memory.
+    This is what the class looks like in each channel (Haufe et al. 2014, NeuroImage 87:96-110), and
+    the limit of ever stronger L2. The label is the same for all cells of an image, so Cov(f, y) is
+    that of the averages, Cov(z, y). No iteration, O(N K) memory.
 
     Returns:
         (K, N).
@@ -39,8 +39,9 @@ def rescale(
 ) -> tuple[Tensor, Tensor]:
     """The temperature a and bias d with which a s + d predicts best.
 
-    One temperature for a softmax unless ``per_class``, one for each output elsewhere. Targets are
-    drawn a little towards the mean (Platt 1999), so that separable data keep a finite temperature.
+    A softmax has one temperature unless ``per_class``; with other losses each output has its own.
+    Targets are drawn a little towards the mean (Platt 1999), so that separable data keep a finite
+    temperature.
 
     Args:
         scores: (n, K).
@@ -64,7 +65,7 @@ def rescale(
     mean = scores.mean(0)
     unit = (scores - mean).std(0, correction=0).mean().clamp(min=1e-12)
     centred = (scores - mean) / unit
-    if per_class and unit < 1e-6:  # of maps with unit deviation over cells: nothing but rounding
+    if per_class and unit < 1e-6:  # maps have unit deviation over cells, so this is mere rounding
         unit, centred = torch.ones_like(unit), torch.zeros_like(centred)
     shared = loss == "cross_entropy" and not per_class
     log_a = torch.zeros(1 if shared else k, dtype=torch.float64)
@@ -73,7 +74,7 @@ def rescale(
     d.requires_grad_(True)
 
     def temperature() -> Tensor:
-        # Scores that tell nothing want none at all, and on the way there a step may go anywhere.
+        # Scores that tell nothing drive it to 0, and a step on the way there may go anywhere.
         return log_a.clamp(-10, 10).exp()
 
     minimise(lambda: [loss_per_sample(centred * temperature() + d, y, loss).mean()], [log_a, d])
@@ -86,7 +87,7 @@ def rescale(
 def calibrated(
     weight: Tensor, bias: Tensor, sample: Features, loss: str, per_class: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """W (K, N) and b (K,) with scores rescaled to the sample's targets; of all ranks."""
+    """W (K, N) and b (K,), rescaled to predict the targets of all ranks' samples best."""
     scores, y = group.gather(sample.scores(weight, bias)), group.gather(sample.y)
     a, d = rescale(scores, y, loss, per_class=per_class)
     return weight * a[:, None], bias * a + d
@@ -110,11 +111,11 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 
 def ridge(batches: Batches, n: int, loss: str, penalties: list[float]) -> list[Tensor]:
-    """Penalised loss, mean_n L(W x + b, y) + penalty / 2 ||W||^2, warm-started down the path.
+    """Minimise mean_n L(W x + b, y) + penalty / 2 ||W||^2, warm-started down the path of penalties.
 
     Args:
-        batches: gives all rows, some at a time: standardised features (m, N) in float32, targets
-            (m, K). Read once for each step of the solver; over all ranks of a group.
+        batches: gives this rank's rows, some at a time: standardised features (m, N) in float32,
+            targets (m, K). They are read once for each step of the solver; all ranks' rows count.
         n: the number of rows, of all ranks.
         loss: see ``labels.LOSSES``.
         penalties: from strong to weak.
@@ -148,10 +149,10 @@ def _ridge_step(
     penalty: float,
     steepest: float,
 ) -> None:
-    """Solve for one penalty from where weight and bias stand, in place."""
-    # Neither the penalty's curvature nor the loss's is then far from that in the bias.
+    """Solve for one penalty in place, starting from the given weight and bias."""
+    # In this unit, neither the penalty's nor the loss's curvature is far from that in the bias.
     unit = 0.1 / max(1.0, penalty / 100) ** 0.5
-    # Of averages that vary little, a small slope is all there is, and no sign of having arrived.
+    # If averages vary little, the slope is small from the start: no sign of having arrived.
     tolerance = min(1e-5, 1e-3 * unit * steepest)
 
     def parts() -> Iterator[Tensor]:
@@ -222,8 +223,9 @@ def layer_norms(
 ) -> Tensor:
     """Factors (N,) that bring each layer's standardised weights to the wanted norm.
 
-    None leaves them, "equal" gives every layer norm 1, "information" the root of what the layer
-    alone tells on held-out data, 1 - loss / loss of the mean, never below 0.
+    A balance of None leaves the weights as they are, and "equal" gives every layer norm 1.
+    "information" gives a layer the square root of what it tells alone on held-out data:
+    1 - loss / loss of the mean, never below 0.
     """
     if balance is None:
         return torch.ones(weight.shape[1], dtype=weight.dtype)

@@ -1,10 +1,10 @@
 """How much a head's maps vary over space: in all images, and in a class's images against others.
 
-A class that a model tells by what it does not find, the last of four textures or the healthy one,
-has no place: its map is flat in its own images and dips in the others', where their evidence lies.
-Its score is as good as any. Without masks it is given away by the deviation over space of its map
-in the deepest layer, hardly larger in images of the class than in others. (Finer layers also mark
-what all images have, which hides the difference.)
+A model may recognise a class by what it does not find: the last of four textures, or the healthy
+class. Such a class has no place. Its map is flat in its own images and dips in the others', where
+their evidence lies; its score is as good as any. What gives it away without masks is the deviation
+over space of its map in the deepest layer, which is hardly larger in images of the class than in
+others. (Finer layers also mark what all images have, which hides the difference.)
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from captum_hrcam import group
 
-FEW = 4  # images of a class, or of others: too few to compare
+FEW = 4  # images of a class, or of others; fewer are too few to compare
 
 
 def over_space(maps: Tensor) -> Tensor:
@@ -21,19 +21,19 @@ def over_space(maps: Tensor) -> Tensor:
 
 
 def typical(variance: Tensor) -> Tensor:
-    """(K,), the root of the mean over images of a layer's variances (n, K); of all ranks."""
+    """(K,), the root of the mean of a layer's variances (n, K) over the images of all ranks."""
     return (group.total(variance.sum(0)) / group.count(len(variance))).sqrt()
 
 
 def contrast(variance: Tensor, y: Tensor) -> Tensor:
-    """(K,), the deviation over space of a class's maps in images of the class, of that in others.
+    """(K,), the ratio of a map's deviation over space in images of its class to that in others.
 
     Args:
-        variance: (n, K), the deepest layer's; this rank's images.
-        y: (n, K), their targets from 0 to 1; a half counts half in both.
+        variance: (n, K), of the deepest layer's maps of this rank's images.
+        y: (n, K), the images' targets from 0 to 1; at 1/2 an image counts half as either kind.
 
     Returns:
-        Ratios, of all ranks; NaN where there are too few images of either kind.
+        Ratios of deviations, over all ranks; NaN where there are too few images of either kind.
 
     Examples::
 

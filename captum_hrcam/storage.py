@@ -18,7 +18,7 @@ from captum_hrcam.head import Head
 from captum_hrcam.labels import LOSSES
 from captum_hrcam.placing import FURTHEST
 
-FORMAT = "captum-hrcam head"  # of the metadata; one entry, as several come in any order
+FORMAT = "captum-hrcam head"  # the metadata's only key: several would come in any order
 VERSION = 4  # 1 had no displacements, 2 not the loss, 3 no fingerprint
 LAYER_FIELDS = ("weights", "mean_score", "spread")  # one row or value for each class
 
@@ -35,7 +35,7 @@ def save(path: str | os.PathLike[str], head: Head, attribute_to_layer_input: boo
         "loss": head.loss,
         "attribute_to_layer_input": attribute_to_layer_input,
     }
-    # Copies: the format knows no tensors that share memory.
+    # Copies: the format does not allow tensors that share memory.
     copies = {name: value.detach().cpu().double().clone() for name, value in tensors.items()}
     content = to_bytes(copies, {FORMAT: json.dumps(state)})
     with written_whole(in_a_folder(path)) as file:
@@ -70,7 +70,7 @@ def _flag(state: dict[str, Any], name: str) -> bool:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Whatever is wrong with a file's content is said with its name."""
+    """Turn whatever is wrong with a file's content into an error that names the file."""
     try:
         yield
     except (

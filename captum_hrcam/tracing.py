@@ -1,4 +1,4 @@
-"""One forward of a model, seen: which modules ran, inside which, and what they gave."""
+"""One traced forward of a model: which modules ran, inside which others, and what they gave."""
 
 import math
 import re
@@ -17,15 +17,16 @@ from captum_hrcam.modes import eval_mode
 
 ShapeOf = Callable[[nn.Module, Any], tuple[int, ...]]
 
-# By class name, so that timm's, MONAI's and one's own layers are known too.
+# Matched by class name, so that layers of timm, MONAI and users are known too.
 _ADDS_NOTHING = re.compile("Pool|Pad|Drop|StochasticDepth|Identity|Flatten|Permute")
 _BARE = re.compile("Conv|Norm|Linear")
 MERGED = 4  # times that neighbouring tokens may be merged
-PREFIX = 8  # tokens that may stand beside those of the cells: of classes, registers
+PREFIX = 8  # further tokens that may stand beside those of the cells: class tokens, registers
 
 
 def _bare(module: nn.Module) -> str:
-    """Conv, Norm or Linear, of a module or, in a row of nothing but such, of the first; else ""."""
+    """Conv, Norm or Linear if a module is a bare one, else "". A Sequential of nothing but bare
+    modules counts as its first."""
     inside = list(module.children())
     if not inside:
         found = _BARE.search(type(module).__name__)
@@ -40,13 +41,13 @@ class Call:
 
     name: str
     module: nn.Module
-    entry: tuple[int, ...] = ()  # its input's spatial size, () where that is no map
-    shape: tuple[int, ...] = ()  # its output's (C, *spatial), () where that is no map
-    given: tuple[int, ...] = ()  # its output's shape as it is, () where that is no tensor
+    entry: tuple[int, ...] = ()  # its input's spatial size, () if that is not a map
+    shape: tuple[int, ...] = ()  # its output's (C, *spatial), () if that is not a map
+    given: tuple[int, ...] = ()  # its output's shape as it is, () if that is not a tensor
     gives_last: bool = False  # its output is the very tensor that the last run inside gave
     repeated: bool = False
     reaches: bool = True  # whether the model's scores depend on its output, as far as is known
-    node: Any = None  # of autograd's graph, which gave its output, where that is known
+    node: Any = None  # the node of autograd's graph that gave its output, if known
     inside: list["Call"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -57,7 +58,7 @@ class Call:
 
     @property
     def is_channels_last(self) -> bool:
-        """Whether what it gives ends in channels, see ``_ends_in_channels``."""
+        """Whether its output has channels last, see ``_ends_in_channels``."""
         if not self.shape:
             return False
         runs = list(self.runs())
@@ -69,19 +70,21 @@ class Call:
         return self.shape[1:]
 
     def feeds(self, other: "Call") -> bool:
-        """Whether the other's output is known to depend on its own."""
+        """Whether the other run's output is known to depend on this one's."""
         return self.node is not None and self.node in _behind([other.node])
 
     def runs(self) -> Iterator["Call"]:
-        """It and all inside."""
+        """This run and all runs inside it."""
         yield self
         for run in self.inside:
             yield from run.runs()
 
     def in_other_layouts(self) -> list["Call"]:
-        """The outermost runs in it whose output is the image's, but no map: channels last, or
-        tokens, (N, length, C) of about as many as a map before them has cells, or, merged, a half
-        or less on each side."""
+        """The outermost runs inside it whose output shows the image, but not as a map.
+
+        Such an output has channels last, or is tokens (N, length, C): about as many as some map has
+        cells or, if tokens were merged, as it would have with each side halved, or halved again.
+        """
         sizes = {run.size for run in self.runs() if run.shape}
         cells = {math.prod(size) >> len(size) * k for size in sizes for k in range(MERGED + 1)}
         found, unseen = [], list(self.inside)
@@ -98,13 +101,13 @@ class Call:
 
 
 def n_weights(modules: Iterable[nn.Module]) -> int:
-    """How many parameters they and all inside have, each counted once."""
+    """How many parameters the modules and all inside them have, each counted once."""
     weights = {p for module in modules for p in module.parameters()}
     return sum(p.numel() for p in weights if not is_lazy(p))
 
 
 def holds_channels_last(module: nn.Module, f: Tensor) -> bool:
-    """Whether f, which a module gave, ends in channels, where its runs were not traced."""
+    """Whether f, the output of a module whose runs were not traced, has channels last."""
     if f.ndim < 4 or f.shape[1] == f.shape[-1]:
         return False
     inside = list(module.modules())
@@ -114,8 +117,8 @@ def holds_channels_last(module: nn.Module, f: Tensor) -> bool:
 def _ends_in_channels(
     axes: tuple[int, ...], givers: Iterable[nn.Module], inside: Iterable[nn.Module]
 ) -> bool:
-    """Whether a tensor (N, *axes) has a linear layer's or a layer norm's features last, and no
-    convolution's channels first.
+    """Whether a tensor (N, *axes) ends in the features of a linear layer or a layer norm, and does
+    not begin with the channels of a convolution.
 
     Args:
         axes: its shape without the batch.
@@ -127,7 +130,7 @@ def _ends_in_channels(
 
 
 def _last_axis(module: nn.Module) -> int | None:
-    """How long the last axis is that a linear layer or a layer norm gives."""
+    """The length of the last axis that a linear layer or a layer norm gives; None for others."""
     if isinstance(module, nn.Linear):
         return module.out_features
     shape = getattr(module, "normalized_shape", None)
@@ -136,14 +139,14 @@ def _last_axis(module: nn.Module) -> int | None:
 
 def trace(model: nn.Module, inputs: tuple[Any, ...], shape_of: ShapeOf) -> Call:
     """The model's own run, with all runs inside."""
-    nodes, seen = _graph(model, inputs)  # first, so that what a model keeps is of the plain run
+    nodes, seen = _graph(model, inputs)  # first, so that what a model keeps is from the run below
     root = Call("", model)
     calls, running = [root], [root]
     last: list[Any] = [None]  # no other output is held: memory is that of a plain forward
 
     def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         shapes = [shape_of(module, x)[1:] for x in (*args, *kwargs.values())]
-        # Of several maps the smallest: a block is entered once the others are brought to its size.
+        # The smallest of several maps: a block brings the others to its size first.
         entry = min(filter(None, shapes), key=math.prod, default=())
         running.append(Call(name, module, entry=entry))
 
@@ -168,23 +171,23 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], shape_of: ShapeOf) -> Call:
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode; modes and random state are given back."""
+    """Set eval mode; modes and random state are restored afterwards."""
     devices = {p.device for p in model.parameters() if p.is_cuda}
     with eval_mode(model), torch.random.fork_rng(devices=list(devices)):
         yield
 
 
 def _graph(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[dict[str, Any], set[Any]]:
-    """Of autograd's graph the nodes that gave modules' outputs, and all behind the scores.
+    """The nodes of autograd's graph that gave modules' outputs, and all that the scores depend on.
 
-    The graph keeps no tensor but what a Function puts on its context. None where the model does
-    not run with gradients, as one that changes its weights in place.
+    The graph keeps no tensor but what a Function puts on its context. Both are empty if the model
+    does not run with gradients, for example because it changes its weights in place.
     """
     nodes: dict[str, Any] = {}
 
     def leave(name: str, module: nn.Module, args: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            # Of a view its base's: an operation in place makes the view's own anew.
+            # For a view, its base's node: an in-place operation replaces the view's own.
             nodes[name] = (output if output._base is None else output._base).grad_fn
 
     try:
@@ -206,8 +209,8 @@ def _graph(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[dict[str, Any], s
 
 
 def _in_graph(x: Any) -> Any:
-    """An input that autograd follows, whether or not the model's parameters are frozen; no leaf,
-    which a model must not change in place."""
+    """The input, followed by autograd even if the model's parameters are frozen. It is not a leaf,
+    as a model must not change a leaf in place."""
     floats = isinstance(x, Tensor) and x.is_floating_point()
     return x.detach().clone().requires_grad_().clone() if floats else x
 
@@ -225,7 +228,7 @@ def _behind(nodes: list[Any]) -> set[Any]:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Those in a tensor, or in nested tuples, lists and dicts."""
+    """The tensors in a value: itself, or those in nested tuples, lists and dicts."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (tuple, list, Mapping)):
@@ -234,15 +237,15 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def map_shapes(image: Tensor, reshape_transform: ReshapeTransform | None) -> ShapeOf:
-    r"""A function that gives the (C, \*spatial) of feature maps with space, else ()."""
+    r"""A function that gives the (C, \*spatial) of feature maps of more than one cell, else ()."""
 
     def shape_of(module: nn.Module, value: Any) -> tuple[int, ...]:
         if isinstance(value, Tensor) and reshape_transform is not None:
             if "Conv" in type(module).__name__:
-                return ()  # has its channels first, where the transform expects them last
+                return ()  # has its channels first, but the transform expects them last
             try:
                 value = reshape_transform(value)
-            except Exception:  # made for some layers, here tried on all
+            except Exception:  # it is made for some layers, but tried here on all
                 return ()
         if not isinstance(value, Tensor) or value.ndim != image.ndim or len(value) != len(image):
             return ()

@@ -6,7 +6,7 @@ from captum_hrcam.datasets.files import read_table
 
 # BIDS writes n/a, other programs what they like; a group may well be called "none".
 MISSING = ("", "n/a", "N/A", "na", "NA", "nan", "NaN", "None")
-# Entities of a name that make another kind of image of it: one echo, magnitude or phase.
+# Entities of a file's name that tell kinds of images apart: one echo, magnitude or phase.
 OF_KIND = ("mod", "echo", "flip", "inv", "mt", "part")
 
 
@@ -30,11 +30,12 @@ def find_scans(
     {participant: scans in anat/}, all of one kind.
 
     Args:
-        suffix: what their names end with, as "MTw" or "part-mag_MTw"; None for all.
+        suffix: what the scans' names end with, as "MTw" or "part-mag_MTw"; None for all scans.
 
     Raises:
-        FileNotFoundError: a participant without scan.
-        ValueError: scans of someone who is no participant; scans of several kinds; one scan twice.
+        FileNotFoundError: a participant without a scan.
+        ValueError: scans of someone who is not a participant; scans of several kinds; one scan
+            twice.
     """
     table = folder / "participants.tsv"
     scans: dict[str, list[Path]] = {subject: [] for subject in participants}
@@ -67,7 +68,7 @@ def find_scans(
 
 
 def _kind(path: Path) -> str:
-    """What a scan shows, as part-mag_MTw in sub-01_run-1_part-mag_MTw.nii.gz."""
+    """The kind of a scan, such as part-mag_MTw of sub-01_run-1_part-mag_MTw.nii.gz."""
     *entities, suffix = _stem(path).split("_")
     return "_".join([e for e in entities if e.split("-")[0] in OF_KIND] + [suffix])
 

@@ -24,7 +24,7 @@ def check_split(split: str, allowed: Sequence[str]) -> None:
 
 
 def existing(path: Path, expected: str) -> Path:
-    """``path`` itself; FileNotFoundError saying what was expected where nothing is there."""
+    """``path`` itself, or a FileNotFoundError that says what was expected there."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: not found. {expected}")
     return path
@@ -33,8 +33,8 @@ def existing(path: Path, expected: str) -> Path:
 def read_table(
     path: Path, columns: Sequence[str], expected: str, delimiter: str = ","
 ) -> list[dict[str, str]]:
-    """The rows of a CSV or TSV file by column name, checked to hold ``columns`` in every row, the
-    first of them another value in each."""
+    """The rows of a CSV or TSV file by column name. Every row must hold ``columns``, and no two
+    rows may have the same value in the first of these."""
     # Excel saves with a byte-order mark, which would become part of the first column's name.
     with existing(path, expected).open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, delimiter=delimiter)
@@ -59,7 +59,7 @@ def read_table(
 def check_listed(table: Path, folder: Path, names: Sequence[str], expected: str) -> None:
     """FileNotFoundError unless all ``names`` that ``table`` lists are files under ``folder``.
 
-    Each folder is listed once: asking after tens of thousands of files singly is slow on network
+    Each folder is listed once: looking for tens of thousands of files one by one is slow on network
     disks.
     """
     present: dict[str, set[str]] = {}
@@ -79,8 +79,8 @@ def check_listed(table: Path, folder: Path, names: Sequence[str], expected: str)
 
 
 def read_image(path: Path, mode: str = "RGB") -> Image.Image:
-    """The decoded image in Pillow's ``mode``, of 8 bits; OSError naming a missing or damaged file,
-    ValueError one of more bits."""
+    """The decoded image in Pillow's ``mode``, of 8 bits. A missing or damaged file raises an
+    OSError that names it, an image of more bits a ValueError."""
     try:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):  # Pillow would cut off all above 255

@@ -38,8 +38,8 @@ class ISIC2019(VisionDataset):
     r"""
     The training data of the ISIC 2019 challenge: 25,331 images, eight classes (the paper's).
 
-    No image of a lesion that is in the test split is in the training split: the split is grouped by
-    lesion and stratified by class; an image without a lesion id stands alone. The test set of the
+    No lesion has images in both the training and the test split. The split is grouped by lesion and
+    stratified by class; an image without a lesion id is a group of its own. The test set of the
     challenge has no public labels in this layout and is not used.
 
     Args:
@@ -47,7 +47,7 @@ class ISIC2019(VisionDataset):
             ``ISIC_2019_Training_GroundTruth.csv`` and ``ISIC_2019_Training_Metadata.csv``.
         split (str): "train", "test" or "all".
         test_fraction (float): share of every class in the test split.
-        seed (int): of the split.
+        seed (int): the seed of the split.
         masks (str or Path): folder of lesion masks, ``ISIC_0000000_segmentation.png``, from ISIC
             2018 task 1; most images have none.
         transform (Callable): applied to the image, a PIL image in RGB.
@@ -147,10 +147,10 @@ class ISIC2019(VisionDataset):
         The lesion's pixels, (H, W) bool, or None.
 
         Masks are drawn on the full image; for the challenge's downsampled images they are resized
-        (nearest neighbour). ``transform`` is not applied, but ``mask_transform`` is, to a
-        ``torchvision.tv_tensors.Mask``. So the image's own transform will do for both, where it is
-        of ``torchvision.transforms.v2`` and draws nothing at random: it resizes and crops the mask
-        by the nearest neighbour, and leaves its values alone.
+        (nearest neighbour). ``transform`` is not applied, but ``mask_transform`` is. It is given a
+        ``torchvision.tv_tensors.Mask``, so the image's own transform can serve for both if it is of
+        ``torchvision.transforms.v2`` and draws nothing at random: it resizes and crops the mask by
+        the nearest neighbour, and leaves its values alone.
 
         Args:
             i (int): the item.
@@ -159,7 +159,7 @@ class ISIC2019(VisionDataset):
             Tensor or None: the mask, or None where the item has none; see ``masked``.
 
         Raises:
-            TypeError: ``mask_transform`` gives no tensor.
+            TypeError: ``mask_transform`` does not give a tensor.
             ValueError: the mask's proportions are not the image's.
             OSError: the mask is damaged or truncated.
         """

@@ -1,4 +1,4 @@
-"""A mask brought to the size of its image, as the image's transform brings that."""
+"""A mask transformed as its image is, so that both have one size."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,13 +8,13 @@ from torchvision.tv_tensors import Mask
 
 
 def transformed(mask: Tensor, mask_transform: Callable[[Any], Any] | None) -> Tensor:
-    """A mask (H, W) as ``mask_transform`` gives it, a plain tensor.
+    """Apply ``mask_transform`` to a mask (H, W), and return a plain tensor.
 
-    It comes to the transform as torchvision's ``Mask``: transforms of ``v2`` resize and crop that
-    by the nearest neighbour, and leave its values alone.
+    The transform is given torchvision's ``Mask``, which transforms of ``v2`` resize and crop by the
+    nearest neighbour, leaving its values alone.
 
     Raises:
-        TypeError: the transform gives no tensor.
+        TypeError: the transform does not give a tensor.
 
     Examples::
 

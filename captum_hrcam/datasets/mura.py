@@ -38,7 +38,7 @@ class MURA(VisionDataset):
 
     The label is the study's (``study1_positive``): every image of an abnormal study is labelled
     abnormal, although the abnormality may show in one view only. Only what the tables list counts;
-    other files in the folders are passed over. The hidden test set is not public.
+    other files in the folders are ignored. The hidden test set is not public.
 
     Args:
         root (str or Path): ``MURA-v1.1`` or the folder that holds it.

@@ -31,24 +31,24 @@ class NeuromelaninMRI(VisionDataset):
     nothing is interpolated. Intensities are scaled per volume, its 1st percentile to 0 and its
     99th to 1, and clipped.
 
-    A volume is read whole once for its percentiles, later only in the range of ``slices``; the
-    slices (512 MiB of them per process) are kept in memory. DataLoader workers keep theirs from
-    epoch to epoch with ``persistent_workers=True``.
+    A volume is read whole once, for its percentiles, and later only in the range of ``slices``. The
+    slices (up to 512 MiB per process) are kept in memory. DataLoader workers keep theirs from epoch
+    to epoch with ``persistent_workers=True``.
 
     Args:
         root (str or Path): a BIDS folder: ``participants.tsv``, ``sub-*/anat/*.nii.gz`` (or .nii),
             with or without ``ses-*``.
         split (str): "train", "test" or "all".
         group_column (str): the column of ``participants.tsv`` with the group.
-        positive (str): the group of label 1; all others are 0.
+        positive (str): the group with label 1; all others have label 0.
         suffix (str): the BIDS suffix of the scans to take, as "MTw" for ``sub-01_MTw.nii.gz``, or
-            more of their names' end, as "part-mag_MTw"; None where all scans are of one kind.
+            a longer end of their names, as "part-mag_MTw"; None if all scans are of one kind.
         slices (tuple[int, int]): start and stop, counted upwards from the lowest slice, 0; None for
             all.
         box (tuple[int, int, int, int]): y0, y1, x0, x1: rows and columns of the slice as shown,
             around the brain stem; None for whole slices.
         test_fraction (float): share of every group's subjects in the test split.
-        seed (int): of the split.
+        seed (int): the seed of the split.
         transform (Callable): applied to the image, (1, H, W) float32 in 0..1. For networks on
             three channels, ``torchvision.transforms.v2.Grayscale(3)`` repeats it.
         target_transform (Callable): applied to the label.

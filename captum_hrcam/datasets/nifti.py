@@ -1,4 +1,4 @@
-"""NIfTI scans as stacks of axial slices, the way they are looked at, and back into their grid."""
+"""NIfTI scans as stacks of axial slices, as they are looked at, and stacks on a scan's grid."""
 
 import zlib
 from pathlib import Path
@@ -61,7 +61,7 @@ def read_slices(scan: Any, start: int, stop: int) -> Array:
 
     As a radiologist sees them: anterior at the top, the patient's right at the left. The axes are
     the stored ones nearest to right, anterior and superior (as nibabel's ``as_closest_canonical``);
-    nothing is interpolated. Only the range is read, from compressed files what lies before it, too.
+    nothing is interpolated. Only the range is read; in compressed files also what lies before it.
     """
     axis = _axes(scan)[2]
     orientation = nibabel().io_orientation(scan.affine)

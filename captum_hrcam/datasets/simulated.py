@@ -20,13 +20,13 @@ class SimulatedPathology(Dataset[tuple[Any, int]]):
     Two classes, as in the paper: normative anatomy + noise, and the same with lesions + noise.
 
     Anatomy (outline, tilt, ventricles, tissue texture, gain, noise) varies in both classes alike,
-    so that the lesion is the only cue. Odd items carry lesions, in turn localised (one to three
+    so that the lesion is the only cue. Odd items carry lesions, alternately localised (one to three
     small spots) and diffuse (one faint, wide, patchy region). Item i depends on (seed, i) alone.
 
     Args:
         n (int): number of images.
         size (int): pixels per side, at least 32.
-        seed (int): of all images.
+        seed (int): the seed of all images.
         contrast (float): how much brighter lesions are; 1 is the default.
         transform (Callable): applied to the image, (1, size, size).
         mask_transform (Callable): applied to the mask, as in :class:`ISIC2019`.

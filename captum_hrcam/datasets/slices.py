@@ -18,12 +18,12 @@ class SliceReader:
     """
     Reads slices of scans, in 0..1 between two percentiles of their volume.
 
-    A volume is read whole once for its percentiles, later only in the range. Pickled without the
-    slices in memory: each DataLoader worker reads its own.
+    A volume is read whole once, for its percentiles, and later only in the range. The reader is
+    pickled without the slices in memory: each DataLoader worker reads its own.
 
     Args:
-        slices (tuple[int, int]): start and stop, None for all.
-        box (tuple[int, int, int, int]): y0, y1, x0, x1, None for whole slices.
+        slices (tuple[int, int]): start and stop; None for all.
+        box (tuple[int, int, int, int]): y0, y1, x0, x1; None for whole slices.
     """
 
     def __init__(

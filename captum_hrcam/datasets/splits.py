@@ -13,14 +13,14 @@ def held_out(
 
     Groups are ordered by a hash of the seed and their name, so that the split depends neither on
     the order of the items nor on the version of a random generator. A group of mixed strata counts
-    as its most frequent one. A stratum with two groups or more is on both sides; the only group of
-    a stratum is not held out.
+    towards its most frequent one. A stratum with two groups or more is on both sides; the only
+    group of a stratum is not held out.
 
     Args:
         strata (Sequence): the stratum of each item: its class.
         groups (Sequence[str]): the group of each item: its lesion or subject.
-        fraction (float): of the items of a stratum to hold out, between 0 and 1.
-        seed (int): another seed is another split.
+        fraction (float): share of a stratum's items to hold out, between 0 and 1.
+        seed (int): another seed gives another split.
 
     Returns:
         list[bool]: True for the items held out.

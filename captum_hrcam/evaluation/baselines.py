@@ -26,7 +26,7 @@ def with_baselines(
 
     Args:
         methods: {name: method}.
-        inputs: (N, C, \\*spatial), by whose first image it is tried whether the model's classifier
+        inputs: (N, C, \\*spatial); the first image is used to try whether the model's classifier
             takes the channels of a layer that a method names.
         targets: (N,).
         args: what the model takes after the inputs, one row for each image.
@@ -63,9 +63,9 @@ def _last_layer_cam(
     targets: Tensor,
     args: tuple[Tensor, ...],
 ) -> CAM | str:
-    """CAM on the deepest layer named by a method that the classifier takes; or why there is none.
+    """CAM on the deepest layer that a method names and the classifier takes, or why there is none.
 
-    "Deepest" is what runs last: two stages of a VGG have the same number of channels.
+    "Deepest" means running last, as two stages of a VGG have the same number of channels.
     """
     named = [owner(m) for m in methods.values() if module_of(m) is not None]
     named = [method for method in named if getattr(method, "layer", None)]
@@ -82,7 +82,7 @@ def _last_layer_cam(
         for layer in method.layer if isinstance(method.layer, (list, tuple)) else [method.layer]:
             try:
                 cam = CAM(method.forward_func, layer, reshape_transform=reshape)
-                with warnings.catch_warnings():  # which are of layers that may not be taken
+                with warnings.catch_warnings():  # about layers that may not be chosen
                     warnings.simplefilter("ignore", UserWarning)
                     cam.attribute(first, targets[:1], first_args)
             except (AssertionError, RuntimeError, TypeError, ValueError) as error:

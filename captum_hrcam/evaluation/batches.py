@@ -12,7 +12,7 @@ from captum_hrcam._captum import TensorOrTuple, as_tuples
 from captum_hrcam.batch import plain, to_device
 
 EXPECTED = "(inputs, target, mask) or (inputs, target, mask, kind)"
-ALL = "all"  # the kind of images of which none is known
+ALL = "all"  # the kind of images whose kind is not known
 ONE_SIZE = "Give tensors of one size, in the data set's transform, or use batch_size=1."
 AS_IMAGES = (
     "An image's transform is not applied to its mask. Resize and crop each mask as its image "
@@ -37,10 +37,10 @@ class MaskedBatch:
         return self.inputs[0] if isinstance(self.inputs, tuple) else self.inputs
 
     def on(self, device: torch.device | None) -> "MaskedBatch":
-        """Inputs, args and targets where the model is; None leaves them."""
+        """The batch with inputs, args and targets on the model's device; None leaves them."""
         moved = to_device(as_tuples(self.inputs, None)[1], device)
         inputs = moved if isinstance(self.inputs, tuple) else moved[0]
-        # Captum selects outputs by an index that is beside them.
+        # Captum selects outputs by an index on their device.
         targets = self.targets.to(moved[0].device)
         return replace(self, inputs=inputs, targets=targets, args=to_device(self.args, device))
 
@@ -48,14 +48,14 @@ class MaskedBatch:
 def masked_batches(
     data: Any, *, target: int | None = None, batch_size: int = 32, need_masks: bool = True
 ) -> tuple[Iterator[MaskedBatch], int | None]:
-    """Batches of ``data``, each checked before it is given, and how many there are if known.
+    """Batches of ``data``, each checked before it is yielded, and how many there are, if known.
 
     Args:
         data: an iterable of batches (inputs, target, mask) or (inputs, target, mask, kind),
             several inputs as a tuple; or a data set of (image, label) with a method ``mask(i)``
             and perhaps ``kind(i)``, or a ``Subset`` of one.
         target: the class of all images; None takes each image's label.
-        batch_size: of a data set; a loader has its own.
+        batch_size: for a data set; a loader has its own.
         need_masks: refuse images without a mask, and those that are neither 2D nor 3D.
 
     Raises:
@@ -87,7 +87,7 @@ def _from_dataset(data: Any, batch_size: int, need_masks: bool) -> Iterator[Any]
 
 
 def _by_index(data: Any, name: str) -> Callable[[int], Any] | None:
-    """The method ``name`` of a data set, also through a Subset's numbering."""
+    """The method ``name`` of a data set, also through a Subset's indices; None if it has none."""
     if isinstance(data, Subset):
         inner = _by_index(data.dataset, name)
         return None if inner is None else lambda i: inner(data.indices[i])
@@ -164,9 +164,10 @@ def _checked(batch: Any, target: int | None, need_masks: bool) -> MaskedBatch:
 
 
 def _inputs(given: Any) -> tuple[TensorOrTuple, tuple[Tensor, ...]]:
-    """(inputs with space, all from the first on that has none): the model gets them in their order.
+    """Split a batch's inputs: (those before the first without spatial dimensions, that one and all
+    after it). The model gets them in this order.
 
-    One image tensor beside such inputs comes alone, as where nothing is beside it.
+    A single image tensor is returned without a tuple, also if it came with such inputs.
     """
     items = tuple(given) if isinstance(given, (tuple, list)) else (given,)
     flat = [i for i, x in enumerate(items) if i and isinstance(x, Tensor) and x.ndim < 3]
@@ -177,7 +178,7 @@ def _inputs(given: Any) -> tuple[TensorOrTuple, tuple[Tensor, ...]]:
 
 
 def _rows(args: tuple[Any, ...], first: int, n: int) -> tuple[Tensor, ...]:
-    """Inputs beside the images, plain; ``first`` is the place of the first of them."""
+    """The inputs after the images, as plain tensors; ``first`` is the position of the first one."""
     for i, x in enumerate(args, start=first):
         if not isinstance(x, Tensor) or x.ndim == 0 or len(x) != n:
             raise ValueError(

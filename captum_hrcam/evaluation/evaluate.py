@@ -33,11 +33,11 @@ def evaluate(
     show_progress: bool = False,
 ) -> Evaluation:
     r"""
-    Each method's map of each image against its mask: figures, their means, intervals and tests.
+    Score each method's map of each image against its mask: figures, means, intervals and tests.
 
-    One pass over the data, in the models' eval mode; no map outlives its batch. Images with an
-    empty mask stay: a figure that is undefined for them is NaN, counted, and left out of means.
-    Their pixels are background in PxAP.
+    The data are read once, with the models in eval mode; no map outlives its batch. Images with an
+    empty mask are kept. A figure that is undefined for them is NaN, which is counted, and left out
+    of means. Their pixels are background in PxAP.
 
     Args:
         methods (dict, list, or one): as for :func:`~captum_hrcam.compare`.
@@ -45,33 +45,35 @@ def evaluate(
             ``(inputs, target, mask, kind)``, several inputs as a tuple, kinds as a list of str; or
             a data set of ``(image, label)`` with a method ``mask(i)`` and perhaps ``kind(i)``, as
             :class:`~captum_hrcam.datasets.SimulatedPathology`, or a ``Subset`` of one. Masks have
-            the size of the first input, (N, \*spatial) or (N, 1, \*spatial), 2D or 3D. Of a model
-            that takes an image and a table, ``((image, table), target, mask)``: the first input
-            without space, (N,) or (N, F), and all after it go to each method as
-            ``additional_forward_args``; a function gets the image alone as ``inputs``, and a tuple
-            of the others.
+            the size of the first input, (N, \*spatial) or (N, 1, \*spatial), 2D or 3D. For a model
+            that takes an image and a table, give ``((image, table), target, mask)``. The first
+            input without spatial dimensions, (N,) or (N, F), and all after it go to each method as
+            ``additional_forward_args``; a method that is a function gets the image alone as
+            ``inputs``, and a tuple of the others.
         metrics (dict): {name: f(maps, masks) -> (N,)}, instead of those of
             :func:`~captum_hrcam.evaluation.default_metrics`; maps come as (N, 1, \*spatial)
-            float64, masks as (N, \*spatial) bool, on the CPU. With ``{}`` no mask is needed nor
-            used: batches may be ``(inputs, target)``, and there are no figures of the whole set.
+            float64, masks as (N, \*spatial) bool, on the CPU. With ``{}`` masks are neither needed
+            nor used: batches may be ``(inputs, target)``, and the whole set has no figures.
         faithfulness (dict): {name: f(inputs, maps, targets) -> (N,)}: figures that look at the
-            model, not at masks; all on the model's device, targets (N,). Where the data hold
-            inputs without space, they come as a keyword, ``additional_forward_args``.
+            model, not at masks. Their arguments are on the model's device, targets (N,). Inputs
+            without spatial dimensions, if the data hold any, are passed as the keyword
+            ``additional_forward_args``.
         target (int): the class to explain in all images; by default each image's own label. A
             model with one output has only 0.
-        batch_size (int): of a data set; a loader has its own.
-        baselines (bool): add rows for the centred Gaussian and, where no method is a CAM, for the
-            CAM of the deepest layer that a method names. Warns where the model allows none, or the
+        batch_size (int): for a data set; a loader has its own.
+        baselines (bool): add rows for the centred Gaussian and, if no method is a CAM, for the
+            CAM of the deepest layer that a method names. Warns if the model allows no CAM, or its
             classifier reads another layer.
         show_progress (bool): a progress bar over batches.
 
     Returns:
-        *Evaluation*: ``.frame`` one row for each figure, ``.pooled`` the set's figures (PxAP,
-        MaxBoxAccV2, the best common threshold's IoU; in 3D VxAP and no boxes), ``.roc`` their ROC
-        curves, ``.summary()``, ``.tests(reference)``; ``print`` shows a table.
+        *Evaluation*: ``.frame`` has one row for each figure, ``.pooled`` the set's figures (PxAP,
+        MaxBoxAccV2, the best common threshold's IoU; in 3D VxAP and no boxes), ``.roc`` the
+        methods' ROC curves; see also ``.summary()`` and ``.tests(reference)``. ``print`` shows a
+        table.
 
     Raises:
-        TypeError: data, methods, metrics or faithfulness are of another kind than these.
+        TypeError: data, methods, metrics or faithfulness are of another type than these.
         ValueError: no data; no target; no mask, or one of another size; a method's map holds NaN;
             a figure that is not one finite number (or NaN) for each image.
         ImportError: the extra ``eval`` is not installed.

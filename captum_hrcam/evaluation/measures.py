@@ -28,12 +28,12 @@ Score: TypeAlias = Callable[..., Any]
 
 THRESHOLDS = (0.3, 0.5, 0.8)  # the paper's
 LEVELS: Array = np.array([0.3, 0.5, 0.7])  # of the box IoU, as max_box_acc_v2's
-EXACT_BELOW = 1_000_000  # pixels of a method that are kept for PxAP: 9 MB
+EXACT_BELOW = 1_000_000  # pixels kept of each method, for an exact PxAP: 9 MB
 ORACLE_IOU = "IoU, best common threshold (oracle)"
 
 
 def default_metrics() -> dict[str, Score]:
-    """{name: f(maps, masks) -> (N,)}, those of every evaluation; add to them with ``|``.
+    """The metrics of every evaluation, {name: f(maps, masks) -> (N,)}; add to them with ``|``.
 
     Examples::
 
@@ -58,8 +58,8 @@ def default_metrics() -> dict[str, Score]:
 class SetFigures:
     """PxAP (VxAP in 3D), the best common threshold's IoU, and in 2D MaxBoxAccV2.
 
-    The last two are means over images with an object, at thresholds that these images choose:
-    so sums at every threshold of the grid are all that is kept.
+    The last two are means over images with an object, at thresholds chosen on these same images.
+    So only the sums at every threshold of the grid are kept.
 
     Args:
         spatial_dims: 2 for images, 3 for volumes.
@@ -92,7 +92,7 @@ class SetFigures:
                     self.hits += box_iou_curve(a, m, GRID, largest=True) >= LEVELS[:, None]
 
     def compute(self) -> dict[str, float]:
-        """{name: figure}; NaN while no object has come."""
+        """{name: figure}; NaN until an object has come."""
         n = self.pooled.n_images - self.pooled.n_empty
         figures = {"PxAP" if self.spatial_dims == 2 else "VxAP": self.pooled.compute()}
         if self.spatial_dims == 2:

@@ -50,7 +50,7 @@ class Evaluation:
 
     @property
     def methods(self) -> list[str]:
-        """Their names, in the order given, the baselines last."""
+        """The methods' names, in the order given, the baselines last."""
         return list(self.frame["method"].unique())
 
     @property
@@ -84,14 +84,14 @@ class Evaluation:
         Each method's figures as a box plot in numbers, and the mean's bootstrap interval.
 
         Args:
-            by_kind (bool): one row for each kind of image too.
-            confidence (float): of the interval.
-            n_resamples (int): of the bootstrap.
+            by_kind (bool): give each kind of image rows of its own.
+            confidence (float): the interval's confidence level.
+            n_resamples (int): the number of bootstrap resamples.
 
         Returns:
             *DataFrame*: method, (kind,) metric, n, n_undefined, mean, low, high, median,
-            lower_quartile, upper_quartile. The undefined are counted and left out of the rest; low
-            and high are NaN with fewer than two images.
+            lower_quartile, upper_quartile. Undefined figures are counted and left out of the rest;
+            low and high are NaN with fewer than two images.
 
         Raises:
             ValueError: a confidence outside 0..1.
@@ -112,14 +112,14 @@ class Evaluation:
         n_resamples: int = 9999,
     ) -> "DataFrame":
         """
-        Each other method against one, on the same images.
+        Compare each other method with a reference, on the same images.
 
         Args:
             reference (str): the method that the others are compared with.
-            metric (str or Sequence[str]): the metrics to test; by default all. Each one more makes
-                Holm's correction stricter.
-            confidence (float): of the interval.
-            n_resamples (int): of the bootstrap.
+            metric (str or Sequence[str]): the metrics to test; by default all. Each further one
+                makes Holm's correction stricter.
+            confidence (float): the interval's confidence level.
+            n_resamples (int): the number of bootstrap resamples.
 
         Returns:
             *DataFrame*: metric, method, n, n_undefined, mean_difference (the method's less the
@@ -178,7 +178,7 @@ class Evaluation:
 def _summary(group: Any, confidence: float, n_resamples: int) -> dict[str, float]:
     values = group.to_numpy(dtype=np.float64)
     s = summarize(values)
-    # The mean's interval is that of its difference from nothing: the same bootstrap as tests'.
+    # The mean's interval is that of its difference from zero: the same bootstrap as in tests.
     zeros = np.zeros(len(values))
     interval = compare_paired(values, zeros, confidence=confidence, n_resamples=n_resamples)
     low, high = interval.interval

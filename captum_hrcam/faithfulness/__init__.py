@@ -1,9 +1,9 @@
-r"""Does a map show what the model uses? No mask is needed, but the model.
+r"""Does a map show what the model uses? These figures need the model, but no mask.
 
 Each figure takes ``(forward_func, inputs, maps, target)``, the maps (N, 1, \*spatial) as
 :func:`~captum_hrcam.compare` gives them, and returns (N,) float64. ``sensitivity_max`` and
-``randomization`` make the maps themselves. What else the model takes, a table of one row for each
-image say, is passed to each as ``additional_forward_args``.
+``randomization`` make the maps themselves. Whatever else the model takes, such as a table with one
+row for each image, is passed to each as ``additional_forward_args``.
 
 Examples::
 

@@ -43,22 +43,22 @@ def infidelity(
     r"""E_I (sum_p I_p A_p - (f(x) - f(x - I)))^2 by ``captum.metrics.infidelity``; lower is better.
 
     f is the target's logit. A map has one value per pixel, so the default perturbation I is one
-    Gaussian number per pixel, the same in all C channels. Captum sums the product over channels
-    too, hence it is given A / C in each: its sum is then sum_p I_p A_p exactly, and a gradient
-    summed over channels has no infidelity on a linear model.
+    Gaussian number per pixel, the same in all C channels. Captum also sums the product over
+    channels, so it is given A / C in each: its sum is then sum_p I_p A_p exactly, and a gradient
+    summed over channels has zero infidelity on a linear model.
 
     Args:
         forward_func, inputs, maps, target: as :func:`~captum_hrcam.faithfulness.deletion`.
         noise (float): the Gaussian's standard deviation, in the inputs' units.
         perturb_func (Callable): another perturbation, as Captum takes it: images (M, C, \*spatial)
-            -> (I, images - I). Where its channels differ, the map is held against their mean.
+            -> (I, images - I). If its channels differ, the map is compared with their mean.
         samples (int): perturbations per image; each costs two forward passes. With ``normalize``
-            at least two: a factor makes any map right about one.
+            at least two are needed, because a factor makes any map right about a single one.
         normalize (bool): scale each map by the factor that suits it best before comparing, so
-            that methods of different scales compare. Class maps are no gradients: without this
-            their scale alone decides. The factor may be negative, as Captum's: a map of the
-            contrary has the same figure, which deletion and insertion tell apart.
-        seed (int): of the noise, the same for all images.
+            that methods of different scales can be compared. Class maps are not gradients: without
+            this, their scale alone decides. The factor may be negative, as in Captum, so a map and
+            its opposite have the same figure; deletion and insertion tell them apart.
+        seed (int): the seed of the noise, which is the same for all images.
         additional_forward_args (Any): as :func:`~captum_hrcam.faithfulness.deletion`.
 
     Returns:
@@ -84,7 +84,7 @@ def infidelity(
     generator = torch.Generator().manual_seed(seed)
 
     def gaussian(images: Tensor) -> tuple[Tensor, Tensor]:
-        # The same for all images, so that a figure is its image's, whatever batch it comes in.
+        # The same for all images, so that an image's figure does not depend on its batch.
         drawn = torch.randn((1, 1, *images.shape[2:]), generator=generator)
         shift = (noise * drawn).to(images).expand_as(images)
         return shift, images - shift
@@ -122,18 +122,18 @@ def sensitivity_max(
     x' is drawn uniformly, each value within ``radius`` of the image's.
 
     Args:
-        method (Attribution or Callable): not its maps, as they are made anew for each x'; whatever
-            :func:`~captum_hrcam.compare` takes. An attribution's model is put in eval mode
-            meanwhile.
+        method (Attribution or Callable): whatever :func:`~captum_hrcam.compare` takes. It is the
+            method and not its maps, as these are made anew for each x'. An attribution's model
+            runs in eval mode.
         inputs (Tensor): (N, C, \*spatial).
         target (int, tuple, Tensor, or list): as for Captum's ``attribute``.
-        radius (float): in the inputs' units.
+        radius (float): the largest change of a value, in the inputs' units.
         samples (int): x' per image; each costs one run of the method.
-        seed (int): of the draws, the same for all images.
+        seed (int): the seed of the draws, which are the same for all images.
         additional_forward_args (Any): passed to the method, never changed.
 
     Returns:
-        *ndarray*: (N,) float64; not divided where A(x) is 0.
+        *ndarray*: (N,) float64; where A(x) is 0, there is no division by its norm.
 
     Raises:
         TypeError, ValueError: as :func:`~captum_hrcam.compare`.
@@ -155,15 +155,15 @@ def sensitivity_max(
     generator = torch.Generator().manual_seed(seed)
 
     def nearby(images: Tensor) -> Tensor:
-        # The same for all images, see above.
+        # The same for all images, as in ``infidelity``.
         drawn = 2 * torch.rand(images[:1].shape, generator=generator) - 1
         return images + (radius * drawn).to(images)
 
     def explain(
         images: TensorOrTuple, target: TargetType = None, additional_forward_args: object = None
     ) -> tuple[Tensor, ...]:
-        # Captum wraps the images in a tuple, but not their perturbations; of a bare tensor it would
-        # take the batch for a tuple of maps.
+        # Captum wraps the images in a tuple, but not their perturbations. It would take the batch
+        # of a bare tensor for a tuple of maps.
         images = images[0] if isinstance(images, tuple) else images
         return (compare(named, images, target, additional_forward_args)["method"],)
 
@@ -181,5 +181,5 @@ def sensitivity_max(
 
 
 def _fork(inputs: Tensor) -> AbstractContextManager[None]:
-    """For a model or method that draws: the global random state is given back."""
+    """Restore the global random state afterwards, for a model or method that draws from it."""
     return torch.random.fork_rng(devices=[inputs.device] if inputs.is_cuda else [])

@@ -34,23 +34,23 @@ def deletion(
 ) -> Array:
     r"""Area under the target's probability as the map's pixels are blurred away; lower is better.
 
-    The pixels go by falling map value, of equal ones the first, and are replaced by the image
-    blurred with a standard deviation of a tenth of each side. The area is the trapezoids'
-    sum over the fractions, divided by the range of the fractions: the curve's mean height.
+    Pixels are removed in order of falling map value, among equal values the first. They are
+    replaced by the image blurred with a standard deviation of a tenth of each side. The area is the
+    trapezoids' sum over the fractions, divided by the fractions' range: the curve's mean height.
 
     Source: Petsiuk et al. 2018 (RISE), https://arxiv.org/abs/1806.07421.
 
     Args:
         forward_func (Callable): the model, or any function around it that gives logits (N, K) or
-            (N,). Of K > 1 the softmax is taken; where an image has several labels, pass a function
-            that gives the one logit. A model is put in eval mode meanwhile; what a function runs
-            inside is left as it is.
+            (N,). For K > 1 the softmax is taken; if an image has several labels, pass a function
+            that gives the one logit. A model runs in eval mode; modules that a function runs inside
+            are left as they are.
         inputs (Tensor): (N, C, \*spatial), one to three spatial dimensions.
         maps (Tensor): (N, 1, \*spatial), as :func:`~captum_hrcam.compare` gives them.
         target (int, tuple, Tensor, or list): as for Captum's ``attribute``.
-        fractions (Sequence[float]): of the pixels, rising, in 0..1: where the curve is read. Each
-            costs one forward pass of all images.
-        additional_forward_args (Any): passed to ``forward_func`` after the inputs, as by Captum,
+        fractions (Sequence[float]): shares of the pixels, rising, in 0..1, at which the curve is
+            read. Each costs one forward pass of all images.
+        additional_forward_args (Any): passed to ``forward_func`` after the inputs, as in Captum,
             and never changed.
 
     Returns:
@@ -58,7 +58,7 @@ def deletion(
 
     Raises:
         AssertionError: Captum's, for a target out of range or missing.
-        TypeError: ``forward_func`` is not callable; ``inputs`` is no tensor.
+        TypeError: ``forward_func`` is not callable; ``inputs`` is not a tensor.
         ValueError: maps or inputs of another shape, NaN in a map, fractions that do not rise.
 
     Examples::
@@ -88,7 +88,7 @@ def insertion(
 ) -> Array:
     r"""Area under the target's probability as the map's pixels appear; higher is better.
 
-    They appear on the blurred image, by falling map value.
+    They appear on the blurred image, in order of falling map value.
 
     Args:
         forward_func, inputs, maps, target, fractions, additional_forward_args: as

@@ -20,9 +20,9 @@ def head_kept(hrcam: HRCAM) -> Build:
         Callable: for ``methods`` of :func:`randomization`.
 
     Raises:
-        TypeError: it is no HRCAM.
-        RuntimeError: not fitted.
-        ValueError: built on a function around the model, so its layers have no names.
+        TypeError: ``hrcam`` is not an HRCAM.
+        RuntimeError: it is not fitted.
+        ValueError: it is built on a function around the model, so its layers have no names.
 
     Examples::
 
@@ -59,16 +59,16 @@ def head_refitted(hrcam: HRCAM, train_data: Iterable[Any], **options: Any) -> Bu
     what the test is about.
 
     Args:
-        hrcam (HRCAM): says which layers, and how they are read; need not be fitted.
-        train_data (Iterable): read once for each stage; as for ``HRCAM.fit``.
-        options: of ``HRCAM.fit``; give those of the first fit, and the solver that it chose:
+        hrcam (HRCAM): says which layers are used and how they are read; need not be fitted.
+        train_data (Iterable): as for ``HRCAM.fit``; read once for each stage.
+        options: passed to ``HRCAM.fit``. Give those of the first fit, and the solver that it chose:
             "auto" looks at the model's outputs, which are random here.
 
     Returns:
         Callable: for ``methods`` of :func:`randomization`.
 
     Raises:
-        TypeError: ``hrcam`` is none; ``train_data`` can be read only once.
+        TypeError: ``hrcam`` is not an HRCAM; ``train_data`` can be read only once.
         ValueError: as :func:`head_kept`.
 
     Examples: see :func:`head_kept`.

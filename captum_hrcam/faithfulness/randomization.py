@@ -33,31 +33,32 @@ def randomization(
     seed: int = 0,
 ) -> Any:
     r"""
-    How alike maps stay to the model's own as its layers are drawn anew, from the output down.
+    How similar maps stay to the model's own as its layers are randomised, from the output down.
 
-    Layers are randomised one after the other and stay so (cascading). The maps of a method that
-    shows what the model learned become unlike; no value is a pass mark, the curve is the result.
-    Stage 0 builds the method a second time on the model as it is: 1, unless the method itself
-    draws at random.
+    Layers are randomised one after the other and stay so (cascading). If a method shows what the
+    model learned, its maps become dissimilar; no value is a pass mark, the curve is the result.
+    Stage 0 builds the method a second time on the model as it is: the similarity is 1, unless the
+    method itself is random.
 
-    All of this happens on a copy of the model, in eval mode. A layer is drawn anew by its
-    ``reset_parameters()``, which also resets BatchNorm's running statistics. Parameters without
-    one, or that it leaves as they were (attention's projections, class tokens, weight norm), are
-    shuffled; where all values are equal (a scale of ones) they stay.
+    All of this happens on a copy of the model, in eval mode. A layer is randomised by its
+    ``reset_parameters()``, which also resets BatchNorm's running statistics. Parameters of a layer
+    without that method, or that it leaves as they were (attention's projections, class tokens,
+    weight norm), are shuffled; if all their values are equal (a scale of ones), they stay.
 
     Args:
         model (Module): never changed.
-        methods (Callable or dict): ``build(copy)`` gives a Captum attribution (or a function as
-            :func:`~captum_hrcam.compare` takes them) on the copy of the model. One, or by name.
+        methods (Callable or dict): ``build(copy)``, which gives a Captum attribution (or a function
+            as :func:`~captum_hrcam.compare` takes them) on the copy of the model; or {name: build}.
             For HRCAM see :func:`head_kept` and :func:`head_refitted`.
         inputs (Tensor or tuple[Tensor, ...]): (N, C, \*spatial), as for ``compare``.
         target (int, tuple, Tensor, or list): as for Captum's ``attribute``.
-        layers (Sequence[str]): dotted names, each one stage with all that is inside it; in any
-            order, as they are sorted by when they run, last first. By default each module with
-            parameters of its own; one that is used without being run (a weight read by the module
-            around it) counts as run with the nearest module around it that is.
+        layers (Sequence[str]): dotted names, in any order; each is one stage, with all that is
+            inside it. Stages are sorted by when the layers run, last first. By default each module
+            with parameters of its own is one. A module that is used without being run (the module
+            around it reads its weight) counts as run with the nearest module around it that is run.
         additional_forward_args (Any): passed to the model after the inputs.
-        seed (int): of the weights, the same for all methods and on all devices.
+        seed (int): the seed of the random weights, which are the same for all methods and on all
+            devices.
 
     Returns:
         *pandas.DataFrame*: one row per method, stage, image and metric: "method", "stage" (layers
@@ -65,7 +66,7 @@ def randomization(
         "metric" ("ssim" or "rank_correlation"), "value" (NaN: the correlation of a constant map).
 
     Raises:
-        TypeError: ``model`` is no module; a method is not callable.
+        TypeError: ``model`` is not a module; a method is not callable.
         ValueError: no method; a layer that is not in the model or has no parameters; a method
             built on the model instead of its copy.
         ImportError: scipy or pandas, of the extra ``eval``, is not installed.

@@ -1,4 +1,4 @@
-"""A model's layers in the order they run, and their parameters drawn anew."""
+"""A model's layers in the order they run, and random new parameters for them."""
 
 from copy import deepcopy
 from itertools import count
@@ -12,10 +12,10 @@ from captum_hrcam.activations import trace_modules
 
 @torch.no_grad()
 def top_down(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
-    """All modules' names, last to run first; a module after what is inside it.
+    """All modules' names, the last to run first; a module comes after what is inside it.
 
-    Of several runs the last counts. One that does not run as a module goes with the nearest
-    around it that does.
+    If a module runs several times, the last run counts. One that does not run as a module counts
+    as run with the nearest module around it that does.
 
     Args:
         model: run once, in the mode it is in.
@@ -50,20 +50,20 @@ def top_down(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
 
 
 def has_own_parameters(module: nn.Module) -> bool:
-    """Whether it holds parameters itself, not only through modules inside it."""
+    """Whether the module holds parameters itself, not only through modules inside it."""
     return next(module.parameters(recurse=False), None) is not None
 
 
 @torch.no_grad()
 def draw_anew(module: nn.Module, seed: int, inside: bool = True) -> None:
-    """Random parameters for a module; the global random state is left as it was.
+    """Give a module random parameters; the global random state is left as it was.
 
-    By each one's ``reset_parameters()``; parameters that stay as they were are shuffled.
+    Each module's ``reset_parameters()`` is called; parameters that stay as they were are shuffled.
 
     Args:
         module: changed in place.
-        seed: the same gives the same parameters, also on another device.
-        inside: also those of the modules inside it.
+        seed: the same seed gives the same parameters, also on another device.
+        inside: randomise the modules inside it, too.
 
     Examples::
 

@@ -1,4 +1,4 @@
-"""ROAD: remove and debias. Pixels are removed by what their neighbours say, not by a colour."""
+"""ROAD: remove and debias. Removed pixels are filled in from their neighbours, not by a colour."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -45,7 +45,7 @@ def road(
     noise: one sparse linear system per image and percentile. So the shape of the hole tells the
     model little. Weights in 2D are the paper's, 1/6 for the four direct and 1/12 for the four
     diagonal neighbours; in 3D 1/6 for the six direct ones and in 1D 1/2 for both (ours). At the
-    border the neighbours there are count, by the same weights.
+    border, the neighbours that exist count, with the same weights.
 
     Source: Rong et al. 2022, ICML, https://arxiv.org/abs/2202.00449; the difference of both
     orders as in https://github.com/jacobgil/pytorch-grad-cam.
@@ -57,10 +57,10 @@ def road(
         order (str): "MoRF", the map's highest values are removed: lower is better. "LeRF", its
             lowest: higher is better. "combined", (LeRF - MoRF) / 2: higher is better, 0 for a map
             that knows nothing.
-        noise (float): its standard deviation, in the inputs' units; 0.01, the paper's, is meant
-            for images normalised to a deviation of about 1. The same noise serves all images,
+        noise (float): the noise's standard deviation, in the inputs' units; 0.01, the paper's, is
+            meant for images normalised to a deviation of about 1. The same noise serves all images,
             percentiles and both orders.
-        seed (int): of the noise; the global random state is not touched.
+        seed (int): the seed of the noise; the global random state is not touched.
         additional_forward_args (Any): as :func:`~captum_hrcam.faithfulness.deletion`.
 
     Returns:
@@ -68,7 +68,7 @@ def road(
 
     Raises:
         AssertionError, TypeError: as :func:`~captum_hrcam.faithfulness.deletion`.
-        ValueError: so too; a percentile that removes all pixels; an unknown order.
+        ValueError: likewise; a percentile that removes all pixels; an unknown order.
         ImportError: scipy, of the extra ``eval``, is not installed.
 
     Examples::
@@ -133,8 +133,8 @@ class _Imputer:
         rows = self.laplacian[removed]
         known = rows[:, ~removed] @ image[:, ~removed].T
         system = rows[:, removed]
-        # Symmetric, and positive definite as long as one pixel is left; the gradients need no
-        # factors, whose fill-in makes volumes of 48^3 take 60 times longer.
+        # The system is symmetric, and positive definite as long as one pixel is left. Conjugate
+        # gradients need no factors, whose fill-in makes volumes of 48^3 take 60 times longer.
         cg = require("scipy.sparse.linalg").cg
         filled = image.copy()
         for c, right in enumerate(known.T):
@@ -143,7 +143,7 @@ class _Imputer:
 
 
 def _laplacian(shape: tuple[int, ...]) -> Any:
-    """Sparse (P, P): each pixel's weights sum times itself, less its weighted neighbours."""
+    """Sparse (P, P): each pixel times the sum of its weights, less its weighted neighbours."""
     sparse = require("scipy.sparse")
     weights = WEIGHTS[len(shape)]
     index = np.arange(np.prod(shape)).reshape(shape)

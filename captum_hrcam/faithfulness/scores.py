@@ -1,4 +1,4 @@
-"""What the model says of a target, and the maps it is held against, checked."""
+"""What the model says about a target, and checks of the inputs and maps it is compared with."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,18 +15,18 @@ Forward = Callable[..., Any]
 
 
 def checked(forward_func: Forward, inputs: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Inputs and maps, plain tensors; refused here what no figure can be made of.
+    r"""Check inputs and maps, and return them as plain tensors.
 
     Args:
         forward_func: the model, or any function around it.
         inputs: (N, C, \*spatial), one to three spatial dimensions.
-        maps: (N, 1, \*spatial), one per image at its size.
+        maps: (N, 1, \*spatial), one per image, at the image's size.
 
     Returns:
         The inputs; the maps as floats (N, 1, \*spatial), detached, on the inputs' device.
 
     Raises:
-        TypeError: ``forward_func`` is not callable; ``inputs`` is no tensor.
+        TypeError: ``forward_func`` is not callable; ``inputs`` is not a tensor.
         ValueError: other sizes; integers for inputs; NaN or infinity in a map.
     """
     if not callable(forward_func):
@@ -49,8 +49,7 @@ def checked(forward_func: Forward, inputs: Tensor, maps: Tensor) -> tuple[Tensor
 
 
 def checked_images(inputs: Tensor) -> Tensor:
-    r"""A plain tensor; refused is anything but one of floats (N, C, \*spatial) that holds
-    something."""
+    r"""The inputs as a plain tensor, refused unless finite floats (N, C, \*spatial), not empty."""
     if not isinstance(inputs, Tensor):
         raise TypeError(
             f"inputs: got {type(inputs).__name__}, expected one tensor (N, C, *spatial). Pass what "
@@ -80,10 +79,10 @@ def outputs_of(
     Args:
         forward_func: the model, or any function around it.
         images: (N, C, \\*spatial).
-        additional_forward_args: what it takes after them.
+        additional_forward_args: what the model takes after the images.
 
     Raises:
-        ValueError: no tensor with one row of scores per image.
+        ValueError: the output is not a tensor with one row of scores per image.
     """
     given = forward_func(images, *forward_args(additional_forward_args))
     scores = given[:, None] if isinstance(given, Tensor) and given.ndim == 1 else given

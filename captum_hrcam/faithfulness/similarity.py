@@ -31,7 +31,7 @@ def ssim(a: Tensor, b: Tensor) -> Array:
         *ndarray*: (N,) float64, at most 1. A constant map counts as all 0.
 
     Raises:
-        ValueError: shapes that differ, or are none of maps.
+        ValueError: shapes that differ, or are not those of maps.
 
     Examples::
 

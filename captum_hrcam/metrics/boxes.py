@@ -27,8 +27,8 @@ def max_box_acc_v2(
         mean over d of  max over t of  share of images with  IoU(box(A >= t), box(M)) >= d
 
     The map, scaled to 0..1, is thresholded at t; pixels that touch, also at a corner, form one
-    contour. The mask's every contour gives an object's box, and meeting any one of them counts.
-    Each d has its own best t, the same for all images: an oracle, as defined.
+    contour. Each of the mask's contours gives an object's box, and meeting any one of them counts.
+    Each d has its own best t, the same for all images. By definition, this t is an oracle.
 
     Args:
         maps: (H, W), (N, \*spatial) or (N, 1, \*spatial), 2D or 3D.

@@ -1,8 +1,8 @@
 """What a thresholded map marks, against the mask: sensitivity, specificity, IoU, Dice.
 
-The map is scaled to 0..1 on its own, then A >= t marks. An image without an object has no
-sensitivity, IoU or Dice: NaN, whatever the map and the threshold, so that all methods are scored
-on the same images. An image that is all object has no specificity: NaN.
+Each map A is scaled to 0..1 on its own, then pixels with A >= t are marked. An image without an
+object has no sensitivity, IoU or Dice: they are NaN, whatever the map and the threshold, so that
+all methods are scored on the same images. An image that is all object has no specificity: NaN.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class Threshold:
 
     Attributes:
         value: t in 0..1, on maps scaled to 0..1: one for all images, or (N,), one for each.
-        source: "otsu", of the map alone; "validation", of other images; "oracle", of the very
-            images that are scored.
+        source: where it comes from: "otsu", the map alone; "validation", other images; "oracle",
+            the very images that are scored.
 
     Examples::
 

@@ -135,7 +135,7 @@ def _as_batch(array: npt.NDArray[Any], name: str, spatial_dims: int | None) -> n
 
 
 def defined(values: Array, what: str, stacklevel: int = 3) -> Array:
-    """The rows of ``values`` (N, ...) that hold no NaN; how many do not is warned of."""
+    """The rows of ``values`` (N, ...) without NaN; a warning says how many rows are left out."""
     undefined = np.isnan(values.reshape(len(values), -1)).any(1)
     if undefined.any():
         warnings.warn(

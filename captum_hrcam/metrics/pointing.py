@@ -8,8 +8,8 @@ from captum_hrcam.metrics.pairs import Array, ArrayOrTensor, Figures, Mask, Pair
 def pointing_game(maps: ArrayOrTensor, masks: ArrayOrTensor) -> Figures:
     r"""1 where the map's maximum lies in the mask (Zhang et al. 2018, Excitation Backprop).
 
-    Several pixels that share the maximum count as the fraction of them inside. No tolerance
-    around the mask. A constant map points nowhere: 0.
+    If several pixels share the maximum, the figure is the fraction of them inside. There is no
+    tolerance around the mask. A constant map points nowhere: 0.
 
     Args:
         maps: (H, W), (N, \*spatial) or (N, 1, \*spatial), 2D or 3D.

@@ -1,4 +1,4 @@
-"""Over the pixels of a whole set: average precision, PxAP in 2D and VxAP in 3D; the ROC curve."""
+"""Figures over a whole set's pixels: average precision (PxAP in 2D, VxAP in 3D), the ROC curve."""
 
 from typing import Any, TypeAlias
 
@@ -17,19 +17,19 @@ EXACT_BELOW = 10_000_000  # pixels: about a second and 500 MiB of sorting
 class PooledAveragePrecision:
     """PxAP or VxAP batch by batch, for sets that do not fit in memory.
 
-    Two histograms of the scaled values are kept, of object and background; values of one bin
-    count as equal. Bins are even in the fourth root: narrower for small values, where nearly all
-    pixels of a map of a few high peaks lie. Memory is that of a batch, and of the pixels that are
-    kept; images may differ in size from batch to batch.
+    Two histograms of the scaled values are kept, of object and of background pixels; values in one
+    bin count as equal. Bins are even in the fourth root, so they are narrower for small values,
+    where nearly all pixels of a map with a few high peaks lie. Memory is that of a batch and of the
+    pixels that are kept; images may differ in size from batch to batch.
 
     Args:
         spatial_dims: 2 for images (PxAP), 3 for volumes (VxAP).
-        bins: at least 1,000; their width near 1 is 1 / bins, below they are narrower.
-        exact_below: up to so many pixels are kept as they are, and the figure is exact; with more
-            they go into the histograms.
+        bins: at least 1,000; a bin near 1 is 1 / bins wide, those below are narrower.
+        exact_below: up to this many pixels are kept as they are, and the figure is exact; if there
+            are more, all go into the histograms.
 
     Raises:
-        ValueError: fewer bins, other dimensions.
+        ValueError: fewer bins, or other dimensions.
 
     Examples::
 
@@ -91,7 +91,7 @@ class PooledAveragePrecision:
         return np.bincount(index[m], minlength=n), np.bincount(index[~m], minlength=n)
 
     def compute(self) -> float:
-        """The average precision of all that came; NaN while no object has come.
+        """The average precision over all pixels so far; NaN until an object has come.
 
         Raises:
             ImportError: scikit-learn, of the extra ``eval``, is not installed (exact only).
@@ -107,11 +107,11 @@ class PooledAveragePrecision:
         return float((precision * inside).sum() / tp[-1])
 
     def roc(self) -> tuple[Array, Array]:
-        """The ROC curve over the pixels of all that came, in bins also where pixels are kept.
+        """The ROC curve over all pixels so far, in bins even if pixels are kept.
 
         Returns:
             (fpr, tpr), rising from 0 to 1, at most 4 ``bins`` + 2 points; the false positive rates
-            are NaN while no background has come, the true ones while no object has.
+            are NaN until background has come, the true positive rates until an object has.
         """
         inside: Counts = self._inside
         outside: Counts = self._outside
@@ -130,15 +130,15 @@ def pxap(
 ) -> float:
     """PxAP (Choe et al. 2020): average precision over the pixels of all images pooled.
 
-    Each map is scaled to 0..1 on its own first. For a set that does not fit in memory take
+    Each map is first scaled to 0..1 on its own. For a set that does not fit in memory, use
     :class:`PooledAveragePrecision`.
 
     Args:
         maps: (H, W), (N, H, W) or (N, 1, H, W).
         masks: 0 and 1, one per map. An image with an empty mask adds background pixels.
-        exact_below: with at most so many pixels the figure is scikit-learn's, exact; with more it
-            is that of histograms.
-        bins: as of :class:`PooledAveragePrecision`.
+        exact_below: with at most this many pixels, the figure is scikit-learn's, which is exact;
+            with more, it comes from histograms.
+        bins: as for :class:`PooledAveragePrecision`.
 
     Returns:
         One float; NaN where all masks are empty.
@@ -199,5 +199,5 @@ def _pooled(
 
 
 def _rates(counts: Counts) -> Array:
-    """Shares of all up to each, from 0 on."""
+    """Cumulative shares of the total count, starting at 0."""
     return np.append(0, counts.cumsum()) / (counts.sum() or np.nan)

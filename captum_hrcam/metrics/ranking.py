@@ -9,8 +9,8 @@ from captum_hrcam.metrics.pairs import Array, ArrayOrTensor, Figures, Mask, Pair
 def pixel_average_precision(maps: ArrayOrTensor, masks: ArrayOrTensor) -> Figures:
     r"""sum_n (R_n - R_{n-1}) P_n over this image's pixels, by falling map value.
 
-    scikit-learn's ``average_precision_score``; equal values count as one step. A map without
-    knowledge scores the mask's share of the image.
+    This is scikit-learn's ``average_precision_score``; equal values count as one step. A map
+    without knowledge scores the mask's share of the image.
 
     Args:
         maps: (H, W), (N, \*spatial) or (N, 1, \*spatial), 2D or 3D.
@@ -33,16 +33,17 @@ def pixel_average_precision(maps: ArrayOrTensor, masks: ArrayOrTensor) -> Figure
 
 
 def average_precision(a: Array, m: Mask) -> float:
-    """scikit-learn's over all pixels, NaN without a positive one; its sum may round above 1."""
+    """scikit-learn's average precision over all pixels, NaN without a positive one. It is cut at 1,
+    as scikit-learn's sum may round above 1."""
     if not m.any():
         return np.nan
     return min(float(require("sklearn.metrics").average_precision_score(m.ravel(), a.ravel())), 1.0)
 
 
 def pixel_auroc(maps: ArrayOrTensor, masks: ArrayOrTensor) -> Figures:
-    """The chance that an object pixel has the higher value than a background pixel; ties half.
+    """The chance that an object pixel has a higher value than a background pixel; ties count half.
 
-    Area under the ROC curve over this image's pixels, scikit-learn's ``roc_auc_score``.
+    It is the area under the ROC curve over this image's pixels, scikit-learn's ``roc_auc_score``.
 
     Args:
         maps, masks: as :func:`pixel_average_precision`.
@@ -71,12 +72,12 @@ def sensitivity_at_specificity(
 ) -> Figures:
     """The largest TP / (TP + FN) of any threshold on A that keeps TN / (TN + FP) >= specificity.
 
-    Over this image's pixels; every value of the map is a threshold, and none is interpolated.
-    Where only marking nothing is specific enough, 0.
+    It is taken over this image's pixels; every value of the map is a threshold, and none is
+    interpolated. The figure is 0 if only marking nothing is specific enough.
 
     Args:
         maps, masks: as :func:`pixel_average_precision`.
-        specificity: to be kept, in 0..1; .90 or .95.
+        specificity: the specificity to be kept, in 0..1, such as .90 or .95.
 
     Returns:
         (N,) float64; a float for one image (H, W). NaN where the mask is empty or full.

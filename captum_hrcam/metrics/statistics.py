@@ -18,9 +18,9 @@ class Summary:
     """A box plot in numbers.
 
     Attributes:
-        n: figures that are defined.
-        n_undefined: NaN, left out of the rest.
-        mean: of the n, as all below; NaN where there is none.
+        n: number of figures that are defined.
+        n_undefined: number of NaN, which are left out of the rest.
+        mean: of the n defined figures, as are all below; NaN if there is none.
         median: half of them are below.
         lower_quartile: a quarter is below.
         upper_quartile: three quarters are below.
@@ -44,9 +44,9 @@ class PairedComparison:
     """a - b on the same images.
 
     Attributes:
-        n: pairs compared.
-        n_undefined: pairs left out: one or both NaN.
-        mean_difference: of a - b.
+        n: number of pairs compared.
+        n_undefined: number of pairs left out because one or both figures are NaN.
+        mean_difference: the mean of a - b.
         interval: (low, high) of the mean difference, by bootstrap.
         t_pvalue: of the paired t-test, two-sided.
         wilcoxon_pvalue: of Wilcoxon's signed rank test, two-sided.
@@ -106,9 +106,9 @@ def compare_paired(
     Args:
         a, b: (N,), one figure per image, in the same order. A pair with a NaN is left out and
             counted.
-        confidence: of the interval.
-        n_resamples: of the bootstrap.
-        seed: of the bootstrap's own generator.
+        confidence: the interval's confidence level.
+        n_resamples: the number of bootstrap resamples.
+        seed: the seed of the bootstrap's own generator.
 
     Returns:
         PairedComparison. With fewer than two pairs, tests and interval are NaN. The t-test is NaN
@@ -138,10 +138,10 @@ def compare_paired(
     if len(d) < 2:
         mean = float(d.mean()) if len(d) else np.nan
         return PairedComparison(len(d), n_undefined, mean, (np.nan, np.nan), np.nan, np.nan)
-    # 0.6 - 0.5 and 0.8 - 0.7 are equal but for rounding: neither a difference nor another rank.
+    # 0.6 - 0.5 equals 0.8 - 0.7 but for rounding, which must make neither a difference nor a rank.
     largest = np.maximum(np.abs(a), np.abs(b))
     usual = np.median(largest[largest > 0]) if largest.any() else 0.0
-    # One huge figure shall not make all others equal.
+    # One huge figure must not make all others equal.
     scale = max(np.minimum(largest, HUGE * usual).max(), TINY)
     steps = np.where(np.abs(d) <= 1e-12 * np.maximum(largest, scale), 0, np.round(d / scale, 12))
     return PairedComparison(

@@ -18,8 +18,8 @@ def otsu_threshold(maps: ArrayOrTensor) -> Threshold:
 
         t = argmax over t of  w0 w1 (m0 - m1)²,    w, m: count and mean below t, and from t on
 
-    Over the map's own values, not a histogram's bins. No mask is used; on a constant map nothing
-    is marked.
+    t is chosen among the map's own values, not a histogram's bins. No mask is used; on a constant
+    map nothing is marked.
 
     Args:
         maps: (H, W), (N, \*spatial) or (N, 1, \*spatial), 2D or 3D.
@@ -52,8 +52,8 @@ def validation_threshold(
     Args:
         maps: of the validation images, (N, \*spatial) or (N, 1, \*spatial), 2D or 3D.
         masks: 0 and 1, one per map.
-        score: ``iou``, ``dice`` or any score(maps, masks, t) -> (N,), the more the better.
-        grid: the thresholds tried; of equals the first is taken.
+        score: ``iou``, ``dice`` or any score(maps, masks, t) -> (N,); higher is better.
+        grid: the thresholds tried; among equally good ones, the first is taken.
 
     Returns:
         Threshold with one value.
@@ -78,7 +78,7 @@ def oracle_threshold(
 ) -> Threshold:
     """The one threshold that is best for the very images that are scored: an upper bound.
 
-    Its label says "oracle", and so must every table: nobody has this threshold in use.
+    Its label says "oracle", and so must every table: in practice, nobody knows this threshold.
 
     Args:
         maps, masks: of the images that are scored; as :func:`validation_threshold`.

@@ -1,8 +1,9 @@
 """
 The paper's figures: maps on images, layer by layer, the head's weights, box plots, ROC curves.
 
-No pyplot state is used; each function returns a Figure and its Axes. Figures fit a journal's two
-columns (7.2 inches) with text of at least 7 points, in colours that the colour-blind tell apart.
+No pyplot state is used; each ``*_figure`` returns a Figure and its Axes. Figures fit a
+journal's two columns (7.2 inches), with text of at least 7 points, in colours that the colour-blind
+can tell apart.
 """
 
 from captum_hrcam.visualize.boxes import boxes_figure

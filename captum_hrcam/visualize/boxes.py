@@ -18,7 +18,7 @@ from captum_hrcam.visualize.panels import (
     wrap,
 )
 
-UPRIGHT = 1.3  # inches, a line of a method's name where names stand upright
+UPRIGHT = 1.3  # inches, a line of a method's name if names are turned upright
 # As evaluate() names them.
 PAPER = [[f"{rate} {t}" for t in (0.3, 0.5, 0.8)] for rate in ("sensitivity", "specificity")]
 
@@ -30,20 +30,21 @@ def boxes_figure(
     labels: Mapping[str, str] | None = None,
 ) -> tuple[Figure, Array]:
     r"""
-    Box plots as the paper's Fig. 3: a panel per metric, a box per method, over the images.
+    Box plots as in the paper's Fig. 3: a panel per metric, a box per method, over the images.
 
     Boxes mark median and quartiles, whiskers the outermost values from the 5th to the 95th
-    percentile, diamonds the mean. NaN is left out; the number of images that remain stands under
-    each box. A row of rates, all in 0..1, has one axis, which need not begin at 0.
+    percentile, diamonds the mean. NaN is left out; the number of remaining images is written under
+    each box. The panels of a row share one axis if all their values are in 0..1; it need not begin
+    at 0.
 
     Args:
         values (Evaluation, DataFrame or dict): what :func:`~captum_hrcam.evaluate` gives, or its
             ``frame``: columns "method", "metric" and "value", a row per image, method and metric;
             or {metric: {method: (N,)}}.
-        metrics (sequence): names to show, three in a row; or a sequence for each row. Default the
-            paper's six, sensitivity and specificity at 0.3, 0.5 and 0.8, where all are there;
-            otherwise all, those that differ by a number at their end in one row.
-        labels (dict): {metric: title of its panel}, where the name itself will not do.
+        metrics (sequence): names to show, three in a row; or a sequence of names for each row. By
+            default the paper's six, sensitivity and specificity at 0.3, 0.5 and 0.8, if all are
+            there; otherwise all, with names that differ only by a number at the end in one row.
+        labels (dict): {metric: title of its panel}, for metrics whose name will not do as title.
 
     Returns:
         *Figure* and an array of *Axes*, (rows, columns); panels without a metric hold the
@@ -51,7 +52,7 @@ def boxes_figure(
 
     Raises:
         ValueError: columns missing, no values, infinity among them, a metric that is not there.
-        TypeError: neither an evaluation, a frame nor a mapping.
+        TypeError: ``values`` is neither an evaluation, a frame nor a mapping.
 
     Examples::
 
@@ -99,7 +100,7 @@ def boxes_figure(
 
 
 def _share(axes: Array) -> None:
-    """One axis for a row of rates, labelled once; other figures may differ in unit."""
+    """Give a row of rates one axis, labelled once; other metrics may differ in unit."""
     for ax in axes[1:]:
         ax.sharey(axes[0])
         ax.tick_params(labelleft=False)
@@ -108,7 +109,7 @@ def _share(axes: Array) -> None:
 def _panels(values: Any) -> dict[str, dict[str, Array]]:
     """{metric: {method: values without NaN}}, in the order in which they come."""
     panels: dict[str, dict[str, Array]] = {}
-    if not hasattr(values, "groupby"):  # an Evaluation, which pictures know nothing of
+    if not hasattr(values, "groupby"):  # an Evaluation, whose class is not known here
         values = getattr(values, "frame", values)
     if hasattr(values, "groupby"):  # a frame, without importing pandas for those who have none
         missing = {"method", "metric", "value"} - set(values.columns)
@@ -141,7 +142,7 @@ def _panels(values: Any) -> dict[str, dict[str, Array]]:
 
 
 def _grid(names: list[str], metrics: Any) -> list[list[str]]:
-    """The metrics row by row: families apart by a number at the end, then the rest in threes."""
+    """Metrics row by row: families that differ by a number at the end, then the rest in threes."""
     if metrics is None and all(name in names for row in PAPER for name in row):
         return PAPER
     if metrics is None:

@@ -28,37 +28,38 @@ def case_browser(
     title: str = "Cases",
 ) -> None:
     r"""
-    One HTML file in which a person pages through images and their maps, without network or server.
+    Write one HTML file for paging through images and their maps, without network or server.
 
-    The browser shows each image beside HR-CAM and the other methods, for one class at a time. Each
+    The page shows each image beside HR-CAM and the other methods, for one class at a time. Each
     method has one scale for all cases, set by the largest value in any of them, so that a healthy
-    image's map is seen to be faint; or, switched over, one for each case. Below the threshold, a
-    share of the scale, nothing is drawn. Layers are switched off and on, and what remains is added
-    up anew.
+    image's map is seen to be faint; the reader can switch to one scale for each case. Values below
+    a threshold, a share of the scale, are not drawn. Layers can be switched off and on; those that
+    remain are added up again.
 
-    Scales are centred at zero, which adds nothing to the class's score: red raises it, blue lowers
-    it. The score itself is the map's mean plus the bias, which has no place in the image. So all
-    tissue may be red where no image shows the class: the bias takes its usual level away again.
-    Spread over the pixels it would not help, as it would turn the air around the tissue blue.
+    Scales are centred at zero, the value that adds nothing to the class's score: red raises the
+    score, blue lowers it. The score itself is the map's mean plus the bias, which has no place in
+    the image. So all tissue may be red although no image shows the class: the bias takes the usual
+    level of red away again. Spreading the bias over the pixels would not help, as it would turn the
+    air around the tissue blue.
 
     Images are stored in 8 bits, grey ones without loss, coloured ones as JPEG; if all lie in 0..1
-    they are shown as they are, otherwise each is scaled by itself. Maps are for looking: 8 bits
-    between their minimum and maximum, and at most 112 cells a side, averaged where they are larger.
+    they are shown as they are, otherwise each is scaled by itself. Maps are stored for viewing
+    only: in 8 bits between their minimum and maximum, and averaged to at most 112 cells a side.
     200 images of 224 pixels with five layers and two other methods take less than 40 MB for four
     classes.
 
     Args:
         cases (sequence of Case): with the same layers, methods and number of classes. See
             :func:`~captum_hrcam.visualize.collect_cases`.
-        path (str or PathLike): of the file, written whole or not at all.
+        path (str or PathLike): the file, which is written whole or not at all.
         classes (sequence of str): names of the K classes.
         target (int): the class shown first.
-        title (str): the page's.
+        title (str): the page's title.
 
     Raises:
         FileNotFoundError: no folder for ``path``.
         IndexError: a target that is none of the K classes.
-        TypeError: something else than cases.
+        TypeError: something other than a Case among ``cases``.
         ValueError: no case; cases that differ in layers, methods or classes.
 
     Examples::
@@ -86,7 +87,7 @@ def case_browser(
 
 
 def _alike(cases: Sequence[Case]) -> int:
-    """K, the same in all cases, as their layers and methods are."""
+    """K, once it is checked that all cases have the same layers, methods and number of classes."""
     if not len(cases):
         raise ValueError("cases: got none, expected one or more. Use collect_cases.")
     first: tuple[list[str], list[str], int] | None = None
@@ -130,7 +131,7 @@ def _page(cases: Sequence[Case], classes: Sequence[str], target: int, title: str
         style=style,
         script=script,
         about=_json(about),
-        # One element each, so that the browser reads a case's text only when it is shown.
+        # One element per case, so that the browser reads a case's text only when it is shown.
         cases="\n".join(
             f'<script type="application/json" class="case">{_json(packed(case, picture))}</script>'
             for case, picture in zip(cases, pictures, strict=True)
@@ -143,10 +144,10 @@ def _asset(name: str) -> str:
 
 
 def _digest(text: str) -> str:
-    """By which the page's policy knows its own script and style."""
+    """The hash by which the page's policy recognises its own script and style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _json(value: Any) -> str:
-    """For a script element, which only "</script" or "<!--" could end or confuse."""
+    """JSON for a script element, which only "</script" or "<!--" could end or confuse."""
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")

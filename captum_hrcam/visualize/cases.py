@@ -24,13 +24,13 @@ class Case:
         image (Tensor or ndarray): (C, H, W), one or three channels.
         layer_maps (dict): {layer: (K, h, w)}, HR-CAM's, shallow to deep, as
             :meth:`~captum_hrcam.HRCAM.native_maps` gives them for one image. Upsampled and added
-            up they are its map.
+            up, they are HR-CAM's map.
         maps (dict): {method: (K, h, w)}, other methods'.
-        scores (Tensor, ndarray or sequence): (K,), the number shown at each class. None: none.
+        scores (Tensor, ndarray or sequence): (K,), the number shown at each class; None shows none.
         mask (Tensor or ndarray): (H, W) or (1, H, W), outlined where it is above zero.
         title (str): what to call the image.
-        bias (Tensor, ndarray or sequence): (K,), HR-CAM's, shown below its layers' means, which
-            with it add up to the score. None: none.
+        bias (Tensor, ndarray or sequence): (K,), HR-CAM's bias, shown below its layers' means;
+            together they add up to the score. None shows none.
 
     Raises:
         ValueError: shapes that do not fit each other, no layer, NaN or infinity.
@@ -93,26 +93,26 @@ def collect_cases(
     fusion: str = "sum",
 ) -> list[Case]:
     r"""
-    Cases of a batch of images: HR-CAM's layers, other methods' maps, the head's scores.
+    Collect the cases of a batch of images: HR-CAM's layers, other methods' maps, the head's scores.
 
-    Every method runs once for each class. Larger data go through batch by batch:
+    Every method runs once for each class. Collect larger data batch by batch:
     ``cases += collect_cases(...)``.
 
     Args:
         hrcam (HRCAM): fitted.
         images (Tensor): (N, C, H, W), as the model takes them.
-        targets (sequence of int): the K classes to browse. Default all of the head's.
+        targets (sequence of int): the K classes to browse. By default all of the head's.
         methods (dict, list, or one): other attributions, as :func:`~captum_hrcam.compare` takes
             them.
-        shown (Tensor or ndarray): (N, 1 or 3, H, W), the pictures of the cases. Default ``images``;
-            pass those before they were normalised, or one of many channels.
-        scores (Tensor): (N, K), shown at the classes, say probabilities. Default the head's scores.
+        shown (Tensor or ndarray): (N, 1 or 3, H, W), the pictures to show. By default ``images``;
+            pass the images before normalisation, or one of many channels.
+        scores (Tensor): (N, K), shown at the classes, such as probabilities. By default the head's.
         masks (Tensor or ndarray): (N, H, W) or (N, 1, H, W), of the pictures' size.
         titles (sequence of str): one for each image.
         additional_forward_args (Any): passed to the model after the images.
-        fusion (str): of HR-CAM, as in :meth:`~captum_hrcam.HRCAM.attribute`. Zero adds nothing to
-            the score with "sum"; with "evidence" and "agreement" it is what is ordinary in the
-            training data. Of "agreement", which is no sum, there is one map of all layers.
+        fusion (str): HR-CAM's fusion, as in :meth:`~captum_hrcam.HRCAM.attribute`. With "sum", zero
+            adds nothing to the score; with "evidence" and "agreement", zero is what is ordinary in
+            the training data. "agreement" is not a sum, so it gives one map of all layers.
 
     Returns:
         *list*: a :class:`Case` for each image.
@@ -171,14 +171,14 @@ def collect_cases(
 def _layers(
     hrcam: HeadAttribution, images: Tensor, target: int, args: object, fusion: str
 ) -> Mapping[str, Tensor]:
-    """What the browser adds up to HR-CAM's map."""
+    """The maps that the browser adds up to HR-CAM's map."""
     if fusion == "agreement":
         return {"all, agreement": hrcam.attribute(images, target, args, fusion=fusion)}
     return hrcam.native_maps(images, target, args, fusion=fusion)
 
 
 def _pictures(argument: str, values: ImageLike, ndim: int) -> Array:
-    """(..., C, H, W), of channels that can be shown."""
+    """(..., C, H, W), with one or three channels, which can be shown."""
     pictures = array(argument, values, ndim, remedy=SLICES)
     if pictures.shape[-3] not in (1, 3):
         raise ValueError(

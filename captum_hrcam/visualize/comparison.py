@@ -29,7 +29,7 @@ from captum_hrcam.visualize.panels import (
     wrap,
 )
 
-NO_OUTLIER = 1e-9  # percent; of 0 Captum's sum may round above all there is
+NO_OUTLIER = 1e-9  # percent; with 0, Captum's sum may round above the total
 BAR = 0.45  # inches, a colour bar and its words
 METHOD = "method"
 SIGNS = ("positive", "negative", "absolute_value", "all")
@@ -48,29 +48,29 @@ def comparison_figure(
     colorbar: bool = False,
 ) -> tuple[Figure, Array]:
     r"""
-    A grid as the paper's Figs. 2, 4 and 5: a row per image, then the image and a column per method.
+    A grid as in the paper's Figs. 2, 4 and 5: a row per image, with it and a column per method.
 
-    Each map is scaled by itself and drawn by Captum's ``visualize_image_attr``; where it is zero
-    the image shows through, in grey. So a map of little evidence looks as bright as one of much:
-    where images are compared, of healthy tissue say, ``limit`` draws them on one scale. A map
-    without the wanted sign is drawn as the bare image and says so.
+    Each map is scaled by itself and drawn by Captum's ``visualize_image_attr``; where it is zero,
+    the image shows through in grey. So a map of little evidence looks as bright as one of much. To
+    compare images, for example with those of healthy tissue, draw them on one scale with ``limit``.
+    Instead of a map without the wanted sign, the bare image is drawn, and says so.
 
     Args:
         images (Tensor or ndarray): (N, C, H, W), one or three channels, any scale.
         maps (dict): {name: (N, 1, H, W) or (N, H, W)}, as :func:`~captum_hrcam.compare` gives them;
             or one such Tensor or ndarray, as ``attribute`` gives it.
         masks (Tensor or ndarray): (N, H, W) or (N, 1, H, W), outlined in every panel.
-        captions (sequence of str): one for each image, at the left of its row; lines apart by
-            "\\n".
-        titles (sequence of str): one for each column, the image's first. Default "image" and the
-            maps' names.
-        sign (str): of Captum: "positive", "negative", "absolute_value", or "all" for both signs
+        captions (sequence of str): one for each image, at the left of its row; "\\n" begins a new
+            line.
+        titles (sequence of str): one for each column, the image's first. By default "image" and
+            the maps' names.
+        sign (str): as in Captum: "positive", "negative", "absolute_value", or "all" for both signs
             in a diverging map centred at zero.
         outlier_perc (float): share of the summed map, in percent, that may saturate.
         limit (float or str): the value at which colours saturate, in all maps; or "method": each
-            method has one scale for all images, set by the share that may saturate. Default each
-            map's own.
-        colorbar (bool): say below what the colours mean.
+            method has one scale for all images, set by the share that may saturate. By default
+            each map has its own scale.
+        colorbar (bool): explain below the grid what the colours mean.
 
     Returns:
         *Figure* and an array of *Axes*, (N, 1 + number of maps). No pyplot state is used.
@@ -120,7 +120,7 @@ def comparison_figure(
 
 
 def part_of(sign: str, a: Array) -> Array:
-    """What of a map is drawn; of "negative" how far it is below zero."""
+    """The part of a map that is drawn; for "negative", how far the map is below zero."""
     if sign == "absolute_value":
         return np.abs(a)
     return {"positive": a.clip(0), "negative": (-a).clip(0), "all": a}[sign]
@@ -154,7 +154,7 @@ def _draw_map(
         plt_fig_axis=(figure, ax),
         outlier_perc=max(outlier_perc, NO_OUTLIER),
         cmap=_heat(sign),
-        alpha_overlay=None,  # the colour map's own, growing with the map
+        alpha_overlay=None,  # opacity is the colour map's own, growing with the map
         use_pyplot=False,
     )
     ax.images[0].set_clim(0, 255)  # Captum's grey picture, as bright as in the first column
@@ -163,7 +163,7 @@ def _draw_map(
 
 
 def _draw_bare(ax: Axes, picture: Array, sign: str, panel: float) -> None:
-    """An image, ``panel`` inches wide, whose map lacks the wanted sign: Captum refuses that."""
+    """Draw an image, ``panel`` inches wide, whose map Captum refuses, as it lacks the sign."""
     kind = sign if sign in ("positive", "negative") else "non-zero"
     ax.imshow(picture.mean(2), cmap="gray", vmin=0, vmax=1)
     words = wrap(f"no {kind} part", panel, TEXT)
@@ -183,7 +183,7 @@ def _heat(sign: str) -> ListedColormap:
 
 
 def _draw_colorbar(figure: Figure, axes: Array, sign: str, limit: float | str | None) -> None:
-    """One for all maps, as they look on mid-grey tissue; words where scales differ."""
+    """One colour bar for all maps, as they look on mid-grey tissue; with words if scales differ."""
     words = {
         "positive": {0: "0", 1: "high"},
         "negative": {0: "0", 1: "most negative"},
@@ -207,7 +207,7 @@ def _draw_colorbar(figure: Figure, axes: Array, sign: str, limit: float | str | 
         fraction=0.05,
         shrink=0.4,
         aspect=25,
-        pad=max(0.02, GAP / (figure.get_figheight() - BAR)),  # of few rows a share is too little
+        pad=max(0.02, GAP / (figure.get_figheight() - BAR)),  # with few rows a share is too little
     )
     bar.set_ticks(list(words), labels=list(words.values()))
     bar.ax.tick_params(labelsize=TEXT, length=2)

@@ -10,7 +10,7 @@ from matplotlib.ticker import NullFormatter
 from captum_hrcam.visualize.panels import COLORS, TEXT, WIDTH, Array, to_numpy, wrap
 
 STYLES = ("-", "--", "-.", ":")
-CROWD = 8  # lines of names: more would hide the curves, and stand below them
+CROWD = 8  # lines of names in the legend; more would hide the curves, and go below the axes
 Curve = tuple[Any, Any]
 
 
@@ -20,8 +20,9 @@ def roc_figure(
     r"""
     ROC curves over pixels, with the area under each in the legend.
 
-    Where lesions are small, nearly all pixels are background, and a map that marks many times the
-    lesion still has a false positive rate near 0; a second panel shows that end on a log axis.
+    If lesions are small, nearly all pixels are background, and a map that marks many times the
+    lesion's area still has a false positive rate near 0. A second panel shows that end on a log
+    axis.
 
     Args:
         curves (dict): {method: (fpr, tpr)}, as scikit-learn's ``roc_curve`` gives them: rising,
@@ -33,7 +34,8 @@ def roc_figure(
         used.
 
     Raises:
-        ValueError: no curve, rates of other lengths, out of 0..1, or falling; log_from out of 0..1.
+        ValueError: no curve; rates of unequal lengths, outside 0..1, or falling; log_from outside
+            0..1.
 
     Examples::
 
@@ -98,7 +100,7 @@ def _curve(name: str, curve: Curve) -> Curve:
 
 
 def _from(start: float, fpr: Array, tpr: Array) -> Curve:
-    """The curve from a rate above 0 on; straight lines between points are bent on a log axis."""
+    """The curve from a rate above 0 on, densely sampled: its straight lines bend on a log axis."""
     between = np.geomspace(start, 1, 400)
     x = np.concatenate([between, fpr[fpr >= start]])
     y = np.concatenate([np.interp(between, fpr, tpr), tpr[fpr >= start]])

@@ -30,7 +30,7 @@ def layers_figure(
     limit: float | None = None,
 ) -> tuple[Figure, Array]:
     r"""
-    The paper's Fig. 6C: a row per image, then the image, a column per layer, and their sum.
+    A grid as in the paper's Fig. 6C: a row per image, with it, a column per layer, and their sum.
 
     All maps of a row share one scale, centred at zero and written on the row's colour bar, so that
     the layers' parts can be compared and be seen to add up. Red speaks for the class, blue against.
@@ -41,16 +41,16 @@ def layers_figure(
             :meth:`~captum_hrcam.HRCAM.layer_maps` gives them.
         masks (Tensor or ndarray): (N, H, W) or (N, 1, H, W), outlined in every panel.
         captions (sequence of str): one for each image, at the left of its row.
-        total (Tensor or ndarray): as a layer's maps; drawn last in place of the layers' sum.
+        total (Tensor or ndarray): shaped as a layer's maps; drawn last, in place of their sum.
         resolutions (dict): {layer: (h, w)}, native sizes, written below the layers' names.
-        limit (float): the scale of every row, -limit to limit; what exceeds it saturates. Default
-            the largest absolute value in the row.
+        limit (float): the scale of every row, -limit to limit; what exceeds it saturates. By
+            default the largest absolute value in the row.
 
     Returns:
         *Figure* and an array of *Axes*, (N, 2 + number of layers). No pyplot state is used.
 
     Raises:
-        TypeError: layers' maps without names.
+        TypeError: ``layer_maps`` is not a mapping by name.
         ValueError: shapes that do not fit, no layer, NaN in a map, a limit of 0 or less.
 
     Examples::

@@ -1,4 +1,4 @@
-"""One case as the browser's page reads it: small, and its maps' largest values."""
+"""One case in the small form that the browser's page reads, and its maps' largest values."""
 
 import base64
 import io
@@ -16,19 +16,20 @@ from captum_hrcam.fusion import add_upsampled
 from captum_hrcam.visualize.cases import Case
 from captum_hrcam.visualize.panels import Array, ImageLike, to_numpy
 
-MAP_SIDE = 112  # cells; of more, few are seen at the size of a panel
+MAP_SIDE = 112  # cells; more would hardly be seen at the size of a panel
 LEVELS = 255  # of 8 bits
-LARGEST = 512  # pixels a side that maps are drawn with, as in case_browser.js
+LARGEST = 512  # pixels a side that maps are drawn with at most, as in case_browser.js
 
 
 def packed(case: Case, picture: Array) -> dict[str, Any]:
-    """All that the page shows of a case; maps and mask as one run of bytes, in this order."""
+    """All that the page shows of a case. Layers' maps, methods' maps and mask are joined to one run
+    of bytes, in this order."""
     of_layers = [_quantised(a) for a in case.layer_maps.values()]
     of_methods = [_quantised(a) for a in case.maps.values()]
     values = b"".join(levels.tobytes() for levels, _ in of_layers + of_methods)
     if case.mask is not None:
         values += np.packbits(to_numpy(case.mask) > 0).tobytes()
-    # Neighbours differ little, and small numbers are packed smaller.
+    # Neighbouring values differ little, and small numbers compress better.
     steps = np.diff(np.frombuffer(values, np.uint8), prepend=np.uint8(0))
     return {
         "image": _data_url(picture),
@@ -53,7 +54,7 @@ def largest(case: Case, size: Sequence[int]) -> Array:
 
 
 def _reduced(maps: ImageLike) -> Tensor:
-    """(K, h, w) at no more cells than are stored."""
+    """Maps (K, h, w), averaged to at most ``MAP_SIDE`` cells a side."""
     a = torch.from_numpy(to_numpy(maps))
     factor = -(-max(a.shape[1:]) // MAP_SIDE)
     if factor == 1:
@@ -71,7 +72,7 @@ def _quantised(maps: ImageLike) -> tuple[Array, dict[str, Any]]:
 
 
 def _data_url(picture: Array) -> str:
-    """(C, H, W) in 0..1."""
+    """A picture (C, H, W) in 0..1 as a data URL."""
     levels = np.moveaxis((picture * 255).round().astype(np.uint8), 0, 2)
     file = io.BytesIO()
     if levels.shape[2] == 1:

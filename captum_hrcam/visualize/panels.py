@@ -17,13 +17,13 @@ Array = np.ndarray[Any, Any]
 ImageLike = Tensor | Array
 
 WIDTH = 7.2  # inches, two columns of a journal
-PAGE = 9.7  # inches, its height
-WIDEST, NARROWEST = 1.5, 0.75  # inches, an image; narrower cuts titles to pieces
-TURNED, TURNED_LINE = 3, 0.15  # lines that are read with the head on one side; inches of each
-BESIDE = (0.8, 1.2, 1.6)  # inches, captions that are not turned
+PAGE = 9.7  # inches, the height of a journal's page
+WIDEST, NARROWEST = 1.5, 0.75  # inches, an image; a narrower one cuts titles to pieces
+TURNED, TURNED_LINE = 3, 0.15  # most lines of a caption turned by 90 degrees; inches of each line
+BESIDE = (0.8, 1.2, 1.6)  # inches, widths of captions that are not turned
 LINE, GAP = 0.14, 0.09  # inches, a line of text; between images
 TITLE, TEXT = 8, 7  # points
-# Okabe and Ito's colours, told apart by the colour-blind.
+# Okabe and Ito's colours, which the colour-blind can tell apart.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 DIVERGING = "RdBu_r"
 # Line and casing: cyan is bright on grey tissue and on heat, but lost on blue.
@@ -39,7 +39,8 @@ def image_grid(
     right: float = 0.0,
     below: float = 0.0,
 ) -> tuple[Figure, Array]:
-    """Axes (N, columns) without ticks, images in the first; inches for colour bars kept free."""
+    """Axes (N, columns) without ticks, with the images in the first column; ``right`` and ``below``
+    are inches kept free for colour bars."""
     one_for_each("captions", captions, len(pictures), "images")
     n, rows_per_column = len(pictures), pictures[0].shape[0] / pictures[0].shape[1]
     _, height = _panel(n, len(titles), right, rows_per_column)
@@ -49,7 +50,7 @@ def image_grid(
     titles = [wrap(title, width, points) for title in titles]
     above = LINE * max(map(_lines, titles))
     size = (width * len(titles) + left + right, height * n + above + below)
-    # Compressed, tall images would move together until their titles lie on each other.
+    # In a compressed layout, tall images would move together until their titles overlap.
     is_tall = height - GAP < (width - GAP) * rows_per_column
     figure = Figure(figsize=size, layout="constrained" if is_tall else "compressed")
     axes = figure.subplots(n, len(titles), squeeze=False)
@@ -66,9 +67,9 @@ def image_grid(
 
 
 def _panel(n: int, columns: int, beside: float, rows_per_column: float) -> tuple[float, float]:
-    """Width and height of an image and the gap after it, where inches are kept free beside all.
+    """Width and height of an image and the gap after it, with ``beside`` inches of a row kept free.
 
-    Of ``n`` tall images each has its share of a page, but no less than a square one would have.
+    Each of ``n`` tall images gets its share of a page, but no less than a square one would.
     """
     width = min(max((WIDTH - beside) / columns, NARROWEST), WIDEST)
     height = (width - GAP) * rows_per_column + GAP
@@ -81,7 +82,7 @@ def _panel(n: int, columns: int, beside: float, rows_per_column: float) -> tuple
 def _captions(captions: Sequence[str], height: float) -> tuple[list[str], float, bool]:
     """Captions in lines, the inches they take, and whether they are turned by 90 degrees.
 
-    They are where three lines do, and no word has to be broken, beside an image of this height.
+    They are turned if, beside an image of this height, three lines do and no word is broken.
     """
     longest = max((len(word) for caption in captions for word in caption.split()), default=0)
     wrapped = [wrap(caption, height, TEXT) for caption in captions]
@@ -100,7 +101,7 @@ def _lines(text: str) -> int:
 
 
 def outline(row: Array, mask: Array, *, signed: bool) -> None:
-    """The mask's edge on an image and its maps, cased to stand out on light and dark alike."""
+    """Draw the mask's edge on an image and its maps, cased to stand out on light and dark alike."""
     if not mask.any():
         return
     edged = np.pad(mask > 0, 1)  # at the image's border the outline closes, too
@@ -114,12 +115,12 @@ def outline(row: Array, mask: Array, *, signed: bool) -> None:
 
 
 def cased(color: str, width: float) -> list[AbstractPathEffect]:
-    """For lines and letters on pictures."""
+    """A casing for lines and letters on pictures."""
     return [Stroke(linewidth=width, foreground=color, alpha=0.7), Normal()]
 
 
 def wrap(text: str, inches: float, points: float) -> str:
-    """Lines that fit a width; dotted names of layers break behind a dot."""
+    """Break text into lines that fit a width; dotted names of layers break after a dot."""
     return "\n".join(part for line in text.split("\n") for part in _fit(line, inches, points))
 
 
@@ -135,14 +136,14 @@ def letters(inches: float, points: float) -> int:
 
 
 def to_numpy(values: Any) -> Array:
-    """Float64 on the CPU, of a tensor or anything numpy takes."""
+    """A float64 array from a tensor or anything that numpy takes."""
     if isinstance(values, Tensor):
         values = plain(values.detach()).cpu().double()  # numpy knows no bfloat16
     return np.asarray(values, dtype=np.float64)
 
 
 def array(argument: str, values: ImageLike, *ndim: int, remedy: str) -> Array:
-    """A finite array with one of the numbers of dimensions."""
+    """The values as an array, refused if not finite or of none of these numbers of dimensions."""
     a = to_numpy(values)
     if a.ndim not in ndim or 0 in a.shape:
         raise ValueError(
@@ -158,7 +159,7 @@ def array(argument: str, values: ImageLike, *ndim: int, remedy: str) -> Array:
 
 
 def is_array(values: object) -> TypeGuard[ImageLike]:
-    """A tensor or an array of numpy."""
+    """Whether it is a tensor or an array of numpy."""
     return isinstance(values, Tensor | np.ndarray)
 
 
@@ -196,7 +197,7 @@ def to_pictures(images: ImageLike) -> list[Array]:
 def in_unit_range(images: Sequence[Array]) -> Sequence[Array]:
     """Images as they are if all lie in 0..1, else each scaled by itself.
 
-    What lies in 0..1 keeps its brightness: between scans it may be the finding.
+    Images in 0..1 keep their brightness: how it differs between scans may be the finding.
     """
     if all(image.min() >= 0 and image.max() <= 1 for image in images):
         return images
@@ -204,7 +205,7 @@ def in_unit_range(images: Sequence[Array]) -> Sequence[Array]:
 
 
 def end_of_scale(limit: Any) -> float | None:
-    """A limit as a number, of a tensor, too; None where each map or row has its own."""
+    """A limit, given as a number or a tensor, as a number; None if each map or row has its own."""
     if limit is None:
         return None
     value = limit.item() if isinstance(limit, Tensor) and limit.numel() == 1 else limit

@@ -19,7 +19,7 @@ ONE = "Pass one volume and its maps, images[i] and maps[i]."
 
 @dataclass(frozen=True)
 class Plane:
-    """A slice across ``axis`` of an array; the axes along rows and columns, as they are drawn."""
+    """A slice across ``axis`` of an array, and which axes its drawn rows and columns follow."""
 
     name: str
     axis: int
@@ -65,10 +65,10 @@ def slices_figure(
         affine (Tensor or ndarray): (4, 4), from voxels to millimetres to the right, to the front
             and up, as NIfTI files hold it.
         at (sequence of int): the voxel that all slices go through, in the array's own axes.
-            Default where what ``sign`` asks for is most in the first map.
-        mask (Tensor or ndarray): as a map, outlined in every panel.
-        sign, limit, options: as for :func:`~captum_hrcam.visualize.comparison_figure`, which takes
-            ``titles`` and ``colorbar``, too; by default a map has one scale for its slices.
+            By default where the part of the first map that ``sign`` asks for is largest.
+        mask (Tensor or ndarray): shaped as a map, outlined in every panel.
+        sign, limit, options: as for :func:`~captum_hrcam.visualize.comparison_figure`, which also
+            takes ``titles`` and ``colorbar``; by default a map has one scale for its slices.
 
     Returns:
         *Figure* and an array of *Axes*, (3, 1 + number of maps). No pyplot state is used.
@@ -119,7 +119,7 @@ def slices_figure(
 
 
 def _volume(argument: str, values: ImageLike, channels: Sequence[int]) -> Array:
-    """(C, X, Y, Z), of a batch of one, too."""
+    """(C, X, Y, Z), also from (X, Y, Z) or a batch of one."""
     given = array(argument, values, 3, 4, 5, remedy=ONE)
     a = given[0] if given.ndim == 5 and len(given) == 1 else given
     a = a[None] if a.ndim == 3 else a
@@ -132,7 +132,7 @@ def _volume(argument: str, values: ImageLike, channels: Sequence[int]) -> Array:
 
 
 def _of_size(argument: str, values: ImageLike, size: tuple[int, ...]) -> Array:
-    """(X, Y, Z)."""
+    """A map or mask as (X, Y, Z), refused if it is not of the volume's size."""
     a = _volume(argument, values, (1,))[0]
     if a.shape != size:
         raise ValueError(
@@ -174,14 +174,14 @@ def _oriented(affine: ImageLike) -> tuple[list[Plane], Array]:
 
 
 def _with_sides(a: Array, sides: Array, smallest: float, mode: str) -> Array:
-    """A slice of oblong pixels in square ones of the smallest side."""
+    """Resample a slice of oblong pixels to square ones of the smallest side."""
     size = [max(1, round(n * side / smallest)) for n, side in zip(a.shape, sides, strict=True)]
     values = torch.from_numpy(a.copy())[None, None]
     return F.interpolate(values, size, mode=mode)[0, 0].numpy()
 
 
 def _padded(slices: Sequence[Array]) -> Array:
-    """Slices in the middle of equal frames, (3, H, W), so that they have one scale of length."""
+    """Centre slices in equal frames, (3, H, W), so that all are drawn at one scale of length."""
     frame = np.max([a.shape for a in slices], axis=0)
     margins = [(frame - a.shape) // 2 for a in slices]
     return np.stack(

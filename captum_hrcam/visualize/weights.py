@@ -33,24 +33,24 @@ def weights_figure(
     r"""
     The paper's Figs. 6B and 6C: how the head's weights W[c, i] spread in each layer.
 
-    A panel per class, a row per layer. In a row a dot per channel, spread out where there are many
-    of like weight; above them a box of median and quartiles, whiskers to the outermost values from
-    the 5th to the 95th percentile. Layers are comparable where ``scale``
-    brings their channels to one unit; raw weights also mirror how large a layer's feature maps
+    There is a panel per class and a row per layer. A row has a dot per channel, spread out where
+    many have a similar weight. Above the dots is a box of median and quartiles, with whiskers to
+    the outermost values from the 5th to the 95th percentile. Layers are comparable if ``scale``
+    brings their channels to one unit; raw weights also reflect how large a layer's feature maps
     happen to be.
 
     Args:
         weights (HRCAM or dict): fitted; or {layer: (K, C)}, as :attr:`~captum_hrcam.HRCAM.weights`
             gives them.
         classes (sequence of str): names of the K classes, for the panels' titles.
-        target (int or sequence of int): classes to show, at most 8. Default all.
+        target (int or sequence of int): classes to show, at most 8. By default all.
         scale (dict): {layer: (C,)}, each channel's deviation; weights are multiplied by it.
 
     Returns:
         *Figure* and an array of *Axes*, (number of classes,). No pyplot state is used.
 
     Raises:
-        TypeError: weights that are neither.
+        TypeError: ``weights`` is neither.
         ValueError: shapes that do not fit, no layer, more than 8 classes without ``target``.
         IndexError: a target that is none of the K classes.
 
@@ -79,7 +79,7 @@ def weights_figure(
         _draw_weights(ax, {name: w[c] for name, w in scaled.items()})
         title = classes[c] if classes is not None else f"class {c}"
         ax.set_title(wrap(title, (width - 1.2) / columns, TITLE), fontsize=TITLE, pad=3)
-        if i + columns >= len(shown):  # none below
+        if i + columns >= len(shown):  # no panel below
             ax.set_xlabel("weight" if scale is None else "weight \u00d7 deviation", fontsize=TEXT)
             ax.tick_params(labelbottom=True)
     axes[0].invert_yaxis()  # shared: shallow above, deep below
@@ -149,7 +149,8 @@ def _draw_weights(ax: Axes, weights: Mapping[str, Array]) -> None:
 
 
 def _crowding(w: Array) -> Array:
-    """How many channels have a like weight, of the most that have, so that dots show the shape."""
+    """How many channels have a similar weight, as a share of the largest such number, so that the
+    dots show the distribution's shape."""
     counts, edges = np.histogram(w, bins=max(int(len(w) ** 0.5), 1))
     smooth = np.interp(w, (edges[1:] + edges[:-1]) / 2, counts)
     return smooth / smooth.max()
