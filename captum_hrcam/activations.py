@@ -44,7 +44,8 @@ def read_feature_maps(
     Raises:
         RuntimeError: a layer ran more than once, or not at all.
         TypeError: a layer gave something other than a tensor.
-        ValueError: a layer gave a tensor without spatial dimensions.
+        ValueError: a layer gave a tensor without spatial dimensions, with more than three, or an
+            empty one.
     """
     seen: set[str] = set()
 

@@ -41,8 +41,8 @@ class CAM(HeadAttribution):
 
     Attributes:
         matches_model (bool or None): whether, on the first batch, the classifier's scores, or
-            their softmax or sigmoid, equalled the model's output up to rounding. None before that
-            batch, and if the output is not a tensor (N, K).
+            their softmax, log-softmax or sigmoid, equalled the model's output up to rounding. None
+            before that batch, and if the output is not a finite tensor (N, K).
 
     Raises:
         ValueError: the model has no linear layer, or ``layer`` or ``classifier`` is not in it.
@@ -149,7 +149,7 @@ class CAM(HeadAttribution):
 
 
 def _makes(z: Tensor, weight: Tensor, bias: Tensor, output: Tensor) -> bool:
-    """Whether W z + b, as it is or through a softmax or sigmoid, equals the output up to rounding.
+    """Whether W z + b, or its softmax, log-softmax or sigmoid, equals the output up to rounding.
 
     Args:
         z: (N, C), averages.

@@ -31,8 +31,8 @@ class Sample:
     """Keeps at most ``size`` rows, a fair random sample of all that were added, in their order.
 
     Every row draws a random key, and the rows with the smallest keys stay; the generator is the
-    sample's own. Memory is at most twice ``size`` rows. A size of None keeps all rows. Any tensor
-    with rows will do.
+    sample's own. Memory is at most twice ``size`` rows and a batch. A size of None keeps all rows.
+    Any tensor with rows will do.
     """
 
     forget = None

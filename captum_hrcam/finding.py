@@ -1,4 +1,4 @@
-"""Find layers in a traced forward: one per resolution, the deepest before each downsampling."""
+"""Find layers by tracing a model: one per resolution, the deepest before each downsampling."""
 
 import math
 import warnings

@@ -23,7 +23,8 @@ def minimise(
         parameters: what the sum is minimised over; all of one dtype.
         over_ranks: add up the terms of all ranks of a group. The first rank steers, so that
             rounding never sends two ranks different ways; the others evaluate what it asks for.
-        tolerance: stop once no element of the gradient exceeds this.
+        tolerance: stop once no element of the gradient exceeds this; also after 200 iterations, or
+            once a step changes hardly anything.
     """
 
     def evaluate() -> Tensor:

@@ -28,7 +28,8 @@ from captum_hrcam import group
 from captum_hrcam.fusion import same_axes
 
 IMAGES = 48
-FURTHEST = 1.5  # pixels that a map is moved by at most, or half as many cells if that is further
+FURTHEST = 1.5  # pixels that a map is moved by at most, or half as many cells if that is further;
+# so never more than 1.5 cells, as a cell is a pixel at least
 REACH = 4  # cells, the largest distance between the two maps that is tried; twice the displacement
 PEAKS = 2  # power of what exceeds a map's mean, so that objects count and the background does not
 FOLDS = 8  # of the images, to estimate the error; fewer images than this tell nothing

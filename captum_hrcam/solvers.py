@@ -40,7 +40,8 @@ def rescale(
     """The temperature a and bias d with which a s + d predicts best.
 
     A softmax has one temperature unless ``per_class``; with other losses each output has its own.
-    Targets are drawn a little towards the mean (Platt 1999), so that separable data keep a finite
+    Targets of "cross_entropy" are drawn a little towards their mean, those of
+    "binary_cross_entropy" towards a half (Platt 1999), so that separable data keep a finite
     temperature.
 
     Args:

@@ -27,7 +27,8 @@ class SimulatedPathology(Dataset[tuple[Any, int]]):
         n (int): number of images.
         size (int): pixels per side, at least 32.
         seed (int): the seed of all images.
-        contrast (float): how much brighter lesions are; 1 is the default.
+        contrast (float): a factor on how much brighter than the tissue lesions are; with a negative
+            one they are darker.
         transform (Callable): applied to the image, (1, size, size).
         mask_transform (Callable): applied to the mask, as in :class:`ISIC2019`.
 

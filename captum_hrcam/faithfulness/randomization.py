@@ -43,7 +43,8 @@ def randomization(
     All of this happens on a copy of the model, in eval mode. A layer is randomised by its
     ``reset_parameters()``, which also resets BatchNorm's running statistics. Parameters of a layer
     without that method, or that it leaves as they were (attention's projections, class tokens,
-    weight norm), are shuffled; if all their values are equal (a scale of ones), they stay.
+    weight norm), are shuffled; if all their values are equal (a scale of ones), they stay. The
+    running statistics of a BatchNorm without parameters (``affine=False``) stay, too.
 
     Args:
         model (Module): never changed.
