@@ -1,8 +1,8 @@
-"""Which classes' maps mark no place? What the report says, beside what masks say.
+"""Which classes' maps mark no place? Compares what the report says with what masks say.
 
-On the networks and images of localization.py: for each class the contrast that the report of the
-default fit gives, whether the report warns of the class, and the pixel AP of its maps. Writes
-``benchmarks/classes.csv`` and a section of ``benchmarks/RESULTS.md``.
+On the networks and images of localization.py, measures for each class the contrast that the report
+of the default fit gives, whether the report warns of the class, and the pixel AP of its maps.
+Writes ``benchmarks/classes.csv`` and a section of ``benchmarks/RESULTS.md``.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def classes(options: argparse.Namespace, kind: str, name: str, seed: int) -> Ite
     model = network(options, kind, name, seed, data)
     hrcam = HRCAM(model, find_layers(model, data.x[:1]))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # they are what is counted below
+        warnings.simplefilter("ignore", UserWarning)  # the classes they name are in the table
         fit = hrcam.fit(DataLoader(TensorDataset(data.x, data.y), batch_size=50))
     named = without_a_place(fit.contrast)
     ap = metrics.pixel_average_precision(hrcam.attribute(tested.x, tested.y), tested.masks)

@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def figures(model, methods, x, y) -> str:
-    """Every figure of every method, and of the centred Gaussian."""
+    """A table of every figure of every method, and of the centred Gaussian."""
     seeing = {
         f.__name__: functools.partial(f, model) for f in (insertion, deletion, road, infidelity)
     }
@@ -81,7 +81,8 @@ def figures(model, methods, x, y) -> str:
 
 
 def randomised(model, hrcam, loader, x, y) -> str:
-    """SSIM after each block; HR-CAM with its head kept and fitted anew, Grad-CAM beside it."""
+    """A table of SSIM after each block, of HR-CAM with its head kept and fitted anew, and of
+    Grad-CAM."""
     before_last = list(hrcam.layers)[-2]
     builds = {
         "HR-CAM, head kept": head_kept(hrcam),
@@ -95,7 +96,7 @@ def randomised(model, hrcam, loader, x, y) -> str:
 
 
 def markdown(means: pd.DataFrame) -> str:
-    """A Markdown table, three digits; what is undefined stays empty."""
+    """A Markdown table with three digits; cells of undefined figures are empty."""
     rows = [
         [name, *("" if pd.isna(v) else f"{v:.3f}" for v in row)]
         for name, row in zip(means.index, means.to_numpy(), strict=True)

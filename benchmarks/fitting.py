@@ -2,8 +2,8 @@
 
     make bench
 
-The frozen pass is timed on a few images, side by side with inference; the solves on features of
-all ``--images``. The ratio is of both together, at that many images.
+The frozen pass is timed on a few images, side by side with inference; the solves are timed on the
+features of all ``--images``. The ratio is that of pass and solve together, for that many images.
 """
 
 import argparse
@@ -30,7 +30,7 @@ CLASSES = 8
 
 
 class Features(nn.Module):
-    """A network that costs nothing, whose layers have the channels of a ResNet-50's."""
+    """A network that costs nothing, with given channels, such as those of a ResNet-50's layers."""
 
     def __init__(self, channels: list[int]) -> None:
         super().__init__()
@@ -46,7 +46,8 @@ class Features(nn.Module):
 
 
 def features(y: Tensor, width: int, generator: torch.Generator) -> Tensor:
-    """Correlated, as those of a network: sixty causes, eight of which tell the class; and noise."""
+    """Features correlated like a network's: sixty causes, eight of which tell the class, and
+    noise."""
     mixing = torch.randn(60, width, generator=torch.Generator().manual_seed(0)) / 8
     causes = torch.randn(len(y), 60, generator=generator)
     causes[:, :CLASSES] += nn.functional.one_hot(y, CLASSES)
@@ -54,7 +55,7 @@ def features(y: Tensor, width: int, generator: torch.Generator) -> Tensor:
 
 
 def fit_over_inference(options: argparse.Namespace) -> list[list[str]]:
-    """One row for each solver."""
+    """A fit's time over that of one inference pass, a row for each solver."""
     torch.manual_seed(0)
     model = get_model("resnet50", weights=None, num_classes=CLASSES).eval().to(DEVICE)
     x = torch.randn(options.timed, 3, options.size, options.size)
@@ -88,7 +89,7 @@ def fit_over_inference(options: argparse.Namespace) -> list[list[str]]:
 
 
 def fit_features(n: int, channels: list[int], solver: str) -> FitReport:
-    """The report of a fit on features that are there already."""
+    """The report of a fit on features that have been computed already."""
     y = torch.arange(n) % CLASSES
     x = features(y, sum(channels), torch.Generator().manual_seed(1))
     model = Features(channels)
@@ -99,7 +100,7 @@ def fit_features(n: int, channels: list[int], solver: str) -> FitReport:
 
 
 def against_scikit_learn(options: argparse.Namespace, width: int) -> list[list[str]]:
-    """Penalised losses reached, and time, at three penalties."""
+    """The penalised losses that both reach, and the ratio of times, at three penalties."""
     y = torch.arange(options.images) % CLASSES
     x = features(y, width, torch.Generator().manual_seed(1))
     x = (x - x.mean(0)) / x.std(0)
@@ -125,7 +126,7 @@ def against_scikit_learn(options: argparse.Namespace, width: int) -> list[list[s
 
 
 def penalised(x: Tensor, hot: Tensor, weight: Tensor, penalty: float) -> float:
-    """The loss that both minimise, its bias the best."""
+    """The loss that both minimise, with the best bias."""
     scores = x.double() @ weight.T
     bias = torch.zeros(CLASSES, dtype=torch.float64, requires_grad=True)
 

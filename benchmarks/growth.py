@@ -2,9 +2,9 @@
 
     make bench
 
-Draws ``benchmarks/growth.png``: seconds that maps take beside the forward pass, or that a pattern
-head takes beside the frozen pass, and the memory of what is kept. A slope of 1 in the logarithms is
-linear growth.
+Measures the seconds that maps take beside the forward pass, or that a pattern head takes beside the
+frozen pass, and the memory of what is kept. Draws the times as ``benchmarks/growth.png``. A slope
+of 1 in the logarithms is linear growth.
 """
 
 import argparse
@@ -37,14 +37,14 @@ VALUES = {
 
 
 class Case(NamedTuple):
-    """Something to time, and the MiB that it keeps."""
+    """A function to time, and the MiB that it keeps."""
 
     run: Callable[[], object]
     kept: float
 
 
 def maps(side: int, layers: int, channels: int, classes: int) -> Case:
-    """Contract each layer, upsample, add: what maps cost beside the forward pass."""
+    """Contract each layer, upsample and add: what maps cost beside the forward pass."""
     features = [torch.rand(1, channels, side // 4, side // 4) for _ in range(layers)]
     weight = torch.rand(classes, channels)
 
@@ -55,7 +55,8 @@ def maps(side: int, layers: int, channels: int, classes: int) -> Case:
 
 
 def moments(images: int) -> Case:
-    """A pattern head of a thousand features, batch by batch: what a fit costs beside its pass."""
+    """Fit a pattern head on a thousand features, batch by batch: what a fit costs beside its
+    pass."""
     z, y, within = torch.rand(64, 1000), torch.rand(64, 8), torch.rand(64, 1000)
 
     def run() -> Moments:
@@ -81,7 +82,7 @@ def measured(rounds: int) -> Iterator[dict[str, object]]:
 
 
 def slope(rows: pd.DataFrame, column: str) -> float:
-    """Of the logarithms, by least squares."""
+    """The slope of the logarithms, by least squares."""
     return float(np.polyfit(np.log(rows["value"]), np.log(rows[column]), 1)[0])
 
 

@@ -1,4 +1,4 @@
-"""Kinds of images whose class comes from a known place: (images, labels, masks) per seed."""
+"""Kinds of images whose class shows in a known place: (images, labels, masks) per seed."""
 
 import functools
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from captum_hrcam.datasets import SimulatedPathology
 
 
 class Images(NamedTuple):
-    """x (N, C, H, W); y (N,); masks (N, H, W) bool, which neither fit nor choice sees."""
+    """x (N, C, H, W); y (N,); masks (N, H, W) bool, which no fit or choice sees."""
 
     x: Tensor
     y: Tensor
@@ -25,7 +25,7 @@ Draw = Callable[[np.random.Generator, int, bool], tuple[np.ndarray, int, np.ndar
 
 
 def lesions(n: int, seed: int, test: bool, size: int = 64) -> Images:
-    """Brain-like slices, two classes; in the test set only those with a lesion."""
+    """Brain-like slices of two classes; the test set has only those with a lesion."""
     source = SimulatedPathology(2 * n if test else n, size, seed=2 * seed + test)
     items = [i for i in range(len(source)) if i % 2 or not test]
     x = torch.stack([source[i][0] for i in items])
@@ -59,7 +59,7 @@ def _digit(rng: np.random.Generator, i: int, test: bool, size: int) -> tuple[np.
 
 
 def _strokes(rng: np.random.Generator, size: int, n: int) -> np.ndarray:
-    """Straight strokes as wide as a digit's, each of its own strength .4 to .8."""
+    """Straight strokes as wide as a digit's, each with its own strength from .4 to .8."""
     y, x = np.mgrid[:size, :size]
     field = np.zeros((size, size))
     for _ in range(n):
@@ -90,7 +90,7 @@ def _photographs() -> list[np.ndarray]:
 
 
 def _photo_digit(rng, i, test, size=64):
-    """On a crop of a real photograph, left half in training and right half in tests."""
+    """A digit on a crop of a real photograph: of its left half in training, its right in tests."""
     field, label = _digit(rng, i, test, size)
     photo = _photographs()[rng.integers(2)]
     half = photo.shape[1] // 2
@@ -109,7 +109,7 @@ def _patch(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Of unit deviation, averaged over 3 x 3 pixels."""
+    """Noise of unit deviation, averaged over 3 x 3 pixels."""
     noise = torch.from_numpy(rng.normal(size=(1, 1, size + 2, size + 2)))
     return F.avg_pool2d(noise, 3, 1)[0, 0].numpy() * 3
 

@@ -2,8 +2,8 @@
 
 Trains small CNNs, draws the maps of every method, and scores them against masks that no method
 has seen. Writes ``benchmarks/localization.csv`` (a row per network, method and configuration) and
-the tables in ``benchmarks/RESULTS.md``. The peer that a ratio is formed with is the best of all
-configurations of all peers, chosen for each column on the test masks.
+the tables in ``benchmarks/RESULTS.md``. Ratios are to the best of all configurations of all peers,
+chosen for each column on the test masks.
 """
 
 import argparse
@@ -37,7 +37,7 @@ FULL = {
     "kinds": {"lesions": 3, "dark digits": 3, "gratings": 3},  # seeds of each
 }
 SOURCES = KINDS | {kind: functools.partial(real, kind) for kind in SETS}
-MIRRORED = ["lesions", *SETS]  # kinds whose images may be, in training
+MIRRORED = ["lesions", *SETS]  # kinds whose images may be mirrored in training
 SIZES = {
     "quick": {"images": 1500, "epochs": 6, "tested": 30, "kinds": {"lesions": 1, "dark digits": 1}},
     "full": FULL,
@@ -65,14 +65,15 @@ def main() -> None:
 
 
 def section(size: str) -> str:
-    """Of RESULTS.md: each size has its own, so that a quick run leaves the full one's table."""
+    """The section of RESULTS.md. Each size has its own, so that a quick run does not overwrite the
+    table of a full one."""
     return "localization" if size == "full" else f"localization-{size}"
 
 
 def cell(
     options: argparse.Namespace, kind: str, name: str, seed: int, data: Images, tested: Images
 ) -> list[dict]:
-    """All methods on one network and one kind of images."""
+    """The rows of all methods on one network and one kind of images."""
     model = network(options, kind, name, seed, data)
     with torch.no_grad():
         accuracy = (model(tested.x).argmax(1) == tested.y).float().mean().item()
@@ -96,22 +97,22 @@ def cell(
 def network(
     options: argparse.Namespace, kind: str, name: str, seed: int, data: Images
 ) -> nn.Module:
-    """Trained, or kept from an earlier run."""
+    """A trained network, or the one kept from an earlier run."""
 
     def build() -> nn.Module:
         model = NETWORKS[name](data.x.shape[1], int(data.y.max()) + 1)
         return model.to(memory_format=torch.channels_last)
 
     def trained() -> nn.Module:
-        epochs = round(options.epochs * options.images / len(data.x))  # small sets: as many steps
+        epochs = round(options.epochs * options.images / len(data.x))  # as many steps on small sets
         return train(name, data.x, data.y, epochs=epochs, seed=seed, turn=kind in MIRRORED)
 
     return kept(options, f"{kind}-{name}-{seed}", build, trained)
 
 
-# Of each fit the maps that are scored. The first is the default.
+# Pairs of the options of a fit and its maps to score. The first fit is the default.
 SUM, AGREEMENT, EVIDENCE = ({"fusion": name} for name in ("sum", "agreement", "evidence"))
-POSITIVE = {"relu_attributions": True}  # as peers' maps are by definition
+POSITIVE = {"relu_attributions": True}  # peers' maps are positive parts by definition
 OURS: list[tuple[dict, dict[str, dict]]] = [
     (
         {},
@@ -131,13 +132,13 @@ OURS: list[tuple[dict, dict[str, dict]]] = [
 
 
 def methods(model: nn.Module, data: Images) -> Iterator[tuple[str, Attribute]]:
-    """Ours, a baseline, a head fitted on masks, and the peers."""
+    """Yield (name, function) for HR-CAM's maps, a baseline, a head fitted on masks, and peers."""
     layers = find_layers(model, data.x[:1])
     loader = DataLoader(TensorDataset(data.x, data.y), batch_size=BATCH)
     for fit, maps in OURS:
         hrcam = HRCAM(model, layers)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # weak heads are here to be seen
+            warnings.simplefilter("ignore", UserWarning)  # weak heads are fitted on purpose
             print(*hrcam.fit(loader, **fit).choices[:2], sep="\n")
         for name, options in maps.items():
             yield f"HR-CAM | {name}", functools.partial(_attribute, hrcam, options)
@@ -158,7 +159,8 @@ def _forward(model: nn.Module, x: Tensor) -> None:
 
 
 def score(maps: Tensor, masks: Tensor) -> dict[str, float]:
-    """The four columns; IoU at the best common threshold, chosen on these masks."""
+    """The figures of the four columns; IoU is at the best common threshold, chosen on these
+    masks."""
     threshold = metrics.oracle_threshold(maps, masks)
     return {
         "PxAP": float(metrics.pxap(maps, masks)),
@@ -184,7 +186,7 @@ def best_peer(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def ratios(frame: pd.DataFrame, configuration: str = "default, sum") -> pd.DataFrame:
-    """Our figure over the best peer's, for each network."""
+    """HR-CAM's figures over the best peer's, for each network."""
     mine = frame[is_ours(frame) & (frame["configuration"] == configuration)]
     return mine.set_index(CELL)[COLUMNS] / best_peer(frame)
 
@@ -249,7 +251,7 @@ def placing_table(frame: pd.DataFrame) -> str:
 
 
 def method_table(frame: pd.DataFrame) -> str:
-    """Every map of ours, and each peer at its best configuration."""
+    """A row for each of HR-CAM's maps, and for each peer at its best configuration."""
     means = frame.groupby(["method", "configuration"], sort=False)[[*COLUMNS, "passes"]].mean()
     means = means.reset_index()
     best = means.loc[means.groupby("method", sort=False)["pixel AP"].idxmax()]

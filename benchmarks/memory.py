@@ -2,8 +2,8 @@
 
     make bench
 
-On a CPU the process's peak resident memory, PyTorch itself included; on a GPU what PyTorch
-allocated there at most.
+On a CPU this is the process's peak resident memory, including PyTorch itself; on a GPU it is the
+most that PyTorch allocated there.
 """
 
 import argparse
@@ -30,7 +30,7 @@ LIMITS = {"attribute": 1.02}
 
 
 def peak(what: str, name: str, batch: int, size: int) -> float:
-    """MiB, in this process."""
+    """The peak in this process, in MiB."""
     run = runs(name, batch, size)[what]
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -42,7 +42,7 @@ def peak(what: str, name: str, batch: int, size: int) -> float:
 
 
 def apart(what: str, options: argparse.Namespace) -> float:
-    """The same in a new process."""
+    """The peak in a new process, in MiB."""
     command = [sys.executable, __file__, "--one", what, "--model", options.model]
     command += ["--batch", str(options.batch), "--size", str(options.size)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

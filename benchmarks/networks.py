@@ -19,7 +19,7 @@ def conv(n_in: int, n_out: int, stride: int = 1, groups: int = 1, k: int = 3) ->
 
 
 class Residual(nn.Module):
-    """relu(x + conv conv x), as ResNet-18's."""
+    """relu(x + conv conv x), as in ResNet-18."""
 
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Residual(nn.Module):
 
 
 class Inverted(nn.Module):
-    """Expand, depthwise, project without ReLU, as MobileNetV2's: its maps have both signs."""
+    """Expand, convolve depthwise, project without ReLU, as in MobileNetV2; maps have both signs."""
 
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Inverted(nn.Module):
 
 
 class Dense(nn.Module):
-    """Each layer sees all before it in its block, as DenseNet's."""
+    """Each layer sees all earlier layers of its block, as in DenseNet."""
 
     def __init__(self, n_in: int, growth: int, n: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Dense(nn.Module):
 
 
 def vgg(n_in: int, n_out: int) -> nn.Sequential:
-    """Pairs of convolutions, pooled."""
+    """Pairs of convolutions, with pooling between the pairs."""
     stages: list[nn.Module] = []
     for a, b in zip((n_in, *WIDTHS), WIDTHS, strict=False):
         stages += [nn.Sequential(conv(a, b), conv(b, b)), nn.MaxPool2d(2)]
@@ -86,7 +86,7 @@ def mobile(n_in: int, n_out: int) -> nn.Sequential:
 
 
 def dense(n_in: int, n_out: int) -> nn.Sequential:
-    """Dense blocks of three, halved in size and channels between them."""
+    """Dense blocks of three layers; between blocks, size and channels are halved."""
     width, growth = 16, 12
     stages: list[nn.Module] = [conv(n_in, width)]
     for i in range(4):
@@ -108,10 +108,10 @@ NETWORKS = {"VGG": vgg, "ResNet": residual, "MobileNet": mobile, "DenseNet": den
 def train(
     name: str, x: Tensor, y: Tensor, *, epochs: int, seed: int, turn: bool, batch_size: int = 40
 ) -> nn.Module:
-    """A network of this name, trained with AdamW under a one-cycle schedule.
+    """Train a network of this name with AdamW under a one-cycle schedule.
 
     Args:
-        turn: whether images may be mirrored (lesions may, digits not).
+        turn: whether images may be mirrored (lesions may, digits may not).
     """
     torch.manual_seed(seed)
     model = NETWORKS[name](x.shape[1], int(y.max()) + 1).to(memory_format=torch.channels_last)
@@ -145,12 +145,12 @@ def kept(
     build: Callable[[], nn.Module],
     train: Callable[[], nn.Module],
 ) -> nn.Module:
-    """Trained, or read from ``--keep`` where an earlier run of the same size left it.
+    """Train a network, or read it from ``--keep`` if an earlier run of the same size left it there.
 
     Args:
-        name: of the file, to which the size is added.
-        build: gives the network untrained, to be filled.
-        train: gives it trained.
+        name: the file's name, to which the size is added.
+        build: returns the untrained network, to load the file into.
+        train: returns the trained network.
     """
     if not options.keep:
         return train()

@@ -1,4 +1,4 @@
-"""What the same solve finds when it is shown the masks."""
+"""A head solved like the cascade's layers, but towards the masks themselves."""
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,12 @@ IMAGES = 400
 
 
 def mask_fitted(model: nn.Module, layers: dict[str, nn.Module], data: Images) -> Attribute:
-    """Each layer solved towards the masks of training images, W = (S + diag S)^-1 Cov(f, mask).
+    """Solve each layer towards the masks of training images, W = (S + diag S)^-1 Cov(f, mask).
 
-    The solve is the one of the library's cascade, the target is the truth. The layers' standardised
-    maps are added with equal weight. No method may do this; it shows how near a head without masks
-    comes. It is no bound: on textures the default, which leaves fine layers out, does better.
+    The solve is that of the library's cascade, but the target is the truth. The layers'
+    standardised maps are added with equal weight. No method may do this; it shows how close a head
+    without masks comes. It is not a bound: on textures the default, which leaves fine layers out,
+    does better.
     """
     x, y, masks = data.x[:IMAGES], data.y[:IMAGES], data.masks[:IMAGES, None].float()
     k = int(data.y.max()) + 1
@@ -28,7 +29,7 @@ def mask_fitted(model: nn.Module, layers: dict[str, nn.Module], data: Images) ->
         means[name] = f.double().mean((0, 2, 3))[:, None, None]
         centred = f.double() - means[name]
         moments = CellMoments(f.shape[1], k)
-        moments.add(centred, (hot * pool(masks, f.shape[2:])).double())  # 0 where the class is not
+        moments.add(centred, (hot * pool(masks, f.shape[2:])).double())  # 0 where it is absent
         rows = centred.transpose(0, 1).flatten(1)  # (C, n h w)
         covariance = rows @ rows.T / rows.shape[1]
         heads[name] = unit(solve(covariance, moments.covariance), covariance)
@@ -44,7 +45,7 @@ def mask_fitted(model: nn.Module, layers: dict[str, nn.Module], data: Images) ->
 
 @torch.no_grad()
 def _features(model: nn.Module, layers: dict[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
-    """{layer: (n, C, h, w)} of all images at once."""
+    """The feature maps {layer: (n, C, h, w)} of all images at once."""
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
     for batch in x.split(50):
         with read_feature_maps(layers, lambda name, f: found[name].append(f.clone())):

@@ -1,4 +1,4 @@
-"""The rivals, from Captum and from the packages grad-cam and torchcam, one function a map."""
+"""The rival methods of Captum, grad-cam and torchcam, each as a function that draws maps."""
 
 import functools
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from captum_hrcam import CAM, compare
 from captum_hrcam.evaluation.baselines import gaussian_map
 
 Attribute = Callable[[Tensor, Tensor], Tensor]
-SLOW = ("ScoreCAM",)  # run on a subset of images, and left out of the best peer
+SLOW = ("ScoreCAM",)  # run on a subset of images, and does not count for the best peer
 FAMILIES = {
     "GradCAM++": pgc.GradCAMPlusPlus,
     "XGradCAM": pgc.XGradCAM,
@@ -24,12 +24,17 @@ FAMILIES = {
 
 
 def gaussian(x: Tensor, y: Tensor) -> Tensor:
-    """The baseline without a model."""
+    """The centred Gaussian, a baseline without a model."""
     return gaussian_map(x)
 
 
 def peers(model: nn.Module, layers: dict[str, nn.Module]) -> dict[str, Attribute]:
-    """{"method | configuration": f(images, targets) -> (N, 1, H, W)}; layers shallow to deep."""
+    """All peers, {"method | configuration": f(images, targets) -> (N, 1, H, W)}.
+
+    Args:
+        model: the model.
+        layers: layer name -> module, shallow to deep.
+    """
     modules, names = list(layers.values()), list(layers)
     n = len(modules)
     found: dict[str, Attribute] = {"CAM | last": of_captum(CAM(model, names[-1]))}
@@ -52,7 +57,7 @@ def peers(model: nn.Module, layers: dict[str, nn.Module]) -> dict[str, Attribute
 
 
 def of_captum(method: LayerGradCam | CAM) -> Attribute:
-    """The positive part, as Grad-CAM is defined."""
+    """Draw the positive part of the method's maps, as Grad-CAM is defined."""
     return lambda x, y: compare({"map": method}, x, y)["map"].relu()
 
 

@@ -1,6 +1,6 @@
 """Real images with masks that people drew: tumours in the brain and the breast.
 
-Nothing is downloaded. The data sets' folders, as published, go into ``benchmarks/data/``:
+Nothing is downloaded. Put the data sets' folders, as published, into ``benchmarks/data/``:
 
 - ``kaggle_3m``: MR slices of 110 patients with a lower-grade glioma
   (Buda et al. 2019, https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation);
@@ -19,12 +19,13 @@ from PIL import Image
 from torch import Tensor
 
 DATA = Path(__file__).parent / "data"
-SIZE = 96  # pixels a side, to which all are scaled
-HELD_OUT = 0.3  # of the patients or images, for the tests
+SIZE = 96  # pixels per side, to which all images are scaled
+HELD_OUT = 0.3  # share of the patients or images that is kept for the tests
 
 
 class Item(NamedTuple):
-    """Masks are added up; images of one group, a patient, are all for training or all for tests."""
+    """An image, the masks to be united, its label, and its group, such as the patient: the images
+    of a group are all for training or all for tests."""
 
     image: Path
     masks: list[Path]
@@ -40,7 +41,7 @@ def brain(folder: Path) -> Iterable[Item]:
 
 
 def breast(folder: Path) -> Iterable[Item]:
-    """Normal (0), benign (1), malignant (2)."""
+    """Ultrasound images: normal (0), benign (1), malignant (2)."""
     for label, name in enumerate(("normal", "benign", "malignant")):
         for image in sorted(folder.glob(f"{name}/{name} (*).png")):
             if "_mask" not in image.name:
@@ -56,10 +57,10 @@ SETS: dict[str, tuple[Callable[[Path], Iterable[Item]], str, str]] = {
 
 
 def real(kind: str, n: int, seed: int, test: bool, data: Path = DATA) -> Images:
-    """At most n images of a kind; of the tests only those with a mask.
+    """At most n images of a kind; for the tests only images with a mask.
 
     Args:
-        seed: says which patients are held out for the tests.
+        seed: determines which patients are held out for the tests.
 
     Raises:
         FileNotFoundError: the data set is not there.
@@ -88,12 +89,12 @@ def real(kind: str, n: int, seed: int, test: bool, data: Path = DATA) -> Images:
 
 
 def _scaled(path: Path, mode: str) -> Tensor:
-    """(C, SIZE, SIZE), 0 to 1."""
+    """The image (C, SIZE, SIZE), 0 to 1."""
     image = Image.open(path).convert(mode).resize((SIZE, SIZE), Image.Resampling.BOX)
     pixels = np.asarray(image, dtype=np.float32) / 255
     return torch.from_numpy(pixels.reshape(SIZE, SIZE, -1)).permute(2, 0, 1)
 
 
 def _mask(paths: list[Path]) -> Tensor:
-    """(SIZE, SIZE), where any mask covers at least half a pixel."""
+    """The union of the masks (SIZE, SIZE): pixels of which any mask covers at least half."""
     return torch.stack([_scaled(path, "L")[0] >= 0.5 for path in paths]).any(0)

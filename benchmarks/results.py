@@ -1,15 +1,16 @@
-"""RESULTS.md: each benchmark owns the section between its marks."""
+"""Writes RESULTS.md, in which each benchmark owns the section between its marks."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
 def write_section(path: Path, name: str, text: str) -> None:
-    """Put ``text`` in place of the section ``name``, or at the end.
+    """Replace the section ``name`` by ``text``, or append it at the end.
 
     Args:
-        path: the Markdown file; made when missing.
-        name: of the section, in an HTML comment before and after it.
+        path: the Markdown file, created if missing.
+        name: the section's name, in an HTML comment before and after it.
+        text: the section's new content.
     """
     mark = f"<!-- {name} -->"
     before = path.read_text() if path.exists() else "# Measured\n\n"
@@ -23,11 +24,11 @@ def write_section(path: Path, name: str, text: str) -> None:
 
 
 def verdict(ratio: float, limit: float | None) -> list[str]:
-    """The cells "at most" and "met"; empty without a limit."""
+    """The cells "at most" and "met", which are empty without a limit."""
     return ["", ""] if limit is None else [f"{limit:.2f}", "yes" if ratio <= limit else "no"]
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of cells that are text already."""
+    """A Markdown table; the cells are strings."""
     head, *lines = (f"| {' | '.join(cells)} |" for cells in (columns, *rows))
     return "\n".join([head, "|---" * len(columns) + "|", *lines])

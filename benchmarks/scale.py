@@ -1,9 +1,9 @@
-"""A ridge head on a million images' features, from disk: time and memory.
+"""Time and memory of a ridge head fitted on a million images' features, read from disk.
 
     make bench-scale
 
 Writes features of ``--images`` images (15.6 GB for a million) to ``--folder``, as a fit with
-``cache`` does, and solves the head on them; says time and peak resident memory.
+``cache`` does, and solves the head on them. Reports time and peak resident memory.
 """
 
 import argparse
@@ -29,7 +29,7 @@ LIMIT = 2.0  # GiB
 
 
 def write(images: int, file: Path) -> FeatureCollector:
-    """The features, batch by batch, as a fit writes them."""
+    """Write the features batch by batch, as a fit does."""
     generator = torch.Generator().manual_seed(1)
     collector = FeatureCollector(RowFile(file))
     for positions in torch.arange(images).split(BATCH):
@@ -41,7 +41,7 @@ def write(images: int, file: Path) -> FeatureCollector:
 
 
 def resident() -> float:
-    """GiB, the most so far."""
+    """The peak resident memory so far, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

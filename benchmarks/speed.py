@@ -27,8 +27,8 @@ from captum_hrcam.fusion import LINEAR_MODES
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CLASSES = 8
-CALLS = 20  # of a tiny network in one timing
-# what / against what: at most
+CALLS = 20  # calls of a tiny network in one timing
+# (what is timed, against what): the largest ratio allowed
 TARGETS = {
     ("attribute", "bare forward"): 1.03,
     ("class_maps, 8 classes", "bare forward"): 1.06,
@@ -45,7 +45,8 @@ TARGETS = {
 
 
 def fitted(model: nn.Module, layers: list, x: Tensor, classes: int) -> HRCAM:
-    """With a head of two images a class: what it says does not change what it costs."""
+    """HR-CAM with a head fitted on two images per class: what a head says does not change what it
+    costs."""
     small = torch.randn(2 * classes, *x.shape[1:2], *[min(64, s) for s in x.shape[2:]])
     hrcam = HRCAM(model, layers)
     data = [(small, torch.arange(2 * classes) % classes)]
@@ -54,7 +55,7 @@ def fitted(model: nn.Module, layers: list, x: Tensor, classes: int) -> HRCAM:
 
 
 def runs(name: str, batch: int, size: int) -> dict[str, Callable[[], Any]]:
-    """What is timed, on one of torchvision's networks and one batch."""
+    """The functions to time, on one of torchvision's networks and one batch."""
     torch.manual_seed(0)
     model = get_model(name, weights=None, num_classes=CLASSES).eval().to(DEVICE)
     x = torch.randn(batch, 3, size, size, device=DEVICE)
@@ -99,7 +100,7 @@ def beside_captum(
 
 
 def least(model: nn.Module, rows: dict[str, Tensor], x: Tensor, mode: str) -> Tensor:
-    """The least that such a map takes: no check, no mode, no target, no dtype but float32."""
+    """The least work for such a map: no checks, no modes, no target, no dtype but float32."""
     maps: list[Tensor] = []
 
     def read(row: Tensor, module: nn.Module, args: tuple[Tensor, ...], f: Tensor) -> None:
@@ -154,7 +155,7 @@ def many_classes(size: int) -> dict[str, Callable[[], Any]]:
 
 
 def tiny(dims: int) -> dict[str, Callable[[], Any]]:
-    """One image through a network so small that Python's share shows."""
+    """One image through a network so small that Python's share of the time shows."""
     conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
     pool = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[dims - 1]
     blocks = [nn.Sequential(conv(c, 8, 3, padding=1), nn.ReLU(), pool(2)) for c in (1, 8, 8)]
@@ -197,9 +198,9 @@ def measured(options: argparse.Namespace) -> Iterator[list[str]]:
 
 
 def row(pairs: list[tuple[float, float]], limit: float | None, calls: int) -> list[str]:
-    """Ratio, its quartiles, milliseconds more for each of the calls, and the verdict.
+    """The ratio, its quartiles, the additional milliseconds per call, and the verdict.
 
-    Beside a tiny network it is the milliseconds that count: one is as good as the ratio.
+    For a tiny network the milliseconds matter: at most one more is accepted in place of the ratio.
     """
     low, middle, high = statistics.quantiles((run / base for run, base in pairs), n=4)
     more = statistics.median(1e3 * (run - base) / calls for run, base in pairs)

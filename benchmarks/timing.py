@@ -1,4 +1,4 @@
-"""Times measured side by side in one run."""
+"""Measure times side by side in one run."""
 
 import platform
 import time
@@ -19,12 +19,14 @@ def seconds(run: Callable[[], object]) -> float:
 def interleaved(
     run: Callable[[], object], base: Callable[[], object], rounds: int, at_least: float = 0
 ) -> list[tuple[float, float]]:
-    """Seconds of ``run`` and of ``base``, a pair for each round, who goes first in turn; so what
-    else the machine does falls on both sides alike.
+    """Time ``run`` and ``base`` in turn: a pair of seconds for each round. They take turns at going
+    first, so that whatever else the machine does affects both alike.
 
     Args:
-        rounds: how many at least.
-        at_least: seconds; short runs get as many rounds as these hold.
+        run: what to time.
+        base: what to compare it with.
+        rounds: the least number of rounds.
+        at_least: seconds; short runs get as many rounds as fit into them.
     """
     run(), base()
     found: list[tuple[float, float]] = []
@@ -37,7 +39,7 @@ def interleaved(
 
 
 def machine() -> str:
-    """What the figures were measured on."""
+    """The machine and versions that the figures were measured with."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return (
         f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, captum "

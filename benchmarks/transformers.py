@@ -1,8 +1,9 @@
 """Maps of vision transformers against masks, beside gradient methods: which layers know where?
 
-A small ViT with a convolutional stem, trained here on the images of localization.py. HR-CAM gets
-all of its layers; the peers are grad-cam's, of every layer, alone and fused, the best in hindsight.
-Writes ``benchmarks/transformers.csv`` and a section of ``benchmarks/RESULTS.md``.
+Trains a small ViT with a convolutional stem on the images of localization.py. HR-CAM gets all of
+its layers. The peers are grad-cam's methods on every layer alone and on all blocks fused, of which
+the best is taken in hindsight. Writes ``benchmarks/transformers.csv`` and a section of
+``benchmarks/RESULTS.md``.
 """
 
 import argparse
@@ -26,10 +27,10 @@ from tqdm.auto import tqdm
 
 from captum_hrcam import HRCAM
 
-CELLS = 16  # a side, of 4 x 4 pixels
+CELLS = 16  # per side, of 4 x 4 pixels each
 WIDTH, DEPTH = 64, 6
 LAYERS = ["stem", *(f"blocks.{i}" for i in range(DEPTH))]
-FITTED = 2000  # images of those that the model was trained on, for the head
+FITTED = 2000  # images for the head, of those that the model was trained on
 OURS = {
     "default": {},
     "pattern of all layers": {"solver": "pattern"},
@@ -38,7 +39,7 @@ OURS = {
 
 
 class ViT(nn.Module):
-    """Two strided convolutions, then attention among patches and a class token, which decides."""
+    """Two strided convolutions, then attention among patches and a class token that decides."""
 
     def __init__(self, channels: int, n_classes: int) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ class ViT(nn.Module):
 
 
 def grid(f: Tensor) -> Tensor:
-    """Tokens (N, 1 + h w, C) without the class token as maps (N, C, h, w); maps as they are."""
+    """Tokens (N, 1 + h w, C), without the class token, as maps (N, C, h, w); maps are unchanged."""
     return f[:, 1:].transpose(1, 2).unflatten(2, (CELLS, CELLS)) if f.ndim == 3 else f
 
 
@@ -91,7 +92,7 @@ def trained(data: Images, epochs: int, seed: int) -> ViT:
 
 
 def methods(model: nn.Module, data: Images) -> Iterator[tuple[str, str, Attribute]]:
-    """(method, configuration, f(images, targets)); the default's report is printed."""
+    """Yield (method, configuration, f(images, targets)); print the default's report."""
     loader = DataLoader(TensorDataset(data.x[:FITTED], data.y[:FITTED]), batch_size=50)
     for name, options in OURS.items():
         hrcam = HRCAM(model, LAYERS, reshape_transform=grid)
@@ -137,7 +138,8 @@ def main() -> None:
 
 
 def report(frame: pd.DataFrame, options: argparse.Namespace) -> str:
-    """The section of RESULTS.md: means over seeds; of each peer the best layer for pixel AP."""
+    """The section of RESULTS.md: means over seeds, for each peer those of its best layer for pixel
+    AP."""
     by = ["kind", "method", "configuration"]
     means = frame.groupby(by, sort=False)[["accuracy", *COLUMNS]].mean().reset_index()
     ours = means["method"] == "HR-CAM"

@@ -38,8 +38,8 @@ class HeadAttribution(LayerAttribution):
     Class maps A^c = sum_l up( sum_i W[c, i] f_i ) from the feature maps f_l of one or more layers
     and a linear head (W, b) on their averages.
 
-    Subclasses say where the head comes from: :class:`~captum_hrcam.HRCAM` fits it,
-    :class:`~captum_hrcam.CAM` takes the model's own.
+    Subclasses provide the head: :class:`~captum_hrcam.HRCAM` fits it, :class:`~captum_hrcam.CAM`
+    takes the model's own.
 
     Args:
         forward_func (Callable): the model, or any function around it.
@@ -50,7 +50,7 @@ class HeadAttribution(LayerAttribution):
             channels-last layouts.
     """
 
-    # Where a layer has other channels than the head.
+    # The advice of the error about a layer that has other channels than the head.
     _remedy = "Use the model that the head was fitted on, or fit again."
 
     def __init__(
@@ -70,7 +70,7 @@ class HeadAttribution(LayerAttribution):
                 f"reshape_transform: got {type(reshape_transform).__name__}, expected a function."
             )
         self.layers: dict[str, nn.Module] = resolve_layers(forward_func, layer)
-        modules: Any = list(self.layers.values())  # as .layer, in Captum's form: one, or a list
+        modules: Any = list(self.layers.values())  # for .layer, in Captum's form: one or a list
         one = isinstance(layer, (nn.Module, str))
         super().__init__(unwrap(forward_func), modules[0] if one else modules)
         self.attribute_to_layer_input = bool(attribute_to_layer_input)
@@ -83,17 +83,17 @@ class HeadAttribution(LayerAttribution):
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """{layer name: (K, C_l)}, on raw feature maps, float64."""
+        """The head's weights {layer name: (K, C_l)} on raw feature maps, float64."""
         return {name: weight.clone() for name, weight in self.head.weights.items()}
 
     @property
     def bias(self) -> Tensor:
-        """(K,), float64."""
+        """The head's bias (K,), float64."""
         return self.head.bias.clone()
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """False: feature maps are weighted, not the input."""
+        """False, as feature maps are weighted, not the input."""
         return False
 
     @log_usage(part_of_slo=True)
@@ -113,16 +113,18 @@ class HeadAttribution(LayerAttribution):
 
         Args:
             inputs (Tensor or tuple[Tensor, ...]): (N, C, \*spatial) each.
-            target (int, tuple, Tensor, or list): class index, in any of Captum's forms; one for
-                all images or one for each. None or 0 where the head has one output.
+            target (int, tuple, Tensor, or list): class index, in any of Captum's forms, one for
+                all images or one for each. It may be None or 0 if the head has one output.
             additional_forward_args (Any): passed to ``forward_func`` after the inputs.
-            fusion (str): "sum", the paper's and complete: mean over pixels plus bias is the score.
-                "evidence": of each layer's map the part that exceeds its mean over the training
-                data by ``evidence_threshold`` spatial standard deviations; never negative, not
-                complete. "agreement": the harmonic mean of what the layers' standardised maps say,
-                each counting by the spread of its map; high only where all that count agree,
-                zero where all are ordinary; signed, not complete. With a cascade it is the sharper
-                map (see the documentation, "Choosing the head"); do not use it with other heads.
+            fusion (str): how the layers' maps become one.
+                "sum": the paper's, and complete: its mean over pixels plus the bias is the score.
+                "evidence": the sum of what exceeds, in each layer's map, its mean over the training
+                data by ``evidence_threshold`` spatial standard deviations; never negative, and not
+                complete.
+                "agreement": the harmonic mean of the layers' standardised maps, each weighted by
+                its spread; high only where all layers with weight agree, and zero where all are
+                ordinary; signed, and not complete. With a cascade this map is the sharper one (see
+                the documentation, "Choosing the head"); do not use it with other heads.
             relu_attributions (bool): return the positive part of the map.
             interpolate_mode (str): of ``torch.nn.functional.interpolate``; default (bi, tri)linear.
             evidence_threshold (float): t of ``fusion="evidence"``.
@@ -135,10 +137,10 @@ class HeadAttribution(LayerAttribution):
             AssertionError: Captum's, for a target out of range or missing.
             RuntimeError: not fitted; a layer did not run or ran twice; a function around a model
                 that is in training mode.
-            TypeError: a layer gave something else than one tensor.
-            ValueError: another number of channels than the head's; an unknown option; inputs of
-                another device, without batch axis, or without space for a map; a fusion that the
-                head has no statistics for, as CAM's.
+            TypeError: a layer gave something other than one tensor.
+            ValueError: another number of channels than the head's; an unknown option; inputs on
+                another device, without batch axis, or without spatial dimensions; a fusion that the
+                head has no statistics for, such as CAM's head.
         """
         fuse = Fusion(fusion, interpolate_mode, evidence_threshold)
         is_tuple, maps, sizes, spreads = self._fusable(
@@ -171,8 +173,8 @@ class HeadAttribution(LayerAttribution):
             where ``inputs`` is a tuple).
 
         Raises:
-            AssertionError, RuntimeError, TypeError, ValueError: as :meth:`attribute`; "agreement"
-                is no sum over layers and is refused.
+            AssertionError, RuntimeError, TypeError, ValueError: as :meth:`attribute`. "agreement"
+                is refused, as it is not a sum over layers.
         """
         fuse = Fusion(fusion, interpolate_mode, evidence_threshold)
         if fuse.name == "agreement":
@@ -224,17 +226,19 @@ class HeadAttribution(LayerAttribution):
         evidence_threshold: float = 0.5,
     ) -> dict[str, Tensor]:
         r"""
-        Each layer's map at the layer's own resolution, of one class or of all; nothing is
-        upsampled, which for a thousand classes would take more time and memory than the model.
+        Each layer's map at the layer's own resolution, of one class or of all.
+
+        Nothing is upsampled: for a thousand classes that would take more time and memory than the
+        model.
 
         Args:
             inputs, additional_forward_args, fusion, evidence_threshold: as in :meth:`attribute`.
             target: as in :meth:`attribute`; None for all classes.
 
         Returns:
-            *dict*: {layer name: (N, 1 or K, \*cells)}. With "sum" the means over the cells, added
-            up over the layers, plus the bias are the head's scores exactly; upsampled to the input
-            and added up they are :meth:`attribute`'s map.
+            *dict*: {layer name: (N, 1 or K, \*cells)}. With "sum", the maps' means over the cells,
+            added up over the layers, plus the bias are exactly the head's scores. The maps
+            upsampled to the input's size and added up are :meth:`attribute`'s map.
 
         Raises:
             AssertionError, RuntimeError, TypeError, ValueError: as :meth:`attribute`.
@@ -283,8 +287,8 @@ class HeadAttribution(LayerAttribution):
         *,
         every_class: bool = False,
     ) -> tuple[bool, dict[str, Tensor], list[tuple[int, ...]], list[Tensor]]:
-        """(inputs came as a tuple, native maps of the target or of every class, the sizes they are
-        to have, the layers' spreads where the fusion weighs by them)."""
+        """What a fusion needs, as (whether inputs came as a tuple, native maps of the target or of
+        every class, the sizes to upsample to, the layers' spreads if the fusion weighs by them)."""
         head = self.head
         is_tuple, inputs, args = as_tuples(inputs, additional_forward_args)
         sizes = fuse.sizes(inputs)
@@ -305,8 +309,8 @@ class HeadAttribution(LayerAttribution):
         classes: Tensor | None,
         fuse: Fusion,
     ) -> dict[str, Tensor]:
-        """{layer: sum_i W[c, i] f_i} at the layers' own resolution, where the layer's cells look;
-        contracted inside the hooks."""
+        """Each layer's map {layer: sum_i W[c, i] f_i} at the layer's own resolution, contracted
+        inside the hooks and moved to where the layer's cells look."""
         weights = {name: for_classes(head.weights[name], classes) for name in self.layers}
         ordinary: dict[str, tuple[Tensor, Tensor]] = {}
         if fuse.name != "sum":
@@ -343,11 +347,11 @@ class HeadAttribution(LayerAttribution):
         args: tuple[Any, ...],
         read: Read,
     ) -> Any:
-        """One forward pass in eval mode, each layer's feature maps read by the way."""
+        """Run one forward pass in eval mode, reading each layer's feature maps on the way."""
         model = module_behind(self.forward_func)
         if model is None:
             in_eval_mode(self.layers)
-        modules = list(self.layers.values()) if model is None else [model]  # which has the layers
+        modules = list(self.layers.values()) if model is None else [model]  # it holds the layers
         on_device("inputs", inputs, model)
         with (
             eval_mode(*modules),

@@ -1,23 +1,25 @@
-"""Cascade: each layer learns locally, cell by cell, where everything deeper finds evidence.
+"""Cascade: each layer learns locally, cell by cell, where all deeper layers find evidence.
 
-An image's label says too little to a shallow layer: with ten classes its pattern tells a 3 from an
-8, not where the digit is. So the last layer takes the positive part of the averages' pattern, what
-lights up for the class: a class told mainly by what stays dark would be marked everywhere but where
-it is. Then, going down, layer l learns from the evidence of all deeper layers at the cells of layer
-l+1::
+An image's label alone says too little to a shallow layer: with ten classes, the layer's pattern
+tells a 3 from an 8, not where the digit is. So the last layer is taught first, by the label. It
+takes only the positive part of the averages' pattern, that is, what lights up for the class.
+Otherwise a class told mainly by what stays dark would be marked everywhere except where it is.
+Then, going down, layer l learns from the evidence of all deeper layers at the cells of layer l+1::
 
     e_c = max(0, sum over m > l of z_m^c),     z_m^c = (W_m[c] f_m - mean) / deviation
     W_l[c] = Cov(f_l, e_c) / Var(f_l)          over images and cells
 
-Then every layer is solved once more towards the fused map of each image's own class, the harmonic
-mean of what the layers say, now with the covariance of its channels:
-W_l = (S + diag S)^-1 Cov(f_l, map). Last, in the sum each layer's map counts by its correlation
-with what all deeper layers say times its place from the deepest, or by the root or the square of
-this (see ``layer_counts``); in the harmonic mean by the root of its place. A fine layer that the
-deeper ones do not confirm is heard less; with ``leaves_out`` one that they hardly confirm, as in
-textures, not at all (see ``grain``), nor one that marks edges everywhere (see ``edges``), and of
-the others the finer ones do not count for more. Neither masks nor gradients are involved. What was
-tried on the way is in ``docs/log.rst``.
+Then every layer is solved once more, now with the covariance S of its channels, towards the fused
+map of each image's own class, which is the harmonic mean of the layers' maps:
+W_l = (S + diag S)^-1 Cov(f_l, map).
+
+Last, the layers are weighted. In the sum, the weight of a layer is its confirmation (its map's
+correlation with what all deeper layers say) times its place, counted from the deepest, or the root
+or square of this product (see ``layer_counts``). In the harmonic mean above, it is the root of the
+place. So a fine layer that the deeper ones do not confirm counts less. With ``leaves_out``, layers
+do not count at all if the deeper ones hardly confirm them, as in textures (see ``grain``), or if
+they mark edges everywhere (see ``edges``). The others then count in the sum by confirmation alone.
+Neither masks nor gradients are involved. What was tried on the way is in ``docs/log.rst``.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -36,9 +38,9 @@ from captum_hrcam.grain import Sizes, without_grain
 from captum_hrcam.labels import PRESENT
 from captum_hrcam.modes import full_precision
 
-IMAGES = 160  # a thousand instead of 200 changed no figure by more than .02
+IMAGES = 160  # with a thousand instead of 200, no figure changed by more than .02
 BATCH = 16
-FAINT = 1e-6  # of a layer's largest deviation
+FAINT = 1e-6  # share of a layer's largest deviation
 
 BY_PLACE = "confirmation times place"
 
@@ -46,9 +48,9 @@ Pairs = tuple[Tensor, ...]
 
 
 class Measured(NamedTuple):
-    """What the layers' maps say of each other: how well each is confirmed by the deeper ones, how
-    much the deepest sees of each of the others, how well it tells where they mark most; moments of
-    all with the fused map."""
+    """What the layers' maps say of each other: how well the deeper layers confirm each one, how
+    much the deepest sees of each of the others, and how well it tells where they mark most; also
+    the moments of all layers' maps and the fused map."""
 
     confirmed: dict[str, float]
     seen: dict[str, float]
@@ -58,22 +60,22 @@ class Measured(NamedTuple):
 
 @dataclass
 class Cascade:
-    """A few training images, and the frozen model to read them with.
+    """Fits a cascade on a few training images, which it reads with the frozen model.
 
     Args:
         forward: ``forward(inputs, read)`` runs the model and calls ``read(name, f)``.
-        images: the inputs, (n, C, *spatial) each, on the CPU; this rank's.
+        images: this rank's inputs, (n, C, *spatial) each, on the CPU.
         y: (n, K) targets.
         resolutions: layer name -> spatial size.
-        leaves_out: whether layers that only see a texture's grain, or mark edges everywhere, are
+        leaves_out: whether layers that see only a texture's grain, or mark edges everywhere, are
             left out, with zero weights.
 
     Attributes:
-        gains: layer name -> (C_l,), what channels are multiplied by.
-        counts: layer name -> how it counts in the sum, shallow to deep, of the layers that are not
-            left out.
-        by: what it counts by, for the report.
-        why: lines for the report on what was left out, or that nothing was; none where
+        gains: layer name -> (C_l,), the factors that standardise its channels.
+        counts: layer name -> how much it counts in the sum, shallow to deep; only layers that are
+            not left out.
+        by: what layers count by, for the report.
+        why: lines for the report on which layers were left out, or that none was; empty if
             ``leaves_out`` is False.
     """
 
@@ -87,24 +89,24 @@ class Cascade:
     counts: dict[str, float] = field(init=False)
     by: str = field(init=False, default=BY_PLACE)
     why: list[str] = field(init=False, default_factory=list)
-    _moments: MapMoments = field(init=False)  # of the layers' maps and the fused one
+    _moments: MapMoments = field(init=False)  # of the layers' maps and the fused map
 
     def fit(
         self, start: Tensor, means: dict[str, Tensor], deviations: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """From the last layer's pattern to the weights of all layers.
+        """Find the weights of all layers, starting from the last layer's pattern.
 
         Args:
             start: (K, C_L), the last layer's pattern.
-            means: layer name -> (C_l,) averages over the training data; deep layers last.
-            deviations: layer name -> (C_l,) over images and cells; 0 of what does not vary.
+            means: layer name -> (C_l,) averages over the training data, shallow to deep.
+            deviations: layer name -> (C_l,) over images and cells; 0 where a channel does not vary.
 
         Returns:
-            layer name -> (K, C_l), of maps with unit deviation over images and cells; 0 for layers
-            left out.
+            layer name -> (K, C_l) weights, whose maps have unit deviation over images and cells;
+            0 for layers left out.
         """
         last = list(means)[-1]
-        # Averages vary, but variances inside images are lost, and with them the start's weights.
+        # Averages vary, but variances vanish in float32, and with them the start's weights.
         if start.any() and not deviations[last].float().square().any():
             raise ValueError(
                 "train_data: solver 'cascade' finds no finite head, as the features of layer "
@@ -114,7 +116,7 @@ class Cascade:
         self.gains = {name: gains(deviations[name]) for name in means}
         names = list(means)
         seen = Covariances({name: mean * self.gains[name] for name, mean in means.items()})
-        # The covariances are seen by the way: what the last layer teaches alone needs no scale.
+        # The first pass also collects covariances: a layer that teaches alone needs no scale.
         taught = {last: what_lights_up(start * deviations[last])}
         taught |= self._towards_evidence(names[-2:-1], taught, seen)
         covariance = seen.found()
@@ -132,14 +134,14 @@ class Cascade:
                 head = self._towards_fused_map({name: taught[name] for name in kept}, covariance)
                 measured = self._measured(head)
         self.counts, self._moments = measured.confirmed, measured.moments
-        if self.by == BY_PLACE:  # beside grain or edges the finer layer is not the better one
+        if self.by == BY_PLACE:  # next to grain or edges, a finer layer is not a better one
             places = zip(self.counts.items(), self._places(self.counts), strict=True)
             self.counts = {name: confirmed * place for (name, confirmed), place in places}
         none = {name: torch.zeros_like(taught[name]) for name in names}
         return {name: weight * self.gains[name] for name, weight in (none | head).items()}
 
     def likeness(self, power: float) -> float:
-        """The correlation of the fused map with the sum where layers count by this power."""
+        """The fused map's correlation with the sum of layers that count by this power."""
         counts = torch.tensor([r**power for r in self.counts.values()], dtype=torch.float64)
         return self._moments.correlation(counts)
 
@@ -155,18 +157,18 @@ class Cascade:
         return kept
 
     def _places(self, layers: Iterable[str]) -> list[float]:
-        """How each of these layers counts by its place, shallow to deep."""
+        """How much each of these layers counts by its place, shallow to deep."""
         return places(self.resolutions[name] for name in layers)
 
     def _towards_evidence(
         self, layers: list[str], head: dict[str, Tensor], seen: Covariances | None = None
     ) -> dict[str, Tensor]:
-        """Cov(f_l, e) / Var(f_l) over images and the cells of the next deeper layer.
+        """Teach a layer: Cov(f_l, e) / Var(f_l) over images and the cells of the next deeper layer.
 
         Args:
-            layers: the next one to be taught, or none.
-            head: of all deeper layers, the next deeper one last.
-            seen: gets the channels of all layers, where their covariances are not known yet.
+            layers: the layer to teach, or none.
+            head: the weights of all deeper layers, the next deeper one last.
+            seen: receives the channels of all layers, while their covariances are not known yet.
 
         Returns:
             layer name -> (K, C_l).
@@ -187,7 +189,7 @@ class Cascade:
         head: dict[str, Tensor],
         seen: Covariances | None,
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """f_l (n, C, *size), and what all deeper layers say (n, K, *size)."""
+        """f_l (n, C, *size), and the evidence e of all deeper layers (n, K, *size)."""
         size = self.resolutions[list(head)[-1]]
         pooled: dict[str, Tensor] = {}
         said: list[Tensor] = []
@@ -209,7 +211,7 @@ class Cascade:
     def _towards_fused_map(
         self, head: dict[str, Tensor], covariance: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Every layer once more, towards the fused map of the classes that each image has."""
+        """Solve every layer once more, towards the fused maps of the classes in each image."""
         moments = {name: CellMoments(w.shape[1], len(w)) for name, w in head.items()}
         for rows, inputs in in_batches(self.images):
             features = self._features(inputs, head)
@@ -217,7 +219,7 @@ class Cascade:
             maps = self._maps(features, present, head)
             fused = self._fused(maps, head, inputs[0].shape[2:])
             for name, x in features.items():
-                # 0 where a class is not in the image.
+                # The target is 0 where a class is not in the image.
                 target = fused.new_zeros(len(x), self.y.shape[1], *x.shape[2:])
                 target[present] = pool(fused, tuple(x.shape[2:]))[:, 0]
                 moments[name].add(x, target)
@@ -226,12 +228,13 @@ class Cascade:
         fused_head = {}
         for name, taught in head.items():
             weight = unit(solve(covariance[name], moments[name].covariance), covariance[name])
-            # A class that none of these few images shows keeps what evidence has taught.
+            # A class that none of these few images shows keeps what the evidence has taught.
             fused_head[name] = torch.where(moments[name].tt[:, None] > 0, weight, taught)
         return fused_head
 
     def _measured(self, head: dict[str, Tensor]) -> Measured:
-        """What the maps of the few images say of each other; the last layer is confirmed."""
+        """Measure what the layers' maps of the few images say of each other. The last layer has no
+        deeper ones; its confirmation is 1."""
         moments = [CellMoments(1, 1) for _ in range(len(head) - 1)]
         with_fused = MapMoments(len(head))
         seen, told = Seen(list(head)), Told(list(head), self.y.shape[1])
@@ -255,11 +258,11 @@ class Cascade:
         return Measured(confirmed_by_name, seen.shares(), told.areas(), with_fused)
 
     def _fused(self, maps: list[Tensor], layers: Iterable[str], size: tuple[int, ...]) -> Tensor:
-        """The harmonic mean of what these layers say."""
+        """The harmonic mean of these layers' maps."""
         return agree(maps, [place**0.5 for place in self._places(layers)], size)
 
     def _present(self, rows: slice) -> Pairs:
-        """The pairs of image and class that these rows show, (image, class)."""
+        """The pairs (image, class) of the classes that are present in these rows."""
         return (self.y[rows] >= PRESENT).nonzero(as_tuple=True)
 
     def _maps(
@@ -270,12 +273,12 @@ class Cascade:
         maps = []
         for name, weight in head.items():
             f = features[name]
-            with full_precision(f.device):  # these maps are made after the hooks
+            with full_precision(f.device):  # hooks do this, but these maps are made after them
                 maps.append(contract(f[image], weight[c][:, None]))
         return maps
 
     def _features(self, inputs: tuple[Tensor, ...], layers: Container[str]) -> dict[str, Tensor]:
-        """The standardised channels of these layers, at once: one batch, so they fit in memory."""
+        """The standardised channels of these layers, all kept: one batch of them fits in memory."""
         features: dict[str, Tensor] = {}
 
         def read(name: str, f: Tensor) -> None:
@@ -286,7 +289,7 @@ class Cascade:
         return features
 
     def _standardised(self, name: str, f: Tensor) -> Tensor:
-        """Channels less their averages, in deviations, so that products keep their digits."""
+        """Channels less their averages, in deviations, so that products lose no digits."""
         mean, gain = (
             values[name].to(f.device, torch.float32).reshape(-1, *[1] * (f.ndim - 2))
             for values in (self.means, self.gains)
@@ -295,15 +298,15 @@ class Cascade:
 
 
 def in_batches(inputs: Sequence[Tensor]) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
-    """Which rows, and these rows of each input."""
+    """Yield (which rows, these rows of each input), some rows at a time."""
     for start in range(0, len(inputs[0]), BATCH):
         rows = slice(start, start + BATCH)
         yield rows, tuple(x[rows] for x in inputs)
 
 
 def gains(deviation: Tensor) -> Tensor:
-    """What a layer's channels are multiplied by, (C,): one over their deviations; 0 where they
-    hardly vary, as a channel that is all but dead would explode once it fires.
+    """The factors (C,) that standardise a layer's channels: one over their deviations. A channel
+    that hardly varies gets 0, as one that is all but dead would explode once it fires.
 
     Examples::
 
@@ -314,14 +317,14 @@ def gains(deviation: Tensor) -> Tensor:
 
 
 def what_lights_up(pattern: Tensor) -> Tensor:
-    """The positive part of each class's row; the whole row where it has none."""
+    """The positive part of each class's row; the whole row if it has no positive part."""
     positive = pattern.clamp(min=0)
     return torch.where(positive.any(1, keepdim=True), positive, pattern)
 
 
 def places(resolutions: Iterable[tuple[int, ...]]) -> list[float]:
-    """How each layer counts, shallow to deep: a resolution by its place from the deepest, which
-    its layers share, so that more of them make no map finer.
+    """How much each layer counts by its place, shallow to deep. A resolution's place is its rank,
+    counted from the deepest. Its layers share the place, so that more of them make no map finer.
 
     Examples::
 

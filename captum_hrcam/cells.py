@@ -1,5 +1,5 @@
-"""Moments over images and cells, and the weights that follow from them; cells are the places of a
-feature map.
+"""Moments over images and cells, and the weights that follow from them. Cells are the positions of
+a feature map.
 """
 
 import torch
@@ -9,9 +9,9 @@ from torch import Tensor
 from captum_hrcam import group
 from captum_hrcam.modes import full_precision
 
-SHRINKAGE = 1.0  # of the covariance towards its diagonal, which alone would give a pattern
-ROUNDING = 1e-6  # of a mean in float32
-LEAST = 0.01  # of a correlation: a layer that is not confirmed fades, its map stays to be seen
+SHRINKAGE = 1.0  # of the covariance towards its diagonal; the diagonal alone gives a pattern
+ROUNDING = 1e-6  # share of a mean, in float32
+LEAST = 0.01  # least correlation: a layer that is not confirmed fades, but its map stays visible
 
 
 class Covariances:
@@ -27,24 +27,24 @@ class Covariances:
         self.cells = dict.fromkeys(means, 0)
 
     def add(self, name: str, x: Tensor) -> None:
-        """A layer's channels less their means, (n, C, *cells)."""
+        """Take a layer's channels less their means, (n, C, *cells)."""
         x = x.transpose(0, 1).flatten(1)
         self.sums[name] += (x @ x.T).double().cpu()
         self.cells[name] += x.shape[1]
 
     def found(self) -> dict[str, Tensor]:
-        """{layer: (C, C)}, of all ranks; 0 of channels that do not vary."""
+        """The covariances {layer: (C, C)} over all ranks; 0 for channels that do not vary."""
         found = {}
         for name, n in self.cells.items():
             covariance = group.total(self.sums[name]) / group.count(n)
-            # A constant that its mean only rounds seems to vary, and its weights would explode.
+            # A constant whose mean is rounded seems to vary, and its weights would explode.
             varies = covariance.diagonal().sqrt() > ROUNDING * self.means[name].abs()
             found[name] = covariance * varies.outer(varies)
         return found
 
 
 class CellMoments:
-    """Covariance of channels and targets over images and cells, channel variances; O(C K)."""
+    """Covariance of channels and targets over images and cells, and variances; O(C K) memory."""
 
     def __init__(self, channels: int, k: int) -> None:
         self.n = 0
@@ -53,7 +53,7 @@ class CellMoments:
         self.tx = torch.zeros(k, channels).double()
 
     def add(self, x: Tensor, t: Tensor) -> None:
-        """Channels (n, C, *cells) and targets (n, K, *cells)."""
+        """Take channels (n, C, *cells) and targets (n, K, *cells)."""
         x, t = x.transpose(0, 1).flatten(1), t.transpose(0, 1).flatten(1)
         self.n += x.shape[1]
         with full_precision(x.device):
@@ -71,29 +71,29 @@ class CellMoments:
 
     @property
     def variance(self) -> Tensor:
-        """(C,)."""
+        """The channels' variances (C,)."""
         return self.xx / self.n - (self.x / self.n) ** 2
 
     @property
     def covariance(self) -> Tensor:
-        """(K, C)."""
+        """The covariance of targets and channels, (K, C)."""
         return self.tx / self.n - self.t[:, None] * self.x / self.n**2
 
     @property
     def correlation(self) -> float:
-        """Of one channel and one target; 0 where either does not vary."""
+        """The correlation of one channel and one target; 0 if either does not vary."""
         of_target = (self.tt / self.n - (self.t / self.n) ** 2).item()
         product = max(self.variance.item(), 0.0) * max(of_target, 0.0)
         return self.covariance.item() / product**0.5 if product > 0 else 0.0
 
     def pattern(self) -> Tensor:
-        """(K, C): Cov / Var, 0 where a channel does not vary."""
+        """Cov / Var, (K, C); 0 where a channel does not vary."""
         return self.covariance / floored(self.variance)
 
 
 class MapMoments:
-    """Covariance of a few maps with each other, and with one that all are compared with, over
-    images and cells."""
+    """Covariance over images and cells of a few maps with each other, and with one other map that
+    they are all compared with."""
 
     def __init__(self, maps: int) -> None:
         self.n = 0
@@ -101,7 +101,7 @@ class MapMoments:
         self.products = torch.zeros(maps + 1, maps + 1).double()
 
     def add(self, maps: list[Tensor], other: Tensor) -> None:
-        """Of one size, (n, 1, *cells) each."""
+        """Take maps and the other map, all of one size, (n, 1, *cells) each."""
         x = torch.stack([*maps, other]).flatten(1).cpu().double()
         self.n += x.shape[1]
         self.sums += x.sum(1)
@@ -113,8 +113,8 @@ class MapMoments:
         self.sums, self.products = group.total(self.sums), group.total(self.products)
 
     def correlation(self, factors: Tensor) -> float:
-        """Of the sum of the maps, each times its factor, with the other; 0 where either does not
-        vary."""
+        """The correlation of the sum of the maps, each times its factor, with the other map; 0 if
+        either does not vary."""
         mean = self.sums / self.n
         covariance = self.products / self.n - mean.outer(mean)
         of_sum = (factors @ covariance[:-1, :-1] @ factors).clamp(min=0)
@@ -123,21 +123,21 @@ class MapMoments:
 
 
 def solve(covariance: Tensor, with_target: Tensor) -> Tensor:
-    """(S + shrinkage diag S)^-1 Cov(f, t), (K, C)."""
+    """The weights W = (S + shrinkage diag S)^-1 Cov(f, t), (K, C)."""
     ridge = SHRINKAGE * torch.diag(floored(covariance.diagonal()))
     return torch.linalg.solve(covariance + ridge, with_target.T).T
 
 
 def unit(weight: Tensor, covariance: Tensor) -> Tensor:
-    """Scaled so that each class's map has unit deviation over images and cells; a channel without
-    variance has no weight."""
+    """The weights (K, C), scaled so that each class's map has unit deviation over images and cells;
+    a channel without variance gets no weight."""
     weight = torch.where(covariance.diagonal() > 0, weight, torch.zeros_like(weight))
     variance = torch.einsum("kc,cd,kd->k", weight, covariance, weight)
     return weight / variance.clamp(min=1e-300).sqrt()[:, None]
 
 
 def floored(variance: Tensor) -> Tensor:
-    """Variances that a division survives: at least a hundred-millionth of the largest."""
+    """Variances that are safe to divide by: at least a hundred-millionth of the largest."""
     return variance.clamp(min=max(1e-8 * variance.max().item(), 1e-300))
 
 

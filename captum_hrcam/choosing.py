@@ -1,12 +1,12 @@
-"""Between heads, without masks: whose maps mark what the frozen model uses?
+"""Choose between heads without masks: whose maps mark what the frozen model uses?
 
-Two tests: blur away what a map marks (deletion), or show nothing else (insertion). The better map
-leaves the class a lower probability in the first and a higher one in the second. A head's accuracy
-says nothing about its maps.
+A head's accuracy says nothing about its maps. So two tests compare the maps of two heads: blur away
+what a map marks (deletion), or show nothing else (insertion). The better map leaves the class a
+lower probability in the first test and a higher one in the second.
 
-Then, does even the better map mark what the model uses? Blurring what it marks least must cost less
-probability than blurring what it marks most. In layers that mix all places, as a transformer's deep
-ones, the evidence may lie anywhere but at the object.
+A further test asks of a single head whether its maps mark what the model uses at all: blurring what
+they mark least must cost less probability than blurring what they mark most. In layers that mix all
+places, such as a transformer's deep ones, the evidence may lie anywhere but at the object.
 """
 
 import math
@@ -24,10 +24,10 @@ from captum_hrcam.perturbation import Score, deletion_curve, insertion_curve
 
 IMAGES = 24
 BATCH = 8
-TRIFLE = 0.01  # of a probability: an image where so little changes says nothing of its map
-FEW = 4  # images that say something are needed
-ENOUGH = 0.5  # of the support, which is 1.00 for the CNNs of the benchmark
-GOOD = torch.tensor([1.0, -1.0])  # more of the one is better, of the other less
+TRIFLE = 0.01  # in probability; an image where less changes says nothing about its map
+FEW = 4  # fewer images that say something are too few
+ENOUGH = 0.5  # support, which is 1.00 for the CNNs of the benchmark
+GOOD = torch.tensor([1.0, -1.0])  # more is better in insertion, less in deletion
 
 Inputs: TypeAlias = tuple[Tensor, ...]
 Attribute: TypeAlias = Callable[[Inputs, Tensor], Tensor]
@@ -35,25 +35,24 @@ Curve: TypeAlias = Callable[..., Tensor]
 
 
 def unchanged(score: Score, images: Tensor, maps: Tensor) -> Tensor:
-    """The score of the images as they are, (N, 1), beside the two curves."""
+    """The score of the images as they are, (N, 1), in the form of the two curves."""
     return score(images)[:, None]
 
 
 CURVES = (insertion_curve, deletion_curve)
-OPPOSITE = (deletion_curve, unchanged)  # of the negated map: what it marks least goes first
+OPPOSITE = (deletion_curve, unchanged)  # for the negated map: what the map marks least goes first
 
 
 @dataclass
 class Verdict:
-    """The candidate whose maps the model's own output speaks for.
+    """The candidate that was chosen, and how clearly the model's outputs speak for its maps.
 
     Attributes:
-        name: of the candidate.
+        name: the candidate's name.
         why: one line for the report.
-        support: of its maps against their opposite, from -1 to 1, see ``Judge.choose``; NaN where
-            too few images say anything.
-        change: the mean size of the differences behind it, in probabilities.
-        margin: the sum of the differences of all images, in probabilities.
+        support: from -1 to 1, see ``Judge.choose``; NaN if too few images say anything.
+        change: the mean size of the differences behind the support, in probabilities.
+        margin: the sum of these differences over the images of all classes, in probabilities.
     """
 
     name: str
@@ -65,13 +64,13 @@ class Verdict:
 
 @dataclass
 class Judge:
-    """Held-out images, and the frozen model's word on them.
+    """Judges heads by the frozen model's outputs on held-out images.
 
     Args:
-        outputs: inputs -> the model's scores (n, K), K' = 0 where it gives no row of scores.
-        images: the inputs, (n, C, \\*spatial) each, on the CPU, this rank's; maps are of the first.
+        outputs: inputs -> the model's outputs (n, K'); K' = 0 if they are not rows of scores.
+        images: this rank's inputs, (n, C, \\*spatial) each, on the CPU; maps are of the first.
         y: (n, K) targets.
-        loss: of the head, which says how the scores become probabilities.
+        loss: the head's loss, which determines how scores become probabilities.
     """
 
     outputs: Callable[[Inputs], Tensor]
@@ -80,18 +79,19 @@ class Judge:
     loss: str
 
     def choose(self, candidates: Mapping[str, Attribute]) -> Verdict:
-        """The first candidate, or where the outputs do not speak for its maps one that beats it.
+        """Choose the first candidate, or a better one if the outputs do not speak for its maps.
 
-        An image whose class the model sees speaks for a map by how much more probability stays when
-        what it marks least is blurred away than when what it marks most is. The support of a map is
-        the sum of these differences over the sum of their sizes, for the class where it is largest
-        (of two classes one may be what the other is not).
+        Support says how clearly the model's outputs speak for a candidate's maps. For each image
+        whose class the model sees, take the class's probability after blurring what the map marks
+        least, less that after blurring what it marks most. The support is the sum of these
+        differences over the sum of their sizes, for the class where it is largest (of two classes,
+        one may be just what the other is not).
 
-        Another candidate has to be better in both tests, averaged over the images, by more than a
-        standard error; each test alone errs: a digit that lost one stroke is no digit, whatever the
-        map. And both like a map that marks much: of brains a tumour with all that is around it
-        better than the tumour, to which the masks point. So they are asked only where the first
-        candidate's maps do not mark what the model uses.
+        Another candidate must be better in both tests, averaged over the images, by more than a
+        standard error. Each test alone can mislead: a digit that lost one stroke is no digit,
+        whatever the map. And both tests favour a map that marks much: in brains, a tumour with all
+        that is around it over the tumour alone, which is what masks show. So they are used only if
+        the first candidate's maps do not mark what the model uses.
 
         Args:
             candidates: two or more, name -> f(inputs, classes (n,)) that gives maps
@@ -102,7 +102,7 @@ class Judge:
         n, k = group.count(len(image)), self.y.shape[1]
         if n == 0:
             return Verdict(names[0], f"{names[0]}: no held-out image has a class to judge by")
-        # A rank may have none of the images.
+        # A rank may have no images.
         mute = len(self.y) > 0 and self.outputs(tuple(x[:1] for x in self.images)).shape[1] != k
         if group.count(int(mute)):
             return Verdict(names[0], f"{names[0]}: the model gives no score of each class")
@@ -142,15 +142,16 @@ class Judge:
         )
 
     def _present(self) -> tuple[Tensor, Tensor]:
-        """(images, their classes): as many pairs as images at most, spread over all classes. Of
-        several labels an image the first alone would be judged otherwise."""
+        """Pairs of an image and a class present in it, as (images, classes): at most as many pairs
+        as images, spread over all classes, so that of several labels per image not just the first
+        ones are judged."""
         label, image = (self.y.T >= PRESENT).nonzero(as_tuple=True)
         some = torch.linspace(0, len(image) - 1, min(len(image), len(self.y))).long()
         some = some[image[some].argsort(stable=True)]
         return image[some], label[some]
 
     def _maps(self, attribute: Attribute, image: Tensor, label: Tensor) -> Tensor:
-        """(n, 1, \\*spatial), on the CPU."""
+        """The candidate's maps of these pairs, (n, 1, \\*spatial), on the CPU."""
         found = [torch.zeros(0, 1, *self.images[0].shape[2:])]
         for rows in _batches(len(image)):
             inputs = tuple(x[image[rows]] for x in self.images)
@@ -160,7 +161,7 @@ class Judge:
     def _tests(
         self, maps: Tensor, image: Tensor, label: Tensor, curves: Sequence[Curve] = CURVES
     ) -> Tensor:
-        """(n, curves), means over the fractions."""
+        """Each curve's mean over its fractions, (n, curves)."""
         found = [torch.zeros(0, len(curves))]
         for rows in _batches(len(image)):
             first, *rest = (x[image[rows]] for x in self.images)
@@ -170,29 +171,30 @@ class Judge:
         return torch.cat(found).double()
 
     def _score(self, dtype: torch.dtype, rest: list[Tensor], label: Tensor, x: Tensor) -> Tensor:
-        """The model's probability of each image's class; a model may scale whole numbers itself."""
+        """The model's probability of each image's class. Inputs keep their dtype, as a model that
+        takes whole numbers may scale them itself."""
         scores = self.outputs((x.to(dtype), *rest))
         return model_targets(scores, self.loss)[torch.arange(len(label)), label]
 
 
 def _batches(n: int) -> Iterator[slice]:
-    """None of no image: a model may not take an empty batch."""
+    """Slices of n rows; none if n is 0, as a model may not take an empty batch."""
     return (slice(start, start + BATCH) for start in range(0, n, BATCH))
 
 
 def _margins(of_one: Tensor, of_other: Tensor) -> list[tuple[float, float]]:
-    """By how much the one is better in each test, over images, with the standard error."""
+    """By how much the one is better in each test, as (mean over images, its standard error)."""
     better = GOOD * (of_one - of_other)
-    error = better.std(0, correction=0) / (len(better) - 1) ** 0.5  # NaN of one image
+    error = better.std(0, correction=0) / (len(better) - 1) ** 0.5  # NaN if there is one image
     return list(zip(better.mean(0).tolist(), error.tolist(), strict=True))
 
 
 def _support(margins: Tensor, label: Tensor) -> tuple[float, float]:
-    """Of the differences that images make, the net share that speaks for the maps; their mean size.
+    """The support of a head's maps, and the mean size of the margins behind it.
 
-    Of the class that is most spoken for, since others may have no place; of all together where no
-    class has images enough. Open where only a class of fewer images is spoken for, as of a tumour
-    among healthy slices.
+    Both are of the class with the largest support, since others may have no place. They are of all
+    images together if no class has enough images. They are NaN if too few images say anything, or
+    if only a class with too few images is spoken for, such as a tumour among healthy slices.
 
     Examples::
 
@@ -229,5 +231,5 @@ def _size(margins: Tensor) -> float:
 
 
 def doubtful(support: float | None) -> bool:
-    """Whether the model's outputs do not speak for a head's maps; not where nothing was tested."""
+    """Whether the model's outputs do not speak for a head's maps; False if this is not known."""
     return support is not None and support < ENOUGH

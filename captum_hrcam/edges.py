@@ -1,11 +1,12 @@
-"""Edges: fine layers that mark every edge in the image, not the object's.
+"""Edges: fine layers that mark every edge in the image, not just the object's.
 
 In breast ultrasound they mark all bright tissue. The next layers see the same edges and confirm
-them, and the tumour is lost in the sum. Two signs together tell, without masks. Of such a layer's
-map the deepest layer, which sees the tumour, sees little; and where the finest layer marks most,
-the deepest marks little. Either sign alone errs. Of an object far smaller than its cells the
-deepest layer sees little, too, but both mark the same place. Where one of them looks beside the
-object, the deepest marks little where the finest marks most, but sees much.
+them, and the tumour is lost in the sum. Two signs together reveal such layers, without masks: the
+deepest layer, which sees the tumour, sees little of the finest layer's map; and it marks little
+where the finest layer marks most. Either sign alone can mislead. The deepest layer also sees little
+of an object far smaller than its own cells, but then both layers mark the same place. And if one of
+the two looks beside the object, the deepest layer marks little where the finest marks most, but it
+sees much of that layer's map.
 """
 
 import math
@@ -21,18 +22,19 @@ from captum_hrcam.grain import Sizes, keep_wider
 from captum_hrcam.head_and_model import auroc
 
 # See the documentation, "Choosing the head".
-SEEN = 0.57  # of what the deepest layer sees of the layer it sees best
+SEEN = 0.57  # share of what the deepest layer sees of the layer that it sees best
 TOLD = 0.8  # area under ROC
-PLACE = 0.6  # a class that no layer is told better of has no place
-BRIGHTEST = 0.01  # of a map's cells
+PLACE = 0.6  # area under ROC; a class for which no layer reaches it has no place
+BRIGHTEST = 0.01  # share of a map's cells
 
 
 class Seen:
     """How much of each layer's maps the deepest layer sees.
 
-    Two correlations within images: with the deepest map raised to the layer's own cells, which all
-    lowers that the deepest layer does not mark; and pooled to the deepest layer's cells, which
-    counts how much there is of it, not how sharp it is. Of both the geometric mean.
+    This is the geometric mean of two correlations of both layers' maps within images. One is taken
+    at the layer's own cells, with the deepest map upsampled; all that the deepest layer does not
+    mark lowers it. The other is taken at the deepest layer's cells, with the layer's map pooled; it
+    depends on how much is marked, not on how sharply.
 
     Args:
         layers: shallow to deep.
@@ -42,7 +44,7 @@ class Seen:
         self._moments = {name: (CellMoments(1, 1), CellMoments(1, 1)) for name in layers[:-1]}
 
     def add(self, maps: list[Tensor]) -> None:
-        """Each layer's maps of a few images, (n, 1, *cells), in this order."""
+        """Take each layer's maps of a few images, (n, 1, *cells), shallow to deep."""
         space = tuple(range(2, maps[0].ndim))
         *shallow, last = (z - z.mean(space, keepdim=True) for z in maps)
         for z, (own, pooled) in zip(shallow, self._moments.values(), strict=True):
@@ -50,7 +52,8 @@ class Seen:
             pooled.add(pool(z, tuple(last.shape[2:])), last)
 
     def shares(self) -> dict[str, float]:
-        """layer name -> of the layer that is seen best, without the last; of all ranks."""
+        """layer name -> how much of it is seen, as a share of the layer that is seen best, without
+        the last layer; over all ranks."""
         found = {}
         for name, both in self._moments.items():
             for moments in both:
@@ -61,30 +64,32 @@ class Seen:
 
 
 class Told:
-    """How well the deepest layer's map tells where each finer one marks most.
+    """How well the deepest layer's map tells where each finer layer marks most.
 
-    The area under ROC of its values at the finer layer's cells, for the hundredth of them that is
-    brightest there; the mean over images of the classes that have a place.
+    This is the area under ROC of the deepest map, upsampled to the finer layer's cells, for the
+    brightest hundredth of the finer layer's cells; the mean over images of the classes that have a
+    place.
 
     Args:
         layers: shallow to deep.
-        k: classes.
+        k: the number of classes.
     """
 
     def __init__(self, layers: list[str], k: int) -> None:
         self._layers = layers[:-1]
-        self._sums = torch.zeros(len(layers), k, dtype=torch.float64)  # last of images
+        self._sums = torch.zeros(len(layers), k, dtype=torch.float64)  # the last row counts images
 
     def add(self, maps: list[Tensor], classes: Tensor) -> None:
-        """Each layer's maps of a few images, (n, 1, *cells), shallow to deep, and the class that
-        each is of, (n,)."""
+        """Take each layer's maps of a few images, (n, 1, *cells), shallow to deep, and the maps'
+        classes, (n,)."""
         *shallow, last = maps
         found = [areas(z, upsample(last, tuple(z.shape[2:]))) for z in shallow]
         rows = torch.stack([*found, torch.ones(len(last), dtype=torch.float64)])
         self._sums.index_add_(1, classes.cpu(), rows)
 
     def areas(self) -> dict[str, float]:
-        """layer name -> area, without the last; of all ranks; NaN where no class has a place."""
+        """layer name -> area, without the last layer; over all ranks. NaN if no class has a
+        place."""
         sums = group.total(self._sums)
         best = (sums[:-1] / sums[-1]).amax(0) if self._layers else sums[-1]
         of_placed = sums[:, best >= PLACE].sum(1)
@@ -92,7 +97,7 @@ class Told:
 
 
 def areas(marks: Tensor, tells: Tensor) -> Tensor:
-    """(n,), the area under ROC of one map for the brightest cells of another; ties count half.
+    """The areas (n,) under ROC of one map for the brightest cells of another; ties count half.
 
     Args:
         marks, tells: (n, 1, *cells).
@@ -107,20 +112,23 @@ def areas(marks: Tensor, tells: Tensor) -> Tensor:
     k = max(1, round(BRIGHTEST * marks.shape[1]))
     brightest = torch.zeros_like(marks, dtype=torch.bool)
     brightest.scatter_(1, marks.topk(k, 1).indices, True)
-    return auroc(tells.T, brightest.T)  # of each map: its cells are the rows
+    return auroc(tells.T, brightest.T)  # a column for each map, a row for each cell
 
 
 def without_edges(
     seen: Mapping[str, float], told: Mapping[str, float], resolutions: Sizes
 ) -> tuple[list[str], str]:
-    """The layers to keep, shallow to deep, and why: where the finest marks edges, those
-    from the first on whose cells are four times as wide, as the next finer ones mark edges, too,
-    only less. All where fewer than two would be left.
+    """The layers to keep, shallow to deep, and a line for the report that says why.
+
+    If the finest layer marks edges, only layers whose cells are at least four times as wide are
+    kept, as the next finer ones mark edges, too, only less. All are kept if fewer than two would be
+    left.
 
     Args:
-        seen: layer name -> share, shallow to deep, without the last layer; at least one.
-        told: layer name -> area, as well.
-        resolutions: layer name -> spatial size; of the last layer, too.
+        seen: layer name -> share (see ``Seen``), shallow to deep, without the last layer; at least
+            one.
+        told: layer name -> area (see ``Told``), likewise.
+        resolutions: layer name -> spatial size, including the last layer.
 
     Examples::
 

@@ -1,4 +1,4 @@
-"""What a fit found: a head's report, and how the head came about."""
+"""The report of a fit: how the head does on data, and how the head came about."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -9,8 +9,8 @@ from captum_hrcam.choosing import ENOUGH, doubtful
 from captum_hrcam.framing import Seen
 from captum_hrcam.report import HeadReport
 
-FAR_LESS = 0.3  # of the median class's contrast; lost classes have had up to .23, others from .32
-FAINT = 0.05  # of a probability; CNNs of the benchmark have several times as much
+FAR_LESS = 0.3  # share of the median class's contrast; lost classes had up to .23, others from .32
+FAINT = 0.05  # in probability; CNNs of the benchmark have several times as much
 FAINTLY = (
     "the model's outputs say little of the maps: on held-out images the class's probability "
     "differs by {:.3f} only between blurring away what they mark most and what they mark least."
@@ -19,39 +19,39 @@ FAINTLY = (
 
 @dataclass(kw_only=True)
 class FitReport(HeadReport):
-    """The outcome of ``HRCAM.fit``: :class:`HeadReport`, and how the head came about.
+    """The outcome of ``HRCAM.fit``: a :class:`HeadReport`, and how the head came about.
 
-    ``n`` counts the training images (times ``n_passes``); figures are of images that the head they
-    belong to has not seen.
+    ``n`` counts the training images (times ``n_passes``). Figures are made on images that the head
+    they belong to has not seen.
 
     Attributes:
         solver: the solver used.
         balance_layers: the balancing used.
-        penalty: ridge's chosen penalty, else None.
+        penalty: ridge's chosen penalty; otherwise None.
         penalty_path: (penalty, held-out loss, its standard error), from strong to weak.
         choices: what was chosen automatically, and why.
-        support: of ``solver="auto"``, else None: what held-out images say for the summed maps, from
-            -1 to 1. An image speaks for its map by how much more of the class's probability stays
-            when what the map marks least is blurred away than when what it marks most is; the sum
-            of these differences over the sum of their sizes, for the class where it is largest. NaN
-            where too few images say anything.
-        change: the mean size of these differences over that class's images, in probabilities: how
-            much the support is worth.
+        support: for ``solver="auto"``, otherwise None: how clearly held-out images speak for the
+            summed maps, from -1 to 1. For each image, take the class's probability after blurring
+            what its map marks least, less that after blurring what it marks most. The support is
+            the sum of these differences over the sum of their sizes, for the class where it is
+            largest. NaN if too few images say anything.
+        change: the mean size of these differences over that class's images, in probabilities. It
+            says how much the support is worth.
         seconds_pass: seconds for the frozen pass.
         seconds_solve: seconds for the solve.
-        extra_forwards: forward passes of single images after the frozen pass: up to 64 for how maps
-            usually vary, more for a cascade, for a choice and for the places of layers.
+        extra_forwards: forward passes of single images after the frozen pass: up to 64 to measure
+            how maps usually vary, and more for a cascade, a choice, and placing layers.
         contrast: (K,), how much more a class's map of the deepest layer varies over space in
-            images of the class than in others, a ratio of deviations over up to 64 images; NaN
-            where fewer than four are of either kind, None for real values. A class told by what is
-            absent, as the healthy one, is near 1 or below: its maps mark no place.
+            images of the class than in others: a ratio of deviations over up to 64 images. NaN if
+            fewer than four images are of either kind; None for real values. A class told by what is
+            absent, such as the healthy one, is near 1 or below: its maps mark no place.
         displacement: layer name -> (axes,), by how many of its cells the layer's map lies beside
-            what it marks, and is moved back; empty where it was not measured (``place_layers``).
-        framing: for each axis of the image how the finest layer sees it, scale and offset in sides:
-            (1, 0) as it was given, (-1, 0) flipped, (0, 0) along another axis; empty where it was
-            not measured (as ``displacement``, or with fewer than 24 cells).
+            what it marks, and is moved back; empty if it was not measured (``place_layers``).
+        framing: for each axis of the image, how the finest layer sees it, as scale and offset, in
+            sides: (1, 0) as it was given, (-1, 0) flipped, (0, 0) along another axis. Empty if it
+            was not measured (as ``displacement``, or with fewer than 24 cells).
         seconds_beside: seconds for all else: the heads that were not chosen, how maps usually vary,
-            the choice, the places of layers.
+            the choice, and placing layers.
 
     Examples::
 
@@ -106,7 +106,7 @@ class FitReport(HeadReport):
         )
 
     def _of_maps(self) -> list[str]:
-        """A warning of maps that the model's outputs do not speak for."""
+        """A warning about maps that the model's outputs do not speak for."""
         if not doubtful(self.support):
             faint = self.change is not None and self.change < FAINT
             return [FAINTLY.format(self.change)] if faint else []
@@ -118,7 +118,7 @@ class FitReport(HeadReport):
         ]
 
     def _of_frames(self) -> list[str]:
-        """A warning of a model that sees another picture than the one that maps are drawn over."""
+        """A warning about a model that does not see the picture that maps are drawn over."""
         off = [
             f"axis {axis} at {seen.scale:+.2f} of its length, {seen.offset:+.2f} of a side aside"
             for axis, seen in enumerate(self.framing)
@@ -156,7 +156,7 @@ class FitReport(HeadReport):
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
 
     def _places(self) -> list[str]:
-        """One line, where the places of layers were measured."""
+        """A line on how maps were moved, if displacements were measured."""
         if not self.displacement:
             return []
         moves = {
@@ -189,8 +189,8 @@ class FitReport(HeadReport):
 
 
 def without_a_place(contrast: Tensor) -> list[int]:
-    """Classes with far less contrast than the median one. Of two, one is what the other is not:
-    that goes without saying.
+    """Classes with far less contrast than the median class. Of two classes, none is listed: that
+    one may be just what the other is not goes without saying.
 
     Examples::
 

@@ -34,9 +34,9 @@ class Chosen:
 
 @dataclass
 class Fitted:
-    """A head, its double that no held-out image has touched, and figures for a ``FitReport``.
+    """A head, a trial head fitted without held-out images, and figures for a ``FitReport``.
 
-    The spread of its maps is yet to come, and what the places of layers and a choice add.
+    ``Revisit`` adds the spread of the head's maps, and what placing and choosing find.
     """
 
     head: Head
@@ -55,13 +55,13 @@ def fit_head(
 
     Args:
         train: the training features.
-        val: features that choices and figures are made on; None for a fifth of ``train``, which
-            the head is then solved on too.
+        val: features that choices and figures are made on. None takes a fifth of ``train``, which
+            the head itself is then also solved on.
         channels: layer name -> C_l, in the order of the features.
         recipe: how to solve.
-        cascade: fits solver "cascade", and must have done so before any other recipe is fitted:
-            layers that it does not know or has left out get no weight in those heads either.
-            None where no recipe is a cascade.
+        cascade: fits solver "cascade", and must have done so before any other recipe is fitted, as
+            layers that it does not know or has left out get no weight in those heads either. None
+            if no recipe is a cascade.
     """
     begin = time.perf_counter()
     channels = dict(channels)
@@ -73,13 +73,13 @@ def fit_head(
         part, part_moments, held = sample, moments, val.rows().sample(group.part(MAX_SAMPLE))
     chosen = _choose(recipe, part, part_moments, held, moments, channels, cascade)
     linear = _solve(chosen, rows, sample, moments, channels)
-    if not all(values.float().isfinite().all() for values in linear):  # in which maps are made
+    if not all(values.float().isfinite().all() for values in linear):  # the dtype of maps
         raise ValueError(
             f"train_data: solver {recipe.solver!r} finds no finite head, as the features are too "
             "small or too large for float32. Scale the inputs as in the model's training."
         )
     head = trial = _head(*linear, moments, channels, chosen.recipe)
-    if val is None:  # figures are of a head that has not seen the held-out images
+    if val is None:  # figures are made with a head that has not seen the held-out images
         linear = _solve(chosen, part, part, part_moments, channels)
         trial = _head(*linear, part_moments, channels, chosen.recipe)
     scores, y, outputs = map(group.gather, (held.scores(*linear), held.y, held.outputs))
@@ -98,8 +98,8 @@ def fit_head(
 
 
 def _unit(part: Features, loss: str) -> Tensor:
-    """(K,), each output's deviation for real values: in whatever unit one comes, the others' maps
-    are the same. 1 for classes."""
+    """(K,) each output's deviation for real values, so that the unit of one output does not change
+    the others' maps; 1 for classes."""
     spread = group.gather(part.y.double()).std(0, correction=0)
     ones = torch.ones_like(spread)
     return torch.where(spread > 0, spread, ones) if loss == "mse" else ones
@@ -114,7 +114,8 @@ def _choose(
     channels: dict[str, int],
     cascade: Cascade | None,
 ) -> Chosen:
-    """What held-out features decide: every "auto", what a cascade counts and what it leaves out."""
+    """Decide on held-out features: every "auto", and how a cascade counts layers or leaves some
+    out."""
     chosen = _settle(recipe, part, moments, held, channels)
     if cascade is None:
         return chosen
@@ -148,7 +149,7 @@ def _settle(
     if recipe.balance_layers == "auto":
         balance = "equal" if recipe.solver == "pattern" else None
         chosen.recipe = replace(chosen.recipe, balance_layers=balance)
-        if recipe.solver != "cascade":  # which says itself how its layers count
+        if recipe.solver != "cascade":  # a cascade says itself how its layers count
             chosen.why.append(f"balance_layers {balance}: the default for {recipe.solver} heads")
     if recipe.balance_layers == "information":
         chosen.information = _information(part, moments, held, channels, recipe.loss)
@@ -160,8 +161,8 @@ def _settle(
 def _solve(
     chosen: Chosen, rows: Features, sample: Features, moments: Moments, channels: dict[str, int]
 ) -> tuple[Tensor, Tensor]:
-    """W (K, N) and b (K,) on raw features, scores calibrated on the sample, centred for a softmax;
-    ``rows`` are all there are."""
+    """W (K, N) and b (K,) on raw features, solved on all ``rows``; the scores are calibrated on the
+    sample, and W and b centred for a softmax."""
     recipe, unit = chosen.recipe, chosen.unit
     if recipe.solver == "adam":
         weight, bias = solvers.adam(
@@ -175,7 +176,7 @@ def _solve(
         return centre(weight, bias) if recipe.loss == "cross_entropy" else (weight, bias)
     if chosen.weight is not None:
         bias = -chosen.weight @ moments.mean_z
-        # Its classes are learned apart from each other, so each has a scale of its own.
+        # A cascade learns each class apart from the others, so each has a scale of its own.
         return solvers.calibrated(chosen.weight, bias, sample, recipe.loss, per_class=True)
     scale = moments.scale
     if recipe.solver == "pattern":
@@ -198,8 +199,8 @@ def _solve(
 
 
 def _ridge(recipe: Recipe, rows: Features, moments: Moments, unit: Tensor) -> Tensor:
-    """(K, N), of targets in units, on features less their mean, standardised or not; all rows are
-    read from disk again for each step, or once."""
+    """W (K, N) for targets divided by their unit, on features less their mean, standardised or not.
+    Rows on disk are read again for each step; rows in memory are prepared once."""
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         x = _standardised(rows, moments, recipe.standardize)
@@ -229,8 +230,9 @@ def _head(
 
 
 def _standardised(rows: Features, moments: Moments, standardize: bool) -> Iterator[Tensor]:
-    """(n, N) in float32, some rows at a time."""
-    # Rounding the mean moves all rows alike, which the bias takes up.
+    """Features less their mean, (n, N) in float32, some rows at a time; divided by their scale if
+    ``standardize``."""
+    # Rounding the mean moves all rows alike, and the bias absorbs that.
     mean, factor = moments.mean_z.float(), torch.ones_like(moments.mean_z)
     if standardize:
         factor = moments.informative / moments.scale
@@ -241,7 +243,7 @@ def _standardised(rows: Features, moments: Moments, standardize: bool) -> Iterat
 def _information(
     part: Features, moments: Moments, held: Features, channels: dict[str, int], loss: str
 ) -> dict[str, float]:
-    """1 - loss / loss of the mean, of each layer's pattern alone on held-out data."""
+    """What each layer's pattern tells alone on held-out data: 1 - loss / loss of the mean."""
     y, held_y = group.gather(part.y.double()), group.gather(held.y.double())
     _, d = solvers.rescale(torch.zeros_like(y), y, loss)
     base = loss_per_sample(torch.zeros_like(held_y) + d, held_y, loss).mean()

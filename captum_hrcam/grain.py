@@ -1,32 +1,33 @@
 """Grain: layers so fine that they see what a texture is made of, not where it is.
 
-A patch of stripes is recognised by its stripes. A fine layer marks each of them, and as much in the
-noise around; deeper layers, whose cells hold a stripe or more, mark the patch. No mask is needed to
-see it: the deeper layers hardly confirm the fine one's map.
+A patch of stripes is recognised by its stripes. A fine layer marks each of them, and just as much
+in the noise around the patch; deeper layers, whose cells hold a stripe or more, mark the patch. No
+mask is needed to detect this: the deeper layers hardly confirm the fine layer's map.
 """
 
 import math
 from collections.abc import Mapping
 
-# Of the best confirmed layer's confirmation. Textures have .27 to .49, lesions and digits among
-# strokes .69 and more, on photographs .51 and more (documentation, "Choosing the head").
+# Share of the best confirmed layer's confirmation. Textures have .27 to .49, lesions and digits
+# among strokes .69 and more, digits on photographs .51 and more (documentation, "Choosing the
+# head").
 ENOUGH = 0.5
-OCTAVES = 2  # cells four times as wide as those that see the grain see the patch
+OCTAVES = 2  # doublings: cells four times as wide as those that see the grain see the patch
 
 Sizes = Mapping[str, tuple[int, ...]]  # layer name -> spatial size, shallow to deep
 
 
 def without_grain(confirmed: Mapping[str, float], resolutions: Sizes) -> tuple[list[str], str]:
-    """The layers to keep, shallow to deep, and why: those from the first on whose cells are four
-    times as wide as those of the last that sees grain.
+    """The layers to keep, shallow to deep, and a line for the report that says why.
 
-    All are kept where each is confirmed; where fewer than two would be left, too, as of layers that
-    all have one resolution.
+    Kept are the layers whose cells are at least four times as wide as those of the deepest layer
+    that sees only grain. All are kept if each is confirmed, and if fewer than two would be left, as
+    when all layers have one resolution.
 
     Args:
         confirmed: layer name -> the correlation of its map with what all deeper layers say, shallow
-            to deep, all above 0; without the last layer, which has none deeper.
-        resolutions: layer name -> spatial size; of the last layer, too.
+            to deep, all above 0; without the last layer, which has no deeper ones.
+        resolutions: layer name -> spatial size, including the last layer.
 
     Examples::
 
@@ -52,9 +53,9 @@ def without_grain(confirmed: Mapping[str, float], resolutions: Sizes) -> tuple[l
 
 
 def keep_wider(layer: str, resolutions: Sizes, reason: str, why: str) -> tuple[list[str], str]:
-    """The layers from the first on whose cells are four times as wide as this one's, all where
-    fewer than two would be left; and a line for the report, which gives the reason and the figures
-    behind it."""
+    """The layers whose cells are at least four times as wide as this layer's, or all if fewer than
+    two would be left; and a line for the report with the ``reason`` and the figures behind it,
+    ``why``."""
     names, sizes = list(resolutions), list(resolutions.values())
     wide = (i for i, size in enumerate(sizes) if octaves(resolutions[layer], size) >= OCTAVES)
     first = next(wide, len(names))
@@ -67,7 +68,7 @@ def keep_wider(layer: str, resolutions: Sizes, reason: str, why: str) -> tuple[l
 
 
 def octaves(fine: tuple[int, ...], coarse: tuple[int, ...]) -> int:
-    """How often cells double from one layer to the other, on average over dimensions, rounded; one
-    along which there is but one cell, as of a signal given as an image, is none."""
+    """How often the cells' width doubles from one layer to the other: the mean over dimensions,
+    rounded. A dimension with only one cell, as when a signal is given as an image, is left out."""
     doubled = [math.log2(a / b) for a, b in zip(fine, coarse, strict=True) if a > 1]
     return round(sum(doubled) / max(1, len(doubled)))

@@ -23,9 +23,9 @@ FIGURES = (
     "slope",
     "divergence",
 )
-FEW = 10  # images with a class, or without it: too few for its AUROC, or images for a correlation
-CONTRARY = 0.3  # of a correlation below 0: more than by chance
-CHANCE = 1.7  # standard errors that a guess exceeds in one of twenty
+FEW = 10  # fewer images with a class, or without it, are too few for AUROC; likewise correlation
+CONTRARY = 0.3  # a correlation below minus this is more than chance
+CHANCE = 1.7  # standard errors that a guess exceeds in one case of twenty
 
 
 def check_head(
@@ -50,13 +50,14 @@ def head_figures(
     outputs: Tensor,
     loss: str,
 ) -> dict[str, Any]:
-    """What every ``HeadReport`` says: the data, the layers' shares, head and model.
+    """What every ``HeadReport`` says of the data, the layers' shares, head and model.
 
     Args:
-        moments: of all images.
+        moments: the moments of all images.
         channels: layer name -> C_l.
         layers: layer name -> (n, K), its part of the score.
-        scores, y, outputs: (m, K), (m, K) and (m, K') of the images that are judged.
+        scores, y, outputs: the head's scores (m, K), the targets (m, K) and the model's outputs
+            (m, K') for the images that figures are made on.
         loss: see ``labels.LOSSES``.
     """
     return {
@@ -70,12 +71,12 @@ def head_figures(
 
 
 def layer_scores(rows: Features, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """{layer: (n, K)}, each layer's part of the score, of all ranks."""
+    """Each layer's part of the score for all ranks' images, {layer: (n, K)}."""
     return {name: group.gather(scores) for name, scores in rows.layer_scores(weights).items()}
 
 
 def layer_shares(contributions: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Cov(s_l, s) / Var(s) per class: the layers' shares of the score's variance.
+    """The layers' shares of the variance of each class's score, Cov(s_l, s) / Var(s).
 
     Args:
         contributions: layer name -> (n, K), the layer's part of the score.
@@ -87,12 +88,12 @@ def layer_shares(contributions: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def agreement_figures(scores: Tensor, y: Tensor, outputs: Tensor, loss: str) -> dict[str, Any]:
-    """Accuracy and AUROC of head and model, of all classes and of each; how far the two agree.
+    """Accuracy and AUROC of head and model, overall and for each class; how far the two agree.
 
     Args:
-        scores: (n, K) of the head.
+        scores: (n, K), the head's.
         y: (n, K) targets.
-        outputs: (n, K') of the model.
+        outputs: (n, K'), the model's.
         loss: see ``labels.LOSSES``.
     """
     outputs = outputs.double()
@@ -126,12 +127,12 @@ def agreement_figures(scores: Tensor, y: Tensor, outputs: Tensor, loss: str) -> 
 
 
 def accuracy(scores: Tensor, y: Tensor, loss: str) -> float:
-    """Share of images, or of outputs, that (n, K) scores decide as (n, K) targets do."""
+    """The share of images, or of outputs, that scores (n, K) decide as targets (n, K) do."""
     return _decide(scores, loss).eq(_truth(y, loss)).double().mean().item()
 
 
 def by_class(scores: Tensor, y: Tensor, loss: str) -> Tensor:
-    """(K,), how well each output tells its label: AUROC, for real values the correlation.
+    """(K,) how well each output tells its label: AUROC, or for real values the correlation.
 
     A softmax of two classes is judged by the difference of its scores.
     """
@@ -143,15 +144,15 @@ def by_class(scores: Tensor, y: Tensor, loss: str) -> Tensor:
 
 
 def _are_two(scores: Tensor, loss: str) -> bool:
-    """Whether scores (n, K) are of a softmax of two classes."""
+    """Whether scores (n, K) belong to a softmax of two classes."""
     return loss == "cross_entropy" and scores.shape[1] == 2
 
 
 def auroc(scores: Tensor, truth: Tensor) -> Tensor:
     """Area under ROC of each column against the rest, (K,); ties count half.
 
-    The Mann-Whitney form: the share of (positive, negative) pairs that the score orders rightly.
-    NaN for a column without both kinds.
+    Computed in its Mann-Whitney form, the share of (positive, negative) pairs that the score orders
+    rightly. NaN for a column that lacks either kind.
 
     Args:
         scores: (n, K).
@@ -173,7 +174,8 @@ def auroc(scores: Tensor, truth: Tensor) -> Tensor:
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """(K,) of each column over images, -1 to 1; 0 where one does not vary, NaN of one image."""
+    """The correlation of a and b in each column, over images, (K,); 0 if either does not vary, NaN
+    for a single image."""
     if len(a) < 2:
         return torch.full((a.shape[1],), torch.nan).double()
     a, b = a - a.mean(0), b - b.mean(0)
@@ -182,7 +184,7 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _by_chance(y: Tensor, loss: str) -> Tensor:
-    """(K,), what a guess hardly exceeds; NaN of a class with too few images to tell."""
+    """(K,) what a guess hardly exceeds; NaN for a class with too few images to tell."""
     n = len(y)
     if loss == "mse":
         return torch.full((y.shape[1],), CHANCE * n**-0.5 if n >= FEW else math.nan).double()
@@ -193,19 +195,21 @@ def _by_chance(y: Tensor, loss: str) -> Tensor:
 
 
 def _are_probabilities(outputs: Tensor, loss: str) -> bool:
-    """Whether a model gives what its scores should yet become."""
+    """Whether the outputs look like probabilities already, instead of scores."""
     if loss == "mse" or len(outputs) < 2 or ((outputs < 0) | (outputs > 1)).any():
         return False
     return loss != "cross_entropy" or bool((outputs.sum(1) - 1).abs().max() < 1e-2)
 
 
 def _log_odds(scores: Tensor, loss: str) -> Tensor:
-    """Softmax scores less their mean over classes, which changes nothing in them."""
+    """Log-odds from scores: of a softmax, less the mean over classes, on which it does not
+    depend."""
     return scores - scores.mean(1, keepdim=True) if loss == "cross_entropy" else scores
 
 
 def _slope(of_head: Tensor, of_model: Tensor) -> tuple[float, float]:
-    """Of the head's log-odds over the model's, all outputs together; and their correlation."""
+    """The slope of the head's log-odds over the model's, all outputs together, and the
+    correlation of the two."""
     a, b = of_head - of_head.mean(0), of_model - of_model.mean(0)
     both, of_a, of_b = ((x * y).sum().item() for x, y in ((a, b), (a, a), (b, b)))
     if of_b == 0:
@@ -214,10 +218,10 @@ def _slope(of_head: Tensor, of_model: Tensor) -> tuple[float, float]:
 
 
 def _divergence(scores: Tensor, outputs: Tensor, loss: str) -> float:
-    """Kullback-Leibler, of the model's probabilities from the head's, in nats an image."""
+    """Kullback-Leibler divergence of the model's probabilities from the head's, nats per image."""
     if loss == "cross_entropy":
         p, q = F.log_softmax(outputs, 1), F.log_softmax(scores, 1)
-        # A class that is masked by minus infinity adds nothing.
+        # A class masked by minus infinity has probability 0 and adds nothing.
         return torch.where(p.exp() > 0, p.exp() * (p - q), 0.0).sum(1).mean().item()
     yes = outputs.sigmoid() * (F.logsigmoid(outputs) - F.logsigmoid(scores))
     no = (-outputs).sigmoid() * (F.logsigmoid(-outputs) - F.logsigmoid(-scores))

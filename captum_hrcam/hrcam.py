@@ -36,19 +36,19 @@ class HRCAM(HeadAttribution):
     r"""
     High-resolution class activation maps: one map per class from the feature maps of many layers.
 
-    A trained CNN is frozen. The feature maps f_l of layers l = 1..L are averaged over space,
-    concatenated, and one linear layer, the head, is fitted on these averages::
+    A trained CNN is frozen. The feature maps f_l of layers l = 1..L are averaged over space, and
+    one linear layer, the head, is fitted on the concatenated averages::
 
         z   = concat over l of GAP(f_l)                          (N,)
         s   = W z + b                                            (K,)
         A^c = sum over l of up( sum over i in l of W[c, i] f_i ) (H, W)
 
-    Where :meth:`fit` measured that a layer's map is displaced from what the layer responds to, the
-    map is shifted back before ``up``, its mean unchanged (``place_layers``). Upsampling is linear,
-    so channels are contracted first, inside the forward hook, and one map per layer is upsampled: a
-    map costs about one forward pass, without gradients. The mean of A^c over its pixels, plus b_c,
-    is the head's score s_c when every upscale factor is a whole number (always, at native
-    resolution).
+    If :meth:`fit` measured that a layer's map is displaced from what the layer responds to, the map
+    is shifted back before ``up``; its mean does not change (``place_layers``). Upsampling is
+    linear, so channels are contracted first, inside the forward hook, and only one map per layer is
+    upsampled. A map costs about one forward pass, without gradients. The mean of A^c over its
+    pixels, plus b_c, is the head's score s_c if every upscale factor is a whole number (always, at
+    native resolution).
 
     Source: Shinde et al. 2021, PeerJ Computer Science 7:e622,
     https://doi.org/10.7717/peerj-cs.622.
@@ -63,8 +63,8 @@ class HRCAM(HeadAttribution):
             channels-last layouts.
 
     Raises:
-        TypeError: ``forward_func`` is not callable, or a layer is neither module nor name.
-        ValueError: a layer is not in the model, listed twice, or cannot run hooks.
+        TypeError: ``forward_func`` is not callable, or a layer is neither a module nor a name.
+        ValueError: a layer is not in the model, is listed twice, or cannot run hooks.
 
     Examples::
 
@@ -106,7 +106,7 @@ class HRCAM(HeadAttribution):
             raise RuntimeError("HR-CAM has no head yet: call fit or load first.")
         return self._head
 
-    @torch.inference_mode(False)  # the solvers differentiate, also under a caller's inference mode
+    @torch.inference_mode(False)  # solvers need gradients, also under a caller's inference mode
     @own_tensors()
     def fit(
         self,
@@ -130,17 +130,19 @@ class HRCAM(HeadAttribution):
         show_progress: bool = False,
     ) -> FitReport:
         r"""
-        Fit the head in one frozen pass over the data: z = GAP(f) inside the hooks, then solve W, b.
+        Fit the head: average feature maps in one frozen pass over the data, then solve for W and b.
+
+        If the fit fails, an earlier head stays.
 
         Args:
-            train_data (Iterable): batches ``(*inputs, label)``, as Captum's TracIn takes them; with
-                ``targets="model"`` a batch may hold inputs only (a last item without space is
-                taken for a label). Inputs are moved to the model's device.
-            val_data (Iterable): like ``train_data``; choices and figures come from it. Without it
-                they come from a fixed fifth of the training features, and the head is then solved
-                on all of them.
+            train_data (Iterable): batches ``(*inputs, label)``, as Captum's TracIn takes them. With
+                ``targets="model"`` a batch may hold inputs only (a last item without spatial
+                dimensions is taken for a label). Inputs are moved to the model's device.
+            val_data (Iterable): like ``train_data``; choices and figures are made on it. Without
+                it they are made on a fixed fifth of the training features, and the head is then
+                solved on all of them.
             targets (str): "labels": class indices (n,), one-hot or soft rows (n, K), several labels
-                an image (n, K), or real values; "model": the model's own predictions.
+                per image (n, K), or real values; "model": the model's own predictions.
             loss (str): "cross_entropy", "binary_cross_entropy" (several labels per image, or one
                 logit) or "mse".
             solver (str): how W is found.
@@ -151,39 +153,40 @@ class HRCAM(HeadAttribution):
                 "ridge": penalised loss. "adam": the paper's head.
                 "auto": fits "cascade" and "pattern", and tests their maps on 24 held-out images by
                 blurring away what they mark and by showing it alone (28 forward passes for each
-                image, six more where the pattern is kept). The cascade is kept unless the model's
+                image, six more if the pattern is kept). The cascade is kept unless the model's
                 outputs do not speak for its maps and the pattern is better in both tests by more
                 than a standard error. Some layers get weights of zero, and the report names them:
-                fine layers where the finest marks things all over the image, such as a texture's
-                grain or the edges in ultrasound; deep layers whose maps do not mark what the model
-                uses, as in transformers, or whose averages tell nothing. With a ``penalty`` "auto"
-                means "ridge"; with ``balance_layers``, or for "mse", it means "pattern"; nothing
-                is then compared or left out.
+                fine layers, where the finest marks things all over the image, such as a texture's
+                grain or the edges in ultrasound; and deep layers whose maps do not mark what the
+                model uses, as in transformers, or whose averages tell nothing. With a ``penalty``,
+                "auto" means "ridge"; with ``balance_layers``, or for "mse", it means "pattern".
+                Nothing is then compared or left out.
             penalty (float or "auto"): ridge's penalty on standardised weights; "auto" takes the
                 strongest within one standard error of the best held-out loss.
-            balance_layers (str or None): of pattern and ridge: "equal" gives every layer the same
-                standardised norm, "information" one by what it tells alone; "auto" is "equal" for
-                pattern, None else.
-            standardize (bool): of ridge, whose penalty depends on it: scale each channel by its
-                standard deviation over images and cells for the fit; folded into the weights.
+            balance_layers (str or None): for pattern and ridge. "equal" gives every layer the same
+                standardised norm, "information" a norm according to what it tells alone. "auto" is
+                "equal" for pattern, otherwise None.
+            standardize (bool): for ridge, whose penalty depends on it: scale each channel by its
+                standard deviation over images and cells in the solve. The scale is folded into the
+                weights.
             place_layers (bool or "auto"): measure how far each layer's map is displaced from what
-                it marks, and shift it back; ``report.displacement`` says by how much. Measured on
-                up to 48 training images and their mirror images, of classes whose maps mark a place
-                if there are any. "auto" does so where a cascade is fitted: for "cascade", and for
-                "auto" without a penalty or balance, but not for "mse".
-            n_classes (int): the head's outputs; by default those of the model.
-            n_passes (int): how often to read ``train_data``, for augmenting loaders. Where they
-                shuffle, pass ``val_data``: else an image is both fitted and held out.
-            cache (str or PathLike): of ridge and adam, which need every image's features: a folder
-                to keep them in, on disk instead of in memory. A later fit of the same model, layers
-                and images takes them from there, without a forward pass for each; a model is known
-                by its printed modules and its state, not by plain attributes or changed code.
-                Without a folder they go to a temporary file once they exceed a quarter of the
+                it marks, and shift it back; ``report.displacement`` says by how much. It is
+                measured on up to 48 training images and their mirror images, of classes whose maps
+                mark a place if there are any. "auto" does so if a cascade is fitted: for "cascade",
+                and for "auto" without a penalty or balance, but not for "mse".
+            n_classes (int): the number of the head's outputs; by default the model's.
+            n_passes (int): how often to read ``train_data``, for augmenting loaders. If they
+                shuffle, pass ``val_data``, as otherwise an image is both fitted and held out.
+            cache (str or PathLike): for ridge and adam, which need every image's features: a folder
+                that keeps these on disk instead of in memory. A later fit of the same model, layers
+                and images takes them from there, without a forward pass for each image. A model is
+                known by its printed modules and its state, not by plain attributes or changed code.
+                Without a folder, features go to a temporary file once they exceed a quarter of the
                 machine's memory.
-            epochs (int): of solver "adam".
-            batch_size (int): of solver "adam".
-            lr (float): of solver "adam".
-            seed (int): of solver "adam".
+            epochs (int): for solver "adam".
+            batch_size (int): for solver "adam".
+            lr (float): for solver "adam".
+            seed (int): for solver "adam".
             show_progress (bool): draw a progress bar.
 
         Returns:
@@ -191,11 +194,9 @@ class HRCAM(HeadAttribution):
 
         Raises:
             ValueError: an unknown option, an empty loader, labels or features out of range.
-            TypeError: data that are no batches; a batch or label of the wrong type.
+            TypeError: data that are not batches; a batch or label of the wrong type.
             RuntimeError: a layer did not run, or ran more than once; another rank failed.
             OSError: ``cache`` cannot be written, or the disk is full.
-
-        A failed fit leaves the earlier head.
         """
         batches("train_data", train_data)
         if val_data is not None:
@@ -229,8 +230,8 @@ class HRCAM(HeadAttribution):
         seconds = time.perf_counter() - begin
 
         def fit(cascade: Cascade | None) -> dict[str, Fitted]:
-            # In order: a cascade comes first, and says which layers the heads after it leave out.
-            with full_precision(torch.device("cpu")):  # a caller's autocast is for the model
+            # In order: a cascade comes first, as it decides which layers later heads leave out.
+            with full_precision(torch.device("cpu")):  # a caller's autocast is for the model only
                 return {
                     r.solver: fit_head(train, val, frozen.channels, r, cascade) for r in recipes
                 }
@@ -247,7 +248,7 @@ class HRCAM(HeadAttribution):
             seconds_beside=time.perf_counter() - begin - seconds - chosen.figures["seconds_solve"],
         )
         head, report = group.from_first((chosen.head, report))
-        for warning in report.warnings:  # which a caller may have made errors
+        for warning in report.warnings:  # before the head is kept: a caller may make them errors
             warnings.warn(warning, stacklevel=4)  # past the decorators, to the caller
         head.fingerprint = fingerprint(self.forward_func)
         self._head, self.report = head, report
@@ -260,7 +261,7 @@ class HRCAM(HeadAttribution):
         options: tuple[Any, ...],
         device: torch.device | None,
     ) -> FeatureCache | None:
-        """The folder that ``cache`` names, for this model, these layers and options."""
+        """The cache in the folder that ``cache`` names, for this model, its layers and options."""
         if folder is None:
             return None
         if not recipe.needs_all_rows:
@@ -268,7 +269,7 @@ class HRCAM(HeadAttribution):
                 f"cache: got {os.fspath(folder)!r} with solver={recipe.solver!r}, which keeps no "
                 "features of all images. Use solver='ridge', or leave cache=None."
             )
-        is_known = self.reshape_transform is None  # one function looks like another
+        is_known = self.reshape_transform is None  # functions cannot be told apart
         about = {
             "model": model_digest(self.forward_func) if is_known else NEVER,
             "layers": list(self.layers),
@@ -289,24 +290,24 @@ class HRCAM(HeadAttribution):
         show_progress: bool = False,
     ) -> HeadReport:
         r"""
-        How the fitted head does on new data, and whether its maps can be trusted there.
+        Report how the fitted head does on new data, and whether its maps can be trusted there.
 
         Args:
             data (Iterable): batches as for :meth:`fit`.
             targets (str): as for :meth:`fit`; with "model" the head is measured against the model.
-            loss (str): by default the one of the fit; of a file of version 1 or 2,
-                "cross_entropy".
+            loss (str): by default that of the fit; "cross_entropy" for a head from a file of
+                version 1 or 2.
             show_progress (bool): draw a progress bar.
 
         Returns:
             HeadReport: accuracy and AUROC of head and model, their agreement, the layers' shares
-            and warnings, from one frozen pass.
+            of the score, and warnings, from one frozen pass.
 
         Raises:
             RuntimeError: not fitted; a layer did not run, or ran more than once.
             ValueError: an unknown option, an empty loader, other channels than the head's, labels
                 or features out of range.
-            TypeError: data that are no batches; a batch or label of the wrong type.
+            TypeError: data that are not batches; a batch or label of the wrong type.
         """
         head = self.head
         batches("data", data)
@@ -337,8 +338,10 @@ class HRCAM(HeadAttribution):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """
-        Save the head (not the model) to a file, atomically. With it goes one number for each of
-        the model's tensors as they were in the fit, so that :meth:`load` knows them again.
+        Save the head (not the model) to a file, atomically.
+
+        The file also holds one number for each of the model's tensors as they were in the fit, by
+        which :meth:`load` recognises the model's weights.
 
         Args:
             path (str or PathLike): the file to write.
@@ -363,7 +366,7 @@ class HRCAM(HeadAttribution):
 
         Args:
             path (str or PathLike): the file.
-            forward_func (Callable): the model that it was fitted on.
+            forward_func (Callable): the model that the head was fitted on.
             layer: the layers, in the order of the fit; by default found by their saved names.
             reshape_transform (Callable): as for the constructor; functions are not saved.
 
@@ -372,12 +375,13 @@ class HRCAM(HeadAttribution):
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: truncated or foreign file; other layers than saved.
+            ValueError: a truncated or foreign file; other layers than the saved ones.
 
         Warns:
-            UserWarning: the model has clearly other weights than in the fit, as those of another
-                training; rounding to half precision is none. Unknown of a function around the
-                model, of sharded or quantised weights, and of files of versions 1 to 3.
+            UserWarning: the model's weights are clearly not those of the fit, but those of another
+                training, for example. Weights rounded to half precision count as the same. There
+                is no warning if this cannot be known: for a function around the model, sharded or
+                quantised weights, and files of versions 1 to 3.
         """
         head, to_input = storage.load(path)
         loaded = cls(

@@ -1,8 +1,8 @@
 """How much each layer of a cascade counts in the sum: confirmation times place, to some power.
 
-Confirmation is how well the deeper layers' maps agree with the layer's, place its rank counted from
-the deepest. The power is the largest of ``POWERS`` that held-out images allow. Where fine
-layers have been left out, confirmation alone.
+Confirmation is how well the deeper layers' maps agree with the layer's map. Place is the layer's
+rank, counted from the deepest. The power is the largest of ``POWERS`` that held-out images allow.
+If fine layers have been left out, only confirmation counts.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from captum_hrcam.head_and_model import accuracy
 from captum_hrcam.moments import Moments
 from captum_hrcam.solvers import calibrated, pattern
 
-TOLERANCE = 0.02  # of the accuracy that each step to a sharper map may cost
+TOLERANCE = 0.02  # accuracy that each step to a sharper map may cost
 MUTE = (
     "layers: {} left out: averaged over an image they tell nothing, as after a norm over each image"
 )
@@ -34,12 +34,12 @@ def cascade_weight(
     channels: dict[str, int],
     loss: str,
 ) -> tuple[Tensor, list[str]]:
-    """(K, N) of all layers, from the pattern of the last, and lines for the report on how they
-    count: see ``steepest``.
+    """Fit a cascade: the weights (K, N) of all layers, and lines for the report on how they count.
 
-    A class that none but held-out images shows has its pattern from ``of_all``, or no map. Deepest
-    layers whose averages tell nothing, as after a norm over each image, have nothing to teach the
-    others and are left out, too.
+    The cascade starts from the last layer's pattern; ``steepest`` says how layers count. A class
+    that only held-out images show takes its pattern from ``of_all``, as it would have no map
+    otherwise. Deepest layers whose averages tell nothing, as after a norm over each image, have
+    nothing to teach the others and are left out, too.
     """
     own, whole = (pattern(m) / m.scale for m in (moments, of_all))
     start = split_layers(torch.where(own.any(1, keepdim=True), own, whole), channels)
@@ -70,12 +70,16 @@ def cascade_weight(
 
 
 def steepest(right: Sequence[float], like: Sequence[float]) -> int:
-    """Which of ``POWERS``: from the first, one step after the other as far as the data allow.
+    """The index of the power to use: start at the first of ``POWERS`` and step on while data allow.
 
-    The root stays nearest to the model: what fine layers say of all tissue blurs the score. Each
-    step sharpens the map; it is taken where held-out accuracy falls by no more than the tolerance.
-    The last is for objects that the finest layers see whole, so it is taken only where it makes the
-    sum more like the fused map, which is high only where all layers are.
+    The root stays nearest to the model, as what fine layers say of all tissue blurs the score. Each
+    step sharpens the map, and is taken if held-out accuracy falls by no more than the tolerance.
+    The last step is for objects that the finest layers see whole. So it is taken only if it also
+    makes the sum more like the fused map, which is high only where all layers are.
+
+    Args:
+        right: held-out accuracy with each power.
+        like: correlation of the sum with the fused map, with each power.
     """
     best = 0
     for step in range(1, len(right)):

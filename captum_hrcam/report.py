@@ -1,12 +1,12 @@
-"""How a head does on data; warnings where its maps would mislead."""
+"""A report of how a head does on data, with warnings where its maps would mislead."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
 
-FEW_IMAGES = 10  # of a class
-ALIKE = 0.9  # R^2 of log-odds: what else differs is their scale and threshold
+FEW_IMAGES = 10  # of a class; fewer get a warning
+ALIKE = 0.9  # R^2 of log-odds; above it, mainly their scale and threshold can differ
 
 
 @dataclass(kw_only=True)
@@ -15,39 +15,41 @@ class HeadReport:
 
     Attributes:
         n: number of images.
-        class_counts: (K,), images of each class (sums of soft labels); None for real values.
+        class_counts: (K,), the number of images of each class (sums of soft labels); None for real
+            values.
         channels: layer name -> C_l.
         resolutions: layer name -> native spatial size.
         shares: layer name -> (K,), the layer's share of the variance of each class's score; the
             shares of a class add up to 1.
         figures_from: the data that the figures below were computed on.
-        n_figures: their number.
-        head_accuracy: share of images whose class is right; with
-            ``loss="binary_cross_entropy"`` of all images' outputs. NaN where it is undefined.
-        model_accuracy: the model's.
-        head_auroc: area under ROC, each class against the rest, averaged.
-        model_auroc: the model's.
-        agreement: share of images to which head and model give the same class; with
-            ``loss="binary_cross_entropy"`` of all images' outputs, decided alike.
-        r_squared: squared correlation of the head's and the model's log-odds (outputs, of real
-            values), averaged over outputs.
-        slope: of the head's log-odds over the model's, all outputs together: 1 where they are as
-            sure, below 0 where the head says the contrary.
-        says_contrary: whether it clearly does.
+        n_figures: the number of images in these data.
+        head_accuracy: the share of images whose class the head gets right; with
+            ``loss="binary_cross_entropy"`` the share of all images' outputs. NaN if undefined.
+        model_accuracy: the same for the model.
+        head_auroc: the head's area under ROC of each class against the rest, averaged.
+        model_auroc: the same for the model.
+        agreement: the share of images to which head and model give the same class; with
+            ``loss="binary_cross_entropy"`` the share of all images' outputs that they decide alike.
+        r_squared: squared correlation of the head's and the model's log-odds (of their outputs, for
+            real values), averaged over outputs.
+        slope: slope of the head's log-odds over the model's, all outputs together: 1 if head and
+            model are equally sure, below 0 if the head says the contrary.
+        says_contrary: whether the head clearly says the contrary.
         divergence: Kullback-Leibler divergence of the model's probabilities from the head's, in
-            nats an image; NaN for real values.
-        head_by_class: (K,), AUROC of each class, or correlation of each output with its real-valued
-            labels; NaN where it is undefined.
-        model_by_class: the model's.
-        alone_by_class: (K,), AUROC of each class's own score, which is the mean of its map plus the
-            bias, of a softmax of two classes: ``head_by_class`` is of their difference. None else.
-        by_chance: (K,), what a guess of them hardly exceeds (1.7 standard errors); NaN for a class
-            with fewer than ten images with it or without.
-        has_model: whether the model's output is a score for each of the head's outputs, to compare
-            with; NaN in the figures above where it is not.
-        gives_probabilities: whether the model's outputs are probabilities already, which a loss
-            of logits takes for something else.
-        targets: what the figures take for the truth, "labels" or the "model" itself.
+            nats per image; NaN for real values.
+        head_by_class: (K,), the head's AUROC of each class, or the correlation of each output with
+            its real-valued labels; NaN where undefined.
+        model_by_class: the same for the model.
+        alone_by_class: (K,), for a softmax of two classes, the AUROC of each class's own score,
+            which is the mean of its map plus the bias (``head_by_class`` is that of their
+            difference). Otherwise None.
+        by_chance: (K,), what ``head_by_class`` and ``model_by_class`` hardly exceed by guessing
+            (1.7 standard errors); NaN for a class if fewer than ten images have it, or lack it.
+        has_model: whether the model's output is a score for each of the head's outputs. If not,
+            there is nothing to compare with, and the figures that need the model are NaN.
+        gives_probabilities: whether the model's outputs are probabilities already, although the
+            loss expects logits.
+        targets: what the figures take for the truth: "labels", or the "model" itself.
         warnings: what a reader of the maps should know.
 
     Examples::
@@ -107,7 +109,7 @@ class HeadReport:
         )
 
     def _of_outputs(self) -> list[str]:
-        """Warnings of a model whose outputs are no scores to compare with."""
+        """Warnings about a model whose outputs are not scores to compare with."""
         found = []
         if not self.has_model:
             found.append(
@@ -124,7 +126,7 @@ class HeadReport:
         return found
 
     def _of_agreement(self) -> list[str]:
-        """One warning, the gravest, of a head that is far from the model."""
+        """The gravest warning about a head that is far from the model, if any."""
         if self.says_contrary:
             return [
                 f"the head's scores fall where the model's rise (slope {self.slope:.2f}): its maps "
@@ -150,24 +152,24 @@ class HeadReport:
 
     @property
     def _at_chance(self) -> str:
-        """What a head that is no better than chance means."""
+        """What it means that a head is no better than chance."""
         return "its maps mean nothing"
 
     @property
     def _remedy(self) -> str:
-        """What else may bring the head nearer to the model."""
+        """What else may bring the head closer to the model."""
         real = ", or solver='ridge'" if self.class_counts is None else ""
         labels = ", or targets='model' where the model does not follow the labels"
         return real + (labels if self.targets == "labels" else "")
 
     @property
     def _chance(self) -> float:
-        """What the AUROC of a guess hardly exceeds, of all classes together."""
-        # About 1.7 standard errors, where classes are of equal size.
+        """What the AUROC of a guess hardly exceeds, averaged over classes."""
+        # About 1.7 standard errors, if classes are of equal size.
         return min(1.0, 0.5 + self.n_figures**-0.5)
 
     def _of_chance(self) -> list[str]:
-        """Warnings of a head or a model that guesses."""
+        """Warnings about a head or a model that guesses."""
         found = []
         if self.model_auroc < self._chance:
             found.append(
@@ -182,7 +184,7 @@ class HeadReport:
         return found
 
     def _of_guesses(self) -> list[str]:
-        """Warnings of single classes that head or model do not know, where all together they do."""
+        """Warnings about single classes that head or model guess, if overall they do not guess."""
         is_real = self.class_counts is None
         figure = "correlation with the labels" if is_real else "AUROC"
         kind = ("output", "outputs") if is_real else ("class", "classes")
@@ -224,12 +226,12 @@ class HeadReport:
         ]
 
     def _of_classes(self) -> list[str]:
-        """Warnings of single classes."""
+        """Warnings about single classes."""
         if self.class_counts is None:
             return []
         found: list[str] = []
         for counts, has in ((self.class_counts, "has"), (self.n - self.class_counts, "is not in")):
-            counts = counts.round(decimals=6)  # products of a mean and a number
+            counts = counts.round(decimals=6)  # n times a mean is not exact
             few = ((counts > 0) & (counts < FEW_IMAGES)).nonzero()[:, 0].tolist()
             if few and not found:
                 low, high = (f"{end(counts[few]):.3g}" for end in (min, max))

@@ -1,5 +1,5 @@
-"""After the frozen pass a few training images go through the model again: to fit a cascade, to
-measure how maps usually vary, to choose between heads, and to place the layers' maps."""
+"""Run a few images through the model again after the frozen pass: to fit a cascade, to measure how
+maps usually vary, to choose between heads, and to place the layers' maps."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from captum_hrcam.head import Head
 from captum_hrcam.labels import model_targets
 
 SPREAD_IMAGES = 64
-SHOWS = 2  # a class has a place if its map varies this many times as much in its own images
+SHOWS = 2  # a class has a place if its map varies so many times as much in its images as in others
 DEEPER = (
     "without {}: the model's outputs did not speak for maps that these layers are part of, as "
     "where deep layers mix all places; solver='cascade' keeps them"
@@ -38,13 +38,14 @@ class Revisit:
         forward: ``forward(inputs, args, read)`` runs the model and calls ``read(name, f)``.
         native_maps: ``native_maps(head, inputs, args, classes, fusion)`` gives each layer's map.
         device: where inputs go; None leaves them.
-        solvers: those to be tried; a cascade takes more images, several ask for a choice.
+        solvers: the solvers to try. A cascade takes more images; several solvers need a choice.
         loss: see ``labels.LOSSES``.
-        place_layers: whether the head's maps are to be placed where its layers look.
+        place_layers: whether to move the head's maps to where its layers look.
 
     Attributes:
-        images: to fit a cascade and to measure spreads on.
-        held: to choose on, images that no trial head has seen; None where nothing is chosen.
+        images: a sample to fit a cascade and to measure spreads and displacements on.
+        held: a sample to choose on, of images that no trial head has seen; None if there is nothing
+            to choose.
     """
 
     forward: Forward
@@ -67,13 +68,13 @@ class Revisit:
 
     def _read(self, inputs: tuple[Tensor, ...], read: Read) -> Any:
         self._taken += len(inputs[0])
-        # A cascade reads in the midst of a solve, which has switched the caller's autocast off.
+        # A cascade reads during a solve, for which the caller's autocast has been switched off.
         with torch.autocast("cpu", enabled=self._autocast):
             return self.forward(to_device(inputs, self.device), (), read)
 
     @property
     def forwards(self) -> int:
-        """Forward passes of single images taken so far, by all ranks."""
+        """The number of forward passes of single images so far, over all ranks."""
         return group.count(self._taken)
 
     def settle(
@@ -81,15 +82,16 @@ class Revisit:
         fit: Callable[[Cascade | None], dict[str, Fitted]],
         resolutions: dict[str, tuple[int, ...]],
     ) -> Fitted:
-        """The one head, or of several the one that the model's own outputs speak for; placed.
+        """Fit the heads, choose one by the model's outputs, and place its maps.
 
-        Where they speak for none, the deeper half of the layers is left out and all begins anew,
-        and so on to a single layer; of these that with the largest margin is kept, or all layers
-        where the outputs speak for nothing.
+        If the outputs do not speak for the chosen head's maps, heads are fitted and judged again
+        without the deeper half of the layers, and so on down to a single layer. Of the heads that
+        the outputs then speak for, the one with the largest margin is kept; if there is none, all
+        layers are.
 
         Args:
             fit: cascade (None without one) -> {solver: its head}; called again for fewer layers.
-            resolutions: layer name -> spatial size, shallow to deep; the images have been read.
+            resolutions: layer name -> spatial size, shallow to deep, known once images were read.
         """
         kept = self._settled(fit, resolutions)
         if self.place_layers:
@@ -119,7 +121,7 @@ class Revisit:
         return kept
 
     def _best(self, fits: dict[str, Fitted]) -> tuple[Fitted, Verdict | None]:
-        """The head to keep, and why; None where there is one."""
+        """The head to keep, and the verdict; None if there is only one head."""
         self._add_spreads(fits.values())
         if len(fits) == 1:
             return next(iter(fits.values())), None
@@ -130,14 +132,14 @@ class Revisit:
         return chosen, verdict
 
     def _cascade(self, resolutions: dict[str, tuple[int, ...]]) -> Cascade | None:
-        """A cascade of these layers, still to be fitted; None where no solver is one."""
+        """A cascade of these layers, not yet fitted; None if no solver is one."""
         if "cascade" not in self.solvers:
             return None
         *inputs, y = self.images.rows()
         return Cascade(self._read, tuple(inputs), y, resolutions, len(self.solvers) > 1)
 
     def _add_spreads(self, fits: Iterable[Fitted]) -> None:
-        """How far the maps of each head vary, for its fusion and for its report."""
+        """Measure how far each head's maps vary over space, for its fusion and its report."""
         fits = list(fits)
         *inputs, y = self.images.rows()
         step = -(-len(y) // group.part(SPREAD_IMAGES))
@@ -153,7 +155,7 @@ class Revisit:
         outputs = [
             score_rows(self._read(batch, read), len(batch[0])) for _, batch in in_batches(inputs)
         ]
-        if y.shape[1] == 0:  # the model's own, and it has not run: the features came from a cache
+        if y.shape[1] == 0:  # targets="model", with features from a cache: no outputs were seen
             y = model_targets(torch.cat(outputs), self.loss)
         self._few = (*inputs, y)
         for fit, of_head in zip(fits, variances, strict=True):
@@ -166,7 +168,7 @@ class Revisit:
             )
 
     def _choose(self, trials: dict[str, Head]) -> Verdict:
-        """The head whose maps of held-out images mark what the model uses."""
+        """Choose the head whose maps of held-out images mark what the model uses."""
 
         def outputs(inputs: tuple[Tensor, ...]) -> Tensor:
             given = self._read(inputs, lambda name, f: None)
@@ -179,10 +181,11 @@ class Revisit:
         *images, y = self.held.rows()
         judge = Judge(outputs, tuple(images), y, self.loss)
         verdict = judge.choose({n: partial(attribute, head) for n, head in trials.items()})
-        return group.from_first(verdict)  # on which further passes depend
+        return group.from_first(verdict)  # further passes depend on it
 
     def _framing(self, head: Head, resolutions: dict[str, tuple[int, ...]]) -> list[framing.Seen]:
-        """How the finest layer that counts sees the images, of those that noise can be added to."""
+        """How the finest layer that counts sees the images; an empty list if it is too coarse, or
+        noise cannot be added to the images."""
         finest = next((name for name in resolutions if head.weights[name].any()), None)
         first, *rest = (x[: framing.IMAGES] for x in self.images.rows()[:-1])
         coarse = finest is None or min(resolutions[finest]) < framing.LEAST_CELLS
@@ -191,7 +194,7 @@ class Revisit:
         found: list[Tensor] = []
 
         def read(name: str, f: Tensor) -> None:
-            if name == finest:  # cloned, as it is kept after the hooks
+            if name == finest:  # cloned, as it is used after the hooks
                 found.append(f.clone())
 
         def features(images: Tensor) -> Tensor:
@@ -201,7 +204,7 @@ class Revisit:
         return framing.framing(features, first)
 
     def _place(self, fitted: Fitted) -> None:
-        """Where the layers of this head look, for its maps and for its report."""
+        """Measure where the layers of this head look, for its maps and its report."""
         head = fitted.head
         if self.images.rows()[0].ndim < 3:
             return
@@ -214,9 +217,12 @@ class Revisit:
         head.displacement = displacements.found()
 
     def _with_places(self, contrast: Tensor | None) -> tuple[list[Tensor], Tensor, bool]:
-        """(inputs, the class of each, whether they count): images of classes whose maps have a
-        place, as far as is known; where there are none, of any class; where no target tells one,
-        all. A rank without such images gives one that does not count."""
+        """The images to measure displacements on, as (inputs, their classes, whether they count).
+
+        They are images of classes whose maps have a place, as far as is known; if there are none,
+        images of any class; and if targets tell no class, all images. A rank without such images
+        returns one that does not count.
+        """
         *inputs, y = self.images.rows()
         if y.shape[1] == 0:  # as in _add_spreads
             *inputs, y = self._few

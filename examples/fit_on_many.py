@@ -1,9 +1,9 @@
-"""Fit HR-CAM over several processes: each reads its own share of the images, all get the same head.
+"""Fit HR-CAM in several processes: each reads its own share of the images, all get the same head.
 
     torchrun --nproc-per-node=2 examples/fit_on_many.py --images 2000 --save head.safetensors
 
-On several machines add torchrun's ``--nnodes``, ``--node-rank`` and ``--rdzv-endpoint``. Only
-the start of the group and the sampler differ from a fit in one process.
+For several machines add torchrun's ``--nnodes``, ``--node-rank`` and ``--rdzv-endpoint``. Only the
+start of the group and the sampler differ from a fit in one process.
 """
 
 import argparse

@@ -5,10 +5,11 @@
     python examples/reproduce_paper.py mura --root MURA-v1.1 --out reproduced/mura
     python examples/reproduce_paper.py neuromelanin --root nm_mri --out reproduced/neuromelanin
 
-trains the base network, fits HR-CAM's default head and the paper's, and writes metrics.json and the
-figures into --out. A run that was cut off goes on after its last epoch. Under ``torchrun
---nproc-per-node=N`` the training runs on N GPUs (or N processes of a CPU); one of them does the
-rest. Nothing is downloaded but ImageNet's weights. ``EXPERIMENT --help`` lists the options.
+Each command trains the base network, fits HR-CAM's default head and the paper's, and writes
+metrics.json and the figures into --out. A run that was cut off continues after its last epoch.
+Under ``torchrun --nproc-per-node=N`` the training runs on N GPUs (or in N processes on a CPU); one
+process does the rest. Nothing is downloaded except ImageNet's weights. ``EXPERIMENT --help`` lists
+the options.
 """
 
 import argparse
@@ -31,11 +32,11 @@ EXPERIMENTS = {"simulated": simulated, "isic": isic, "mura": mura, "neuromelanin
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """All folds are trained, by every process, before the first process explains any."""
+    """Run an experiment. Every process trains all folds before the first process explains any."""
     options = parse(arguments)
     try:
         splits = EXPERIMENTS[options.experiment].splits(options)
-    except (OSError, ValueError, ImportError) as error:  # they say what is wrong with the data
+    except (OSError, ValueError, ImportError) as error:  # the message says what is wrong
         raise SystemExit(f"{options.experiment}: {error}") from error
     folders = [options.out]
     if len(splits) > 1:
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def trained(
     split: Split, options: argparse.Namespace, device: torch.device, checkpoint: Path
 ) -> Network:
-    """The base network after training, or after the rest of it where a checkpoint was left."""
+    """Train the base network, from where a checkpoint was left, if there is one."""
     torch.manual_seed(0)
     network = build(
         options.arch, len(split.classes), options.weights, standardize=split.standardize
@@ -79,7 +80,7 @@ def trained(
 def write(
     networks: list[Network], splits: list[Split], options: argparse.Namespace, device: torch.device
 ) -> None:
-    """Fit the heads; metrics.json and the figures, over all folds, into --out."""
+    """Fit the heads, and write metrics.json and the figures, over all folds, into --out."""
     load = functools.partial(
         loader, batch_size=options.batch_size, workers=options.workers, device=device
     )

@@ -2,8 +2,8 @@
 The small network of these examples
 ===================================
 
-No example of its own: data, network and training that the others share, so that each shows its
-subject alone. Any trained network of yours does as well.
+This is not an example, but the data, network and training that the examples share, so that each of
+them shows its subject alone. Any trained network of yours will do as well.
 """
 
 from collections import OrderedDict
@@ -31,7 +31,13 @@ def lesions(n: int, seed: int, contrast: float = 1) -> tuple[Tensor, Tensor, Ten
 
 
 def small_cnn(n_out: int, widths: tuple[int, ...] = (8, 16, 32, 64), ndim: int = 2) -> nn.Module:
-    """Stages of convolution, normalisation and ReLU, each at half the resolution of the last."""
+    """Stages of convolution, normalisation and ReLU, each at half the resolution of the one before.
+
+    Args:
+        n_out: the number of outputs.
+        widths: the number of channels of each stage.
+        ndim: the number of spatial dimensions, 1 to 3.
+    """
     conv, norm, pool, average = PARTS[ndim]
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, (a, b) in enumerate(zip((1, *widths), widths, strict=False), start=1):
@@ -49,7 +55,8 @@ def small_cnn(n_out: int, widths: tuple[int, ...] = (8, 16, 32, 64), ndim: int =
 def train(
     model: nn.Module, x: Tensor, y: Tensor, epochs: int = 12, batch_size: int = 40, lr: float = 1e-2
 ) -> nn.Module:
-    """AdamW under a one-cycle schedule. Rows of floats in ``y`` are several labels an image."""
+    """Train with AdamW under a one-cycle schedule. If ``y`` holds rows of floats, these are several
+    labels per image."""
     several = y.is_floating_point()
     criterion = nn.BCEWithLogitsLoss() if several else nn.CrossEntropyLoss()
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)

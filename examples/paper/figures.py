@@ -1,4 +1,4 @@
-"""comparison.png (the paper's Figs. 2, 4, 5, 6A), layers.png and weights.png (6B, 6C)."""
+"""Draws comparison.png (the paper's Figs. 2, 4, 5, 6A), layers.png and weights.png (6B, 6C)."""
 
 from pathlib import Path
 
@@ -15,7 +15,8 @@ LAYER_ROWS, WEIGHT_PANELS = 3, 8
 
 
 def write_figures(outcomes: list[Outcome], classes: list[str], out: Path) -> None:
-    """The three, each once for all folds: every case by the network that was not trained on it."""
+    """Write the three figures, each once for all folds. Each case is explained by the network that
+    was not trained on it."""
     drawn = [fold for fold in outcomes if fold.cases]
     captions = [caption for fold in drawn for _, _, caption in fold.cases]
     images = torch.cat([_images(fold) for fold in drawn])
@@ -44,9 +45,10 @@ def write_figures(outcomes: list[Outcome], classes: list[str], out: Path) -> Non
 
 
 def _weights(folds: list[Outcome], classes: list[str]) -> tuple[dict[str, Tensor], list[str]]:
-    """{layer: (panels, C)} and the panels' names: of one head a panel for each class.
+    """What weights_figure draws: {layer: (panels, C)}, and the panels' names.
 
-    Of two classes only the abnormal one is drawn, and of several folds each head has a panel of it.
+    With more than two classes, the first head has a panel for each class. With two, only the
+    abnormal class is drawn, in one panel for each fold's head.
     """
     heads = [fold.fitted.hrcam.weights for fold in folds]
     if len(classes) > 2:
@@ -62,7 +64,7 @@ def _images(fold: Outcome) -> Tensor:
 
 
 def _on_device(fold: Outcome) -> tuple[Tensor, Tensor]:
-    """Images and classes of the cases, where the fold's network is."""
+    """Images and classes of the cases, on the device of the fold's network."""
     device = device_of(fold.fitted.model)
     return _images(fold).to(device), torch.tensor([c for _, c, _ in fold.cases], device=device)
 

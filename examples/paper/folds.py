@@ -12,7 +12,8 @@ from paper.scores import scores
 
 
 def over_folds(outcomes: list[Outcome], classes: list[str]) -> dict:
-    """Scores of all held-out predictions together; mean and deviation over folds; each fold's."""
+    """The scores of all held-out predictions together, their mean and deviation over folds, and
+    the metrics of each fold."""
     probability = {
         name: np.concatenate([fold.probability[name] for fold in outcomes])
         for name in outcomes[0].probability
@@ -20,7 +21,7 @@ def over_folds(outcomes: list[Outcome], classes: list[str]) -> dict:
     pooled = scores(probability, np.concatenate([fold.y for fold in outcomes]), classes)
 
     def spread(of: Callable[[list[float]], float], fewest: int) -> dict[str, dict]:
-        """Over the folds where a figure is defined, if they are enough."""
+        """Each figure over the folds where it is defined; None if these are too few."""
         found: dict[str, dict] = {}
         for name in probability:
             for figure in pooled[name]:
@@ -39,9 +40,10 @@ def over_folds(outcomes: list[Outcome], classes: list[str]) -> dict:
 
 
 def keep_subjects(splits: list[Split], out: Path) -> None:
-    """folds.json; refused where an earlier run in ``out`` held out others.
+    """Write folds.json; refuse to if an earlier run in ``out`` held out other subjects.
 
-    Its checkpoints would go on here, with today's test subjects among those they were trained on.
+    This run would continue from its checkpoints, which were trained on some of the subjects to be
+    tested now.
     """
     folds = [split.subjects for split in splits]
     path = out / "folds.json"

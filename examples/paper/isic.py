@@ -17,7 +17,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def splits(options: Namespace) -> list[Split]:
-    """Train and test, split by lesion; one case of each class, with a mask where one is there."""
+    """Train and test, split by lesion; one case of each class, with a mask if the class has one."""
     size = options.image_size
     train = ISIC2019(options.root, "train")
     test = ISIC2019(options.root, "test", masks=options.masks)
@@ -44,13 +44,14 @@ def splits(options: Namespace) -> list[Split]:
 
 
 def balanced(targets: list[int], n_classes: int) -> Tensor:
-    """Weights of the classes, inverse to their number of images, 1 on average over the images."""
+    """Class weights inverse to the classes' numbers of images, 1 on average over the images."""
     counts = torch.bincount(torch.tensor(targets), minlength=n_classes).clamp(min=1)
     return len(targets) / (n_classes * counts)
 
 
 def masks(data: ISIC2019, items: list[int], size: int) -> Tensor:
-    """(items, size, size) bool, squeezed as the images are; empty where an image has none."""
+    """The items' masks (items, size, size), bool, squeezed to a square like the images; all False
+    if an image has none."""
     resize = v2.Resize((size, size), v2.InterpolationMode.NEAREST)
     drawn = torch.zeros(len(items), size, size, dtype=torch.bool)
     for row, i in zip(drawn, items, strict=True):

@@ -12,9 +12,9 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def splits(options: Namespace) -> list[Split]:
-    """The data set's own train and valid; an abnormal case of each study type.
+    """The data set's own train and valid parts; an abnormal case of each study type.
 
-    The loader gives radiographs in RGB: grey ones with their channel repeated.
+    The loader gives radiographs in RGB, those in grey with their channel repeated.
     """
     size = options.image_size
     train = MURA(options.root, "train", study_type=options.study_type)

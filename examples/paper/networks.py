@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torchvision.models import resnet50, vgg19
 
-# Mean and deviation of a channel: ImageNet's, as its weights were trained; else -1..1.
+# Mean and deviation of each channel: ImageNet's for its weights; otherwise to get -1..1.
 STANDARD = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "none": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -37,7 +37,7 @@ def build(
         arch: "resnet50" or "vgg19".
         n_classes: outputs.
         weights: "imagenet" or "none".
-        standardize: take images in 0..1.
+        standardize: whether the network takes images in 0..1, and scales them itself.
     """
     model, initialised = _initialise({"resnet50": resnet50, "vgg19": vgg19}[arch], weights)
     classifier = "fc" if arch == "resnet50" else "classifier"
@@ -47,13 +47,13 @@ def build(
         model.avgpool = nn.AdaptiveAvgPool2d(1)
     features = 2048 if arch == "resnet50" else 512
     setattr(model, classifier, nn.Linear(features, n_classes))
-    if standardize:  # by what was asked for: a resumed run must not depend on what could be loaded
+    if standardize:  # by ``weights``: a resumed run must not depend on whether they loaded
         _standardize(model, *STANDARD[weights])
     return Network(model, classifier, initialised)
 
 
 def _initialise(make, weights: str) -> tuple[nn.Module, str]:
-    """The network, and what it starts from; a word where ImageNet's weights cannot be had."""
+    """The network, and what it starts from; says so if ImageNet's weights cannot be had."""
     if weights == "imagenet":
         try:
             return make(weights="DEFAULT"), "imagenet"
@@ -69,7 +69,7 @@ def _initialise(make, weights: str) -> tuple[nn.Module, str]:
 def _standardize(model: nn.Module, mean: tuple[float, ...], deviation: tuple[float, ...]) -> None:
     """Let the model take images in 0..1, so that what is drawn keeps its colours.
 
-    In a hook rather than in a module of its own, which would be one more layer to find.
+    This is done in a hook, since a module of its own would be one more layer to find.
     """
     model.register_forward_pre_hook(functools.partial(_scale, mean=mean, deviation=deviation))
 

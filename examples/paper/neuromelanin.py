@@ -1,4 +1,4 @@
-"""Neuromelanin-sensitive MRI, Parkinson's disease or not: the paper's Figs. 5 and 6C."""
+"""Neuromelanin-sensitive MRI, with or without Parkinson's disease: the paper's Figs. 5 and 6C."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from paper.options import at_least
 from paper.pictures import Pictures, Split, to_pixels
 from paper.training import rank
 
-POSITIVES, OTHERS = 4, 2  # subjects drawn, of all folds together
+POSITIVES, OTHERS = 4, 2  # subjects drawn, over all folds
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -55,10 +55,10 @@ def splits(options: Namespace) -> list[Split]:
 
 
 def read(options: Namespace, side: str) -> NeuromelaninMRI:
-    """One side of the data set, in the box and the range of slices asked for.
+    """One side of the data set, in the box and the range of slices that were asked for.
 
-    Each scan is read once now: a damaged one is refused before any training, and forked worker
-    processes find the slices in memory.
+    Each scan is read once here, so that a damaged one is refused before any training, and forked
+    worker processes find the slices in memory.
     """
     data = NeuromelaninMRI(
         options.root,
@@ -78,7 +78,7 @@ def read(options: Namespace, side: str) -> NeuromelaninMRI:
 def by_subject(
     subjects: Sequence[str], targets: Sequence[int], folds: int, seed: int = 0
 ) -> list[tuple[list[int], list[int]]]:
-    """Items (to train on, left out) of each fold: whole subjects, stratified by group."""
+    """The items of each fold, (to train on, left out): whole subjects, stratified by group."""
     group = dict(zip(subjects, targets, strict=True))
     names = sorted(group)
     labels = [group[name] for name in names]
@@ -106,7 +106,7 @@ def split(
     test: tuple[NeuromelaninMRI, Sequence[int]],
     fold: int = 0,
 ) -> Split:
-    """(data, items) of each side as a split; what is drawn is dealt out among the folds."""
+    """A split from the (data, items) of each side; the subjects to draw are shared among folds."""
     size, (data, items) = options.image_size, test
     patients, others = (len(range(fold, n, options.folds)) for n in (POSITIVES, OTHERS))
     shown = middle_slices(data, items, patients, others)

@@ -1,4 +1,4 @@
-"""The options of every experiment."""
+"""The options that all experiments have."""
 
 import os
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from paper.training import n_processes
 
-SMALLEST = 64  # pixels: the networks' last maps have a 32nd of it, and one cell is no map
+SMALLEST = 64  # pixels; the networks' last maps have a 32nd of this, and one cell is no map
 
 
 def add_options(parser: ArgumentParser, *, weights: str, lr: float, workers: int) -> None:
-    """With defaults that differ between drawn images and photographs."""
+    """Add the options, with defaults that differ between drawn images and photographs."""
     add, default = parser.add_argument, "default %(default)s"
     out = "folder for figures, metrics and checkpoint"
     add("--out", type=Path, metavar="DIR", required=True, help=out)
@@ -36,12 +36,12 @@ def add_options(parser: ArgumentParser, *, weights: str, lr: float, workers: int
 
 
 def default_workers() -> int:
-    """One for each core but this process's, at most eight for each process that trains."""
+    """The workers of a training process: its share of the cores less one for itself, at most 8."""
     return min(8, max(0, (os.cpu_count() or 1) // n_processes() - 1))
 
 
 def at_least(fewest: int) -> Callable[[str], int]:
-    """A whole number, or a word on what is wrong with it."""
+    """A parser of whole numbers that says what is wrong with anything else."""
 
     def whole(text: str) -> int:
         if not text.isdecimal() or int(text) < fewest:
@@ -52,5 +52,5 @@ def at_least(fewest: int) -> Callable[[str], int]:
 
 
 def settings(options: Namespace) -> dict:
-    """What decides the numbers: all but folders, and how many processes read."""
+    """The options that decide the numbers: all except paths and the number of workers."""
     return {k: v for k, v in vars(options).items() if not isinstance(v, Path) and k != "workers"}

@@ -1,4 +1,4 @@
-"""From a trained network to what is told and drawn of it: heads, predictions, maps."""
+"""From a trained network to its heads, predictions and maps."""
 
 import functools
 import warnings
@@ -22,14 +22,14 @@ Load = Callable[[Dataset], DataLoader]
 
 @dataclass
 class Fitted:
-    """A trained network and what explains it.
+    """A trained network and the methods that explain it.
 
     Args:
         model: the classifier, frozen.
-        hrcam: with the library's default head.
-        paper: with the paper's own head (Adam, no penalty).
-        methods: CAM on the last block, Grad-CAM on the one before it, as the paper has them, the
-            two heads, and the default head's other fusion.
+        hrcam: HR-CAM with the library's default head.
+        paper: HR-CAM with the paper's own head (Adam, no penalty).
+        methods: CAM on the last block and Grad-CAM on the one before it, as in the paper; HR-CAM
+            with each of the two heads; and the default head's other fusion.
     """
 
     model: nn.Module
@@ -40,15 +40,15 @@ class Fitted:
 
 @dataclass
 class Outcome:
-    """One network on the images that it was not trained on.
+    """The results of one network on images that it was not trained on.
 
     Args:
-        fitted: the network and what explains it.
+        fitted: the network and the methods that explain it.
         metrics: for metrics.json.
-        probability: {"model", "head", "paper_head": of the classes (n, K)}.
+        probability: {"model", "head", "paper_head": class probabilities (n, K)}.
         y: (n,) labels.
-        cases: those to draw: (image, class, caption) each.
-        masks: (cases, H, W), outlined.
+        cases: the cases to draw, (image, class, caption) each.
+        masks: (cases, H, W), to be outlined.
     """
 
     fitted: Fitted
@@ -60,7 +60,7 @@ class Outcome:
 
 
 def explain(network: Network, split: Split, load: Load) -> Outcome:
-    """Fit the heads on one side of the split, ask them about the other."""
+    """Fit the heads on one side of the split, and apply them to the other."""
     fitted = fit(network, load(split.plain))
     probability, y = predictions(fitted, load(split.test))
     metrics = scores.scores(probability, y, split.classes)
@@ -93,7 +93,7 @@ def fit(network: Network, images: DataLoader) -> Fitted:
     hrcam, paper = HRCAM(model, layers), HRCAM(model, layers)
     print(hrcam.fit(images, show_progress=True))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it is here to be compared
+        warnings.simplefilter("ignore", UserWarning)  # this head is here for comparison
         print(paper.fit(images, solver="adam", show_progress=True))
     before_last = model.get_submodule(list(layers)[-2])
     methods = {
@@ -113,7 +113,7 @@ def fit(network: Network, images: DataLoader) -> Fitted:
 def predictions(fitted: Fitted, images: DataLoader) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """{"model", "head", "paper_head": class probabilities (n, K)} and the labels (n,).
 
-    A head runs the model, whose own scores are kept by the way.
+    A head's prediction runs the model, so a hook keeps the model's own scores from that run.
     """
     found: dict[str, list[Tensor]] = {"model": [], "head": [], "paper_head": []}
     labels, given = [], {}
@@ -129,5 +129,5 @@ def predictions(fitted: Fitted, images: DataLoader) -> tuple[dict[str, np.ndarra
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model is, and its inputs must be."""
+    """The device of the model, where its inputs must be."""
     return next(model.parameters()).device

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-# The paper's three, as far as it tells: flip, rotation, shift; black where the image ends.
+# The paper's three, as far as it says: flip, rotation, shift; black beyond the image's edge.
 AUGMENT = v2.Compose(
     [
         v2.RandomHorizontalFlip(),
@@ -18,7 +18,7 @@ AUGMENT = v2.Compose(
 
 
 class Pictures(Dataset):
-    """Items of a data set, transformed, each ``times`` times an epoch.
+    """Items of a data set, transformed; each comes ``times`` times per epoch.
 
     Args:
         source: gives (image, label).
@@ -47,18 +47,19 @@ class Pictures(Dataset):
 
 @dataclass
 class Split:
-    """Images to train on and to test on, and what to draw of the tests.
+    """Images to train on and to test on, and which of the latter to draw.
 
     Args:
-        train: augmented.
-        plain: the same without augmentation, each image once: the heads are fitted on it.
-        test: neither augmented nor seen before.
+        train: the training images, augmented.
+        plain: the training images without augmentation, each once; the heads are fitted on them.
+        test: the test images, neither augmented nor seen before.
+        classes: the K classes' names.
         cases: (item of ``test``, the class whose map is drawn, caption).
         names: what each case is in the data set, for metrics.json.
-        class_weights: (K,), of the loss.
-        masks: (cases, H, W), outlined.
-        subjects: of the two sides, where the split is by subject.
-        standardize: the images are in 0..1, for the network to standardize.
+        class_weights: (K,), the classes' weights in the loss.
+        masks: (cases, H, W), to be outlined.
+        subjects: the subjects on each of the two sides, if the split is by subject.
+        standardize: whether the images are in 0..1, for the network to standardize.
     """
 
     train: Dataset
@@ -74,12 +75,12 @@ class Split:
 
 
 def to_pixels(size: int, *, gray: bool = False, augment: bool = False) -> v2.Compose:
-    """Three channels in 0..1, squeezed to a square; flipped, turned and shifted at random.
+    """A transform to three channels in 0..1, squeezed to a square.
 
     Args:
         size: pixels per side.
-        gray: images are tensors (1, H, W) in 0..1, else PIL images in RGB.
-        augment: by ``AUGMENT``.
+        gray: images are tensors (1, H, W) in 0..1; otherwise PIL images in RGB.
+        augment: also flip, turn and shift at random, by ``AUGMENT``.
     """
     resize = v2.Resize((size, size), antialias=True)
     to_tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
@@ -88,7 +89,7 @@ def to_pixels(size: int, *, gray: bool = False, augment: bool = False) -> v2.Com
 
 
 def first_of_each(keys: Iterable, items: Iterable[int]) -> list[int]:
-    """The first item of each key in the data set's order: no picture is picked for its looks."""
+    """The first item of each key in the data set's order, so no picture is picked for its looks."""
     found: dict = {}
     for key, i in zip(keys, items, strict=True):
         found.setdefault(key, i)

@@ -9,10 +9,10 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_scor
 def scores(
     probability: Mapping[str, np.ndarray], y: np.ndarray, classes: Sequence[str]
 ) -> dict[str, dict | list]:
-    """The figures of the model and of each head, and the classes that no image is of.
+    """The figures of the model and of each head, and the classes that no image belongs to.
 
     Args:
-        probability: {"model" or a head's name: of the classes (n, K)}.
+        probability: {"model" or a head's name: class probabilities (n, K)}.
         y: (n,) labels.
         classes: K names.
     """
@@ -25,7 +25,7 @@ def scores(
 
 
 def classification(probability: np.ndarray, y: np.ndarray) -> dict[str, float | None]:
-    """Figures over the classes that are there; of two classes also the F1 of the second.
+    """Figures over the classes that occur in ``y``; with two classes also the F1 of the second.
 
     Args:
         probability: (n, K).
@@ -45,7 +45,7 @@ def classification(probability: np.ndarray, y: np.ndarray) -> dict[str, float | 
 
 
 def auroc(probability: np.ndarray, y: np.ndarray) -> float | None:
-    """Each class that is there against the rest, averaged; None where there is no rest."""
+    """The AUROC of each class in ``y`` against the rest, averaged; None if there is no rest."""
     there = np.unique(y)
     if len(there) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Simulated lesions: the paper's Figs. 2 and 3, against masks that nothing was fitted on."""
+"""Simulated lesions, compared with masks that nothing was fitted on: the paper's Figs. 2 and 3."""
 
 import copy
 from argparse import ArgumentParser, Namespace
@@ -35,7 +35,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def splits(options: Namespace) -> list[Split]:
-    """Drawn for training and for tests; the first lesions of the tests."""
+    """Images drawn for training and for tests; the cases are the first lesions of the tests."""
     n, size = options.images, options.image_size
     train, test = Drawn(n, size, seed=0, transform=AUGMENT), Drawn(n // 3, size, seed=1)
     shown = list(range(1, n // 3, 2))[:DRAWN]
@@ -58,7 +58,7 @@ class Drawn(Dataset):
     """A simulated data set, drawn once and kept; three equal channels, zero mean.
 
     Args:
-        n, size, seed: of :class:`SimulatedPathology`.
+        n, size, seed: as for :class:`SimulatedPathology`.
         transform: applied to each image when it is read.
     """
 
@@ -85,29 +85,29 @@ class Drawn(Dataset):
         return ((image - 0.3) / 0.3).expand(3, -1, -1), self.items[i] % 2
 
     def plain(self) -> "Drawn":
-        """The same drawings without the transform."""
+        """The same images without the transform."""
         other = copy.copy(self)
         other.transform = None
         return other
 
     def lesions(self) -> "Drawn":
-        """The same drawings without the normative ones."""
+        """The same images, only those with a lesion."""
         other = copy.copy(self)
         rows = [row for row, i in enumerate(self.items) if i % 2]
         other.items, other.images = [self.items[row] for row in rows], self.images[rows]
         return other
 
     def mask(self, i: int) -> Tensor:
-        """The lesion's pixels."""
+        """The mask of the lesion's pixels."""
         return self.source.mask(self.items[i])
 
     def kind(self, i: int) -> str:
-        """'normative', 'localised' or 'diffuse'."""
+        """The image's kind: 'normative', 'localised' or 'diffuse'."""
         return self.source.kind(self.items[i])
 
 
 def against_masks(fitted: Fitted, lesions: Drawn, out: Path) -> None:
-    """boxes.png (Fig. 3), roc.png, and every figure, their summaries, medians and tests as CSV."""
+    """Write boxes.png (Fig. 3), roc.png, and as CSV all figures, summaries, medians and tests."""
     result = evaluate(fitted.methods, lesions, batch_size=16, show_progress=True)
     print(result)
     figure, _ = boxes_figure(result)
@@ -118,13 +118,14 @@ def against_masks(fitted: Fitted, lesions: Drawn, out: Path) -> None:
 
 
 def write_tables(result: Evaluation, out: Path) -> None:
-    """Summaries, medians, and paired tests of both heads against the paper's two rivals."""
+    """Write summaries, medians, and paired tests of both heads against the paper's two rivals."""
     summary = result.summary()
     summary.round(4).to_csv(out / "summary.csv", index=False)
     medians(summary).to_csv(out / "medians.csv", float_format="%.3f")
     tests = {head: result.tests(head, RATES) for head in ("HR-CAM", "HR-CAM, paper's head")}
     table = pd.concat(tests, names=["reference"]).reset_index("reference")
-    table = table[table["method"].isin(["CAM", "Grad-CAM"])]  # the paper's; corrected for all
+    # Only the paper's rivals are written, but p values are corrected for all methods.
+    table = table[table["method"].isin(["CAM", "Grad-CAM"])]
     table[TESTED].to_csv(out / "tests.csv", index=False, float_format="%.3g")
 
 

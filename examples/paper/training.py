@@ -1,4 +1,4 @@
-"""Train a classifier: resumable, on a CPU, one GPU, or many under torchrun."""
+"""Train a classifier on a CPU, a GPU, or many under torchrun; training can be resumed."""
 
 import os
 from collections.abc import Iterator
@@ -35,12 +35,12 @@ def device_group() -> Iterator[torch.device]:
 
 
 def n_processes() -> int:
-    """How many train together; torchrun says it."""
+    """The number of processes that train together, as torchrun sets it."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def rank() -> int:
-    """This process's number among them; the first, 0, is the one that writes files."""
+    """This process's number among those that train; the first, 0, writes the files."""
     return int(os.environ.get("RANK", 0))
 
 
@@ -66,16 +66,19 @@ def train(
     class_weights: Tensor | None = None,
     seed: int = 0,
 ) -> None:
-    """AdamW under a one-cycle schedule; a run that was cut off goes on after its last epoch.
+    """Train with AdamW under a one-cycle schedule.
+
+    A run that was cut off continues after its last epoch.
 
     Args:
         network: its model is trained in place and left on ``device``, in eval mode.
-        data: (image, label) items, augmentation included.
+        data: (image, label) items, with augmentation.
         batch_size: of all processes together.
-        checkpoint: written whole after each epoch; removed by nobody.
-        settings: what the run was asked for; one with others does not go on from the checkpoint.
-        class_weights: (K,), of the cross-entropy.
-        seed: of order and augmentation, for each epoch anew: a resumed run repeats neither.
+        checkpoint: the file written whole after each epoch; it is never removed.
+        settings: the options of the run; a run with others does not continue from the checkpoint.
+        class_weights: (K,), the classes' weights in the cross-entropy.
+        seed: of order and augmentation. It is set anew for each epoch, so that a resumed run does
+            not repeat those of earlier epochs.
     """
     together = n_processes()
     sampler = DistributedSampler(data, seed=seed) if together > 1 else None
@@ -91,7 +94,7 @@ def train(
     model = network.model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
     done = _resume(checkpoint, settings, network, optimizer)
-    # From the step that was reached, not from a saved state: torchrun may now have more processes.
+    # Continues from the epochs done, not a saved state: torchrun may now run more processes.
     steps = len(batches)
     schedule = OneCycleLR(
         optimizer, max_lr=lr, total_steps=epochs * steps, last_epoch=done * steps - 1
@@ -123,7 +126,7 @@ def train(
 
 
 def _save(checkpoint: Path, state: dict) -> None:
-    """Whole or not at all: a run killed while it writes leaves the earlier checkpoint."""
+    """Save whole or not at all: a run killed while it writes leaves the earlier checkpoint."""
     partial = checkpoint.with_suffix(".partial")
     torch.save(state, partial)
     os.replace(partial, checkpoint)
@@ -132,7 +135,7 @@ def _save(checkpoint: Path, state: dict) -> None:
 def _resume(
     checkpoint: Path, settings: dict, network: Network, optimizer: torch.optim.Optimizer
 ) -> int:
-    """Load what an earlier run left; the number of epochs done."""
+    """Load what an earlier run left, and return the number of epochs done."""
     if not checkpoint.exists():
         return 0
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
