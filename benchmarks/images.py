@@ -14,7 +14,7 @@ from captum_hrcam.datasets import SimulatedPathology
 
 
 class Images(NamedTuple):
-    """x (N, C, H, W); y (N,); masks (N, H, W) bool, which no fit or choice sees."""
+    """x (N, C, H, W); y (N,); masks (N, H, W) bool, which no method sees but the oracle."""
 
     x: Tensor
     y: Tensor

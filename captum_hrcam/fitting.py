@@ -161,8 +161,8 @@ def _settle(
 def _solve(
     chosen: Chosen, rows: Features, sample: Features, moments: Moments, channels: dict[str, int]
 ) -> tuple[Tensor, Tensor]:
-    """W (K, N) and b (K,) on raw features, solved on all ``rows``; the scores are calibrated on the
-    sample, and W and b centred for a softmax."""
+    """W (K, N) and b (K,) on raw features, solved on all ``rows``; for a softmax centred, but for a
+    cascade. But for adam the scores are calibrated on the sample."""
     recipe, unit = chosen.recipe, chosen.unit
     if recipe.solver == "adam":
         weight, bias = solvers.adam(

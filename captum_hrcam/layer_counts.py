@@ -1,7 +1,7 @@
 """How much each layer of a cascade counts in the sum: confirmation times place, to some power.
 
 Confirmation is how well the deeper layers' maps agree with the layer's map. Place is the layer's
-rank, counted from the deepest. The power is the largest of ``POWERS`` that held-out images allow.
+rank, counted from the deepest. The power is one of ``POWERS``; ``steepest`` chooses it.
 If fine layers have been left out, only confirmation counts.
 """
 
