@@ -1,23 +1,18 @@
 """Batches of images with targets, masks and kinds, from a loader or a data set; checked."""
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset, default_collate
+from torch.utils.data import Dataset, IterableDataset
 
 from captum_hrcam._captum import TensorOrTuple, as_tuples
 from captum_hrcam.batch import plain, to_device
+from captum_hrcam.evaluation.masked_dataset import AS_IMAGES, EXPECTED, brief, read_dataset
 
-EXPECTED = "(inputs, target, mask) or (inputs, target, mask, kind)"
 ALL = "all"  # the kind of images whose kind is not known
-ONE_SIZE = "Give tensors of one size, in the data set's transform, or use batch_size=1."
-AS_IMAGES = (
-    "An image's transform is not applied to its mask. Resize and crop each mask as its image "
-    "(nearest neighbour): with mask_transform= where the data set has it, else override mask(i)."
-)
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ def masked_batches(
     """
     is_dataset = isinstance(data, Dataset) and not isinstance(data, IterableDataset)
     if is_dataset or hasattr(data, "mask"):
-        batches: Iterable[Any] = _from_dataset(data, batch_size, need_masks)
+        batches: Iterable[Any] = read_dataset(data, batch_size, need_masks)
         total: int | None = -(-len(data) // batch_size)
     elif isinstance(data, Iterable):
         batches, total = data, len(data) if isinstance(data, Sized) else None
@@ -76,79 +71,11 @@ def masked_batches(
     return (_checked(batch, target, need_masks) for batch in batches), total
 
 
-def _from_dataset(data: Any, batch_size: int, need_masks: bool) -> Iterator[Any]:
-    mask, kind = _by_index(data, "mask"), _by_index(data, "kind")
-    if mask is None and need_masks:
-        raise TypeError(
-            f"data: {type(data).__name__} has no method mask(i). Add one that gives the mask of "
-            f"item i, or pass a loader of batches {EXPECTED}."
-        )
-    return _read(data, batch_size, mask if need_masks else None, kind)
-
-
-def _by_index(data: Any, name: str) -> Callable[[int], Any] | None:
-    """The method ``name`` of a data set, also through a Subset's indices; None if it has none."""
-    if isinstance(data, Subset):
-        inner = _by_index(data.dataset, name)
-        return None if inner is None else lambda i: inner(data.indices[i])
-    method = getattr(data, name, None)
-    return method if callable(method) else None
-
-
-def _read(
-    data: Any,
-    batch_size: int,
-    mask: Callable[[int], Any] | None,
-    kind: Callable[[int], Any] | None,
-) -> Iterator[Any]:
-    # No DataLoader: it draws from the global random state, which is the user's.
-    for start in range(0, len(data), batch_size):
-        index = range(start, min(start + batch_size, len(data)))
-        images, labels = zip(*(_item(data, i) for i in index), strict=True)
-        masks = [_mask(mask, i) for i in index] if mask else None
-        yield (
-            _stacked(images, "images", index, ONE_SIZE),
-            list(labels),
-            None if masks is None else _stacked(masks, "masks", index, AS_IMAGES),
-            [kind(i) for i in index] if kind else None,
-        )
-
-
-def _item(data: Any, i: int) -> tuple[Any, Any]:
-    item = data[i]
-    if not isinstance(item, (tuple, list)) or len(item) != 2:
-        raise TypeError(
-            f"data: item {i} is {_brief(item)}, expected (image, label). Several inputs go in a "
-            "tuple, ((image, other), label)."
-        )
-    return item[0], item[1]
-
-
-def _mask(mask: Callable[[int], Any], i: int) -> Any:
-    given = mask(i)
-    if given is None:
-        raise ValueError(
-            f"data: item {i} has no mask, mask({i}) gave None. Take the items that have one, as "
-            "torch.utils.data.Subset(data, data.masked), or metrics={} for none that needs masks."
-        )
-    return given
-
-
-def _stacked(items: Iterable[Any], what: str, index: range, remedy: str) -> Any:
-    try:
-        return default_collate(list(items))
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"data: the {what} of items {index[0]} to {index[-1]} do not form a batch ({error}). "
-            f"{remedy}"
-        ) from error
-
-
 def _checked(batch: Any, target: int | None, need_masks: bool) -> MaskedBatch:
     least = 3 if need_masks else 2
     if not isinstance(batch, (tuple, list)) or not least <= len(batch) <= 4:
         raise TypeError(
-            f"data: a batch is {_brief(batch)}, expected {EXPECTED}. Pass the data set itself "
+            f"data: a batch is {brief(batch)}, expected {EXPECTED}. Pass the data set itself "
             "where it has a method mask(i), or a loader that gives masks too."
         )
     given, labels, mask, kind = (*batch, None, None)[:4]
@@ -182,7 +109,7 @@ def _rows(args: tuple[Any, ...], first: int, n: int) -> tuple[Tensor, ...]:
     for i, x in enumerate(args, start=first):
         if not isinstance(x, Tensor) or x.ndim == 0 or len(x) != n:
             raise ValueError(
-                f"data: input {i} of a batch is {_brief(x)}, expected a tensor with one row for "
+                f"data: input {i} of a batch is {brief(x)}, expected a tensor with one row for "
                 f"each of {n} images, ({n},) or ({n}, F). What is the same for all goes into a "
                 "function around the model."
             )
@@ -240,12 +167,6 @@ def _kinds(kind: Any, n: int) -> list[str]:
     named = isinstance(kind, (tuple, list)) and all(isinstance(k, str) for k in kind)
     if not named or len(kind) != n:
         raise ValueError(
-            f"data: kinds are {_brief(kind)}, expected a list of {n} names, one for each image."
+            f"data: kinds are {brief(kind)}, expected a list of {n} names, one for each image."
         )
     return [str(k) for k in kind]
-
-
-def _brief(x: object) -> str:
-    if isinstance(x, Tensor):
-        return f"a tensor {tuple(x.shape)}"
-    return f"a {type(x).__name__} of {len(x)}" if hasattr(x, "__len__") else type(x).__name__
