@@ -6,7 +6,7 @@ deepest layer, which sees the tumour, sees little of the finest layer's map; and
 where the finest layer marks most. Either sign alone can mislead. The deepest layer also sees little
 of an object far smaller than its own cells, but then both layers mark the same place. And if one of
 the two looks beside the object, the deepest layer marks little where the finest marks most, but it
-sees much of that layer's map.
+sees much of that layer's map. So the two are added.
 """
 
 import math
@@ -22,8 +22,7 @@ from captum_hrcam.grain import Sizes, keep_wider
 from captum_hrcam.head_and_model import auroc
 
 # See the documentation, "Choosing the head".
-SEEN = 0.57  # share of what the deepest layer sees of the layer that it sees best
-TOLD = 0.8  # area under ROC
+ENOUGH = 0.85  # of both together, each 1 at best; see ``clear``
 PLACE = 0.6  # area under ROC; a class for which no layer reaches it has no place
 BRIGHTEST = 0.01  # share of a map's cells
 
@@ -143,11 +142,28 @@ def without_edges(
     finest = next(iter(told))
     if math.isnan(told[finest]):
         return names, "layers: all kept, as no class was found to have a place"
+    both = clear(seen[finest], told[finest])
     why = (
         f"the deepest layer sees {seen[finest]:.2f} times as much of its map as of the one it sees "
-        f"best ({SEEN} is enough), and tells where {finest!r} marks most with an AUROC of "
-        f"{told[finest]:.2f} ({TOLD} is enough)"
+        f"best, and tells where {finest!r} marks most with an AUROC of {told[finest]:.2f} "
+        f"({seen[finest]:.2f} + 2 x {told[finest]:.2f} - 1 is {both:.2f}, {ENOUGH} is enough)"
     )
-    if seen[finest] >= SEEN or told[finest] >= TOLD:
+    if both >= ENOUGH:
         return names, f"layers: {finest!r} does not mark edges all over the image: {why}"
     return keep_wider(finest, resolutions, f"as {finest!r} marks edges all over the image", why)
+
+
+def clear(seen: float, told: float) -> float:
+    """How clearly the deepest layer speaks for a finer one: what it sees, plus how much better than
+    chance it tells; from -1 to 2.
+
+    Args:
+        seen: share, 1 at best.
+        told: area under ROC, 0.5 by chance.
+
+    Examples::
+
+        >>> clear(1.0, 1.0), clear(0.5, 0.5)
+        (2.0, 0.5)
+    """
+    return seen + 2 * told - 1
