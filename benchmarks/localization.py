@@ -8,7 +8,9 @@ chosen for each column on the test masks.
 
 import argparse
 import functools
+import shlex
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -61,13 +63,7 @@ def main() -> None:
                 frame = pd.DataFrame(rows)
                 frame.round(4).to_csv(options.csv, index=False)
                 print(ratios(frame).tail(1).to_string(header=False), flush=True)
-    write_section(FOLDER / "RESULTS.md", section(options.size), report(frame, options))
-
-
-def section(size: str) -> str:
-    """The section of RESULTS.md. Each size has its own, so that a quick run does not overwrite the
-    table of a full one."""
-    return "localization" if size == "full" else f"localization-{size}"
+    write_section(FOLDER / "RESULTS.md", options.csv.stem, report(frame, options))
 
 
 def cell(
@@ -194,13 +190,13 @@ def ratios(frame: pd.DataFrame, configuration: str = "default, sum") -> pd.DataF
 def report(frame: pd.DataFrame, options: argparse.Namespace) -> str:
     """The section of RESULTS.md."""
     kinds = ", ".join(f"{kind} ({seeds})" for kind, seeds in options.kinds.items())
-    command = f"python benchmarks/localization.py --size {options.size}"
+    which = options.csv.stem.removeprefix("localization").lstrip("-")
     text = [
-        "## Localisation" + ("" if options.size == "full" else f", {options.size}"),
-        f"`{command}`: {len(frame.groupby(CELL))} networks trained on up to {options.images} "
-        f"images of {kinds} (seeds), maps of {options.tested} scored; all figures in "
-        f"`benchmarks/{options.csv.name}`. PxAP, mean pixel AP, IoU at the best common threshold "
-        "and pointing, against masks that nothing was fitted or chosen on.",
+        "## Localisation" + (f", {which}" if which else ""),
+        f"`{options.command}`: {len(frame.groupby(CELL))} networks trained on up to "
+        f"{options.images} images of {kinds} (seeds), maps of {options.tested} scored; all figures "
+        f"in `benchmarks/{options.csv.name}`. PxAP, mean pixel AP, IoU at the best common "
+        "threshold and pointing, against masks that nothing was fitted or chosen on.",
         "### HR-CAM's default map over the best peer",
         "The best of all configurations of all peers but ScoreCAM, chosen for each column on the "
         "test masks; mean over seeds, in brackets the worst seed.",
@@ -274,9 +270,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--tested", type=int, help="images whose maps are scored")
     parser.add_argument("--keep", type=Path, help="folder for the trained networks")
-    parser.add_argument("--csv", type=Path, help="every figure; by default in benchmarks/")
+    parser.add_argument(
+        "--csv", type=Path, help="every figure; each file's name has its own section of RESULTS.md"
+    )
     options = parser.parse_args()
-    options.csv = options.csv or FOLDER / f"{section(options.size)}.csv"
+    options.command = shlex.join(["python", "benchmarks/localization.py", *sys.argv[1:]])
+    # A quick run does not overwrite the table of a full one.
+    name = "localization" if options.size == "full" else f"localization-{options.size}"
+    options.csv = options.csv or FOLDER / f"{name}.csv"
     size = SIZES[options.size]
     for name in ("images", "epochs", "tested"):
         if getattr(options, name) is None:
