@@ -91,6 +91,9 @@ SEEN = {"1": 0.4, "2": 0.7, "3": 1.0}
         (0.55, (0.65, 0.9, 1.0), "1234"),  # just enough
         (0.21, (0.94, 0.9, 1.0), "1234"),  # an object far smaller than the deepest cells
         (0.72, (0.65, 0.9, 1.0), "1234"),  # beside what is seen
+        (0.57, (0.72, 0.8, 0.9), "1234"),  # a MobileNet on lesions, a VGG: see docs/log.rst
+        (0.56, (0.76, 0.8, 0.8), "1234"),
+        (0.32, (0.71, 0.9, 0.9), "34"),  # a ResNet on ultrasound
         (0.01, (0.93, 0.5, 1.0), "1234"),  # the finest alone is asked
         (0.01, (0.5, 0.5, 0.5), "34"),
     ],
