@@ -271,7 +271,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tested", type=int, help="images whose maps are scored")
     parser.add_argument("--keep", type=Path, help="folder for the trained networks")
     parser.add_argument(
-        "--csv", type=Path, help="every figure; each file's name has its own section of RESULTS.md"
+        "--csv",
+        type=Path,
+        help="every figure; by default in benchmarks/. Its name names the section of RESULTS.md",
     )
     options = parser.parse_args()
     options.command = shlex.join(["python", "benchmarks/localization.py", *sys.argv[1:]])

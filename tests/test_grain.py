@@ -55,6 +55,7 @@ def test_one_or_two_layers_are_kept():
 def test_says_what_it_did_and_by_how_much():
     _, why = without_grain(confirmed(0.2, 0.6, 0.8), SIZES)
     assert why.startswith("layers: 1, 2 left out, as '1' sees only the grain of a texture: deeper ")
+    assert ": deeper layers confirm '1' 0.25 times" in why
     assert why.endswith("(0.5 is enough); solver='cascade' keeps them")
     _, why = without_grain(confirmed(0.8, 0.6, 0.7), SIZES)
     assert why == (
