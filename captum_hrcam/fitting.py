@@ -14,7 +14,7 @@ from captum_hrcam.features import MAX_SAMPLE, FeatureCollector, Features
 from captum_hrcam.head import Head, centre, fold, split_layers
 from captum_hrcam.head_and_model import head_figures, layer_scores
 from captum_hrcam.labels import check_classes, loss_per_sample
-from captum_hrcam.layer_counts import cascade_weight
+from captum_hrcam.layer_counts import LeftOut, cascade_weight
 from captum_hrcam.moments import Moments
 from captum_hrcam.recipe import Recipe
 
@@ -28,13 +28,14 @@ class Chosen:
     path: solvers.RidgePath | None = None
     information: dict[str, float] = field(default_factory=dict)
     weight: Tensor | None = None  # (K, N) on raw features, of a cascade
-    left_out: list[str] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
     why: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Fitted:
-    """A head, a trial head fitted without held-out images, and figures for a ``FitReport``.
+    """A head, a trial head fitted without held-out images, figures for a ``FitReport``, and the
+    layers that got no weight.
 
     ``Revisit`` adds the spread of the head's maps, and what placing and choosing find.
     """
@@ -42,6 +43,7 @@ class Fitted:
     head: Head
     trial: Head
     figures: dict[str, Any]
+    left_out: LeftOut
 
 
 def fit_head(
@@ -50,6 +52,7 @@ def fit_head(
     channels: Mapping[str, int],
     recipe: Recipe,
     cascade: Cascade | None,
+    left_out: LeftOut,
 ) -> Fitted:
     """Choose on held-out features, then solve on all.
 
@@ -59,9 +62,8 @@ def fit_head(
             the head itself is then also solved on.
         channels: layer name -> C_l, in the order of the features.
         recipe: how to solve.
-        cascade: fits solver "cascade", and must have done so before any other recipe is fitted, as
-            layers that it does not know or has left out get no weight in those heads either. None
-            if no recipe is a cascade.
+        cascade: fits solver "cascade"; other solvers do without.
+        left_out: layers that get no weight; a cascade finds its own.
     """
     begin = time.perf_counter()
     channels = dict(channels)
@@ -71,7 +73,14 @@ def fit_head(
     part, held = sample[~sample.held], sample[sample.held]
     if val is not None:
         part, part_moments, held = sample, moments, val.rows().sample(group.part(MAX_SAMPLE))
-    chosen = _choose(recipe, part, part_moments, held, moments, channels, cascade)
+    chosen = _settle(recipe, part, part_moments, held, channels)
+    if recipe.solver == "cascade":
+        assert cascade is not None, "it was built for this recipe"
+        chosen.weight, lines, left_out = cascade_weight(
+            cascade, part, part_moments, held, moments, channels, recipe.loss
+        )
+        chosen.why = lines + chosen.why
+    chosen.left_out, chosen.why = left_out, [*left_out.why, *chosen.why]
     linear = _solve(chosen, rows, sample, moments, channels)
     if not all(values.float().isfinite().all() for values in linear):  # the dtype of maps
         raise ValueError(
@@ -94,7 +103,7 @@ def fit_head(
         "choices": chosen.why,
         "seconds_solve": time.perf_counter() - begin,
     }
-    return Fitted(head, trial, figures)
+    return Fitted(head, trial, figures, left_out)
 
 
 def _unit(part: Features, loss: str) -> Tensor:
@@ -103,30 +112,6 @@ def _unit(part: Features, loss: str) -> Tensor:
     spread = group.gather(part.y.double()).std(0, correction=0)
     ones = torch.ones_like(spread)
     return torch.where(spread > 0, spread, ones) if loss == "mse" else ones
-
-
-def _choose(
-    recipe: Recipe,
-    part: Features,
-    moments: Moments,
-    held: Features,
-    of_all: Moments,
-    channels: dict[str, int],
-    cascade: Cascade | None,
-) -> Chosen:
-    """Decide on held-out features: every "auto", and how a cascade counts layers or leaves some
-    out."""
-    chosen = _settle(recipe, part, moments, held, channels)
-    if cascade is None:
-        return chosen
-    if recipe.solver == "cascade":
-        chosen.weight, lines = cascade_weight(
-            cascade, part, moments, held, of_all, channels, recipe.loss
-        )
-        chosen.why = lines + chosen.why
-    chosen.left_out = [name for name in channels if name not in cascade.counts]
-    chosen.why = cascade.why + chosen.why
-    return chosen
 
 
 def _settle(
@@ -185,7 +170,7 @@ def _solve(
         weight = _ridge(recipe, rows, moments, unit)
         scale = scale if recipe.standardize else torch.ones_like(scale)
     for name, part in zip(channels, weight.split(list(channels.values()), 1), strict=True):
-        if name in chosen.left_out:
+        if name in chosen.left_out.layers:
             part.zero_()
     in_deviations = weight * (moments.scale / scale)
     factors = solvers.layer_norms(

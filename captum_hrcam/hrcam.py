@@ -25,6 +25,7 @@ from captum_hrcam.frozen_pass import FrozenPass
 from captum_hrcam.head import Head
 from captum_hrcam.head_and_model import check_head
 from captum_hrcam.labels import LOSSES
+from captum_hrcam.layer_counts import LeftOut
 from captum_hrcam.modes import autocast_dtype, full_precision, own_tensors
 from captum_hrcam.reading import Reading
 from captum_hrcam.recipe import Recipe
@@ -230,11 +231,12 @@ class HRCAM(HeadAttribution):
         seconds = time.perf_counter() - begin
 
         def fit(cascade: Cascade | None) -> dict[str, Fitted]:
-            # In order: a cascade comes first, as it decides which layers later heads leave out.
+            fits, left_out = dict[str, Fitted](), LeftOut()
             with full_precision(torch.device("cpu")):  # a caller's autocast is for the model only
-                return {
-                    r.solver: fit_head(train, val, frozen.channels, r, cascade) for r in recipes
-                }
+                for r in recipes:  # a cascade comes first: the next head leaves out what it did
+                    fitted = fit_head(train, val, frozen.channels, r, cascade, left_out)
+                    fits[r.solver], left_out = fitted, fitted.left_out
+            return fits
 
         chosen = revisit.settle(fit, frozen.resolutions)
         chosen.figures["choices"] += reading.notes

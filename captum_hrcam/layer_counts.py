@@ -6,6 +6,7 @@ If fine layers have been left out, only confirmation counts.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,13 @@ MUTE = (
 POWERS = {"by its root": 0.5, "as it is": 1.0, "squared": 2.0}
 
 
+class LeftOut(NamedTuple):
+    """Layers that get no weight, and lines for the report on why these, or why none."""
+
+    layers: Sequence[str] = ()
+    why: Sequence[str] = ()
+
+
 def cascade_weight(
     cascade: Cascade,
     part: Features,
@@ -33,8 +41,9 @@ def cascade_weight(
     of_all: Moments,
     channels: dict[str, int],
     loss: str,
-) -> tuple[Tensor, list[str]]:
-    """Fit a cascade: the weights (K, N) of all layers, and lines for the report on how they count.
+) -> tuple[Tensor, list[str], LeftOut]:
+    """Fit a cascade: the weights (K, N) of all layers, lines for the report on how they count, and
+    the layers left out.
 
     The cascade starts from the last layer's pattern; ``steepest`` says how layers count. A class
     that only held-out images show takes its pattern from ``of_all``, as it would have no map
@@ -48,25 +57,26 @@ def cascade_weight(
         mute.insert(0, names.pop())
     rows = (split_layers(v[None], channels) for v in (moments.mean_z, moments.deviation))
     means, deviations = ({name: row[name][0] for name in names} for row in rows)
-    weights = cascade.fit(start[names[-1]], means, deviations)
+    taught = cascade.fit(start[names[-1]], means, deviations)
     none = {name: torch.zeros_like(rows) for name, rows in start.items()}
     tried: dict[str, tuple[Tensor, float, float]] = {}
-    for name, power in list(POWERS.items())[: 3 if cascade.by == BY_PLACE else 2]:
-        counted = {layer: weights[layer] * count**power for layer, count in cascade.counts.items()}
+    for name, power in list(POWERS.items())[: 3 if taught.by == BY_PLACE else 2]:
+        counted = {n: taught.weights[n] * count**power for n, count in taught.counts.items()}
         weight = torch.cat(list((none | counted).values()), 1)
         candidate = calibrated(weight, -weight @ moments.mean_z, part, loss, per_class=True)
         scores, y = group.gather(held.scores(*candidate)), group.gather(held.y)
-        tried[name] = weight, accuracy(scores, y, loss), cascade.likeness(power)
+        tried[name] = weight, accuracy(scores, y, loss), taught.likeness(power)
     found, right, like = zip(*tried.values(), strict=True)
     best = steepest(right, like)
     told = "; ".join(f"{name} {r:.3f}, {c:.3f}" for name, (_, r, c) in tried.items())
     lines = [MUTE.format(", ".join(mute))] if mute else []
-    if len(cascade.counts) > 1:
+    if len(taught.counts) > 1:
         lines.append(
-            f"layers count by {cascade.by}, {list(tried)[best]}: held-out accuracy (a loss of "
+            f"layers count by {taught.by}, {list(tried)[best]}: held-out accuracy (a loss of "
             f"{TOLERANCE} is accepted) and correlation with what the layers agree on are {told}"
         )
-    return found[best], lines
+    left_out = [name for name in channels if name not in taught.counts]
+    return found[best], lines, LeftOut(left_out, taught.why)
 
 
 def steepest(right: Sequence[float], like: Sequence[float]) -> int:

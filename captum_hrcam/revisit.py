@@ -12,9 +12,10 @@ from torch import Tensor
 from captum_hrcam import cascade, choosing, framing, group, placing, spread
 from captum_hrcam.activations import Read
 from captum_hrcam.batch import score_rows, to_device
-from captum_hrcam.cascade import Cascade, in_batches
+from captum_hrcam.cascade import Cascade
 from captum_hrcam.choosing import ENOUGH, Judge, Verdict, doubtful
 from captum_hrcam.features import Sample
+from captum_hrcam.few_images import in_batches
 from captum_hrcam.fitting import Fitted
 from captum_hrcam.frozen_pass import Forward
 from captum_hrcam.fusion import Fusion, contract

@@ -41,7 +41,7 @@ ORDER = [
         "spread",
         "tracing",
     },
-    {"cache", "rows"},
+    {"cache", "few_images", "rows"},
     {
         "choosing",
         "edges",
@@ -53,7 +53,7 @@ ORDER = [
         "solvers",
         "storage",
     },
-    {"attribution", "cascade", "fitting", "layer_counts"},
+    {"attribution", "cascade", "confirming", "fitting", "layer_counts"},
     {"reading", "revisit"},
     {"cam", "hrcam"},
     {"compare", "visualize"},
