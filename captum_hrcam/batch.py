@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_hrcam.checks import brief
+
 ALTER = "in a collate_fn or a generator around the loader"
 
 
@@ -50,13 +52,13 @@ def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, 
         for i, x in enumerate(items)
     ]
     if not is_fine or not all(is_fine):
-        got = ", ".join(_brief(x) for x in items) or "nothing"
+        got = ", ".join(brief(x) for x in items) or "nothing"
         raise TypeError(
             f"{argument}: a batch must be (*inputs, label) with inputs (N, C, *spatial), "
             f"got inputs {got}."
         )
     if len({len(x) for x in items}) > 1:
-        got = ", ".join(_brief(x) for x in items)
+        got = ", ".join(brief(x) for x in items)
         raise ValueError(f"{argument}: a batch's inputs must hold the same images, got {got}.")
     return tuple(map(plain, items)), plain(labels) if isinstance(labels, Tensor) else labels
 
@@ -65,8 +67,8 @@ def not_taken(
     argument: str, inputs: tuple[Tensor, ...], labels: object, error: TypeError
 ) -> TypeError:
     """The error for a model that does not take as many inputs as a batch gave."""
-    got = ", ".join(map(_brief, inputs))
-    label = "" if labels is None else f", and for the label its last item, {_brief(labels)}"
+    got = ", ".join(map(brief, inputs))
+    label = "" if labels is None else f", and for the label its last item, {brief(labels)}"
     return TypeError(
         f"{argument}: the model does not take what a batch holds ({error}). For inputs were taken "
         f"{got}{label}. A batch is (*inputs, label) with what the model is called with and nothing "
@@ -91,10 +93,6 @@ def _is_text(x: object) -> bool:
     return isinstance(x, str) or (
         isinstance(x, (list, tuple)) and any(isinstance(item, str) for item in x)
     )
-
-
-def _brief(x: object) -> str:
-    return f"a tensor {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
 
 
 def device_of(module: object) -> torch.device | None:

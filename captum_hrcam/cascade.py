@@ -99,8 +99,8 @@ class Cascade:
                 "train_data: solver 'cascade' finds no finite head, as the features of layer "
                 f"{last!r} are too small for float32. Scale the inputs as in the model's training."
             )
-        by_layer = {name: gains(deviations[name]) for name in means}
-        few = FewImages(self.forward, self.images, self.y, means, by_layer)
+        of_layers = {name: gains(deviations[name]) for name in means}
+        few = FewImages(self.forward, self.images, self.y, means, of_layers)
         taught, covariance = _downwards(
             few, what_lights_up(start * deviations[last]), self.resolutions
         )
@@ -114,10 +114,10 @@ class Cascade:
                 found = confirm(few, head)
         counts = found.confirmed
         if by == BY_PLACE:
-            of_layers = places(self.resolutions[name] for name in counts)
-            counts = {n: r * p for (n, r), p in zip(counts.items(), of_layers, strict=True)}
+            ranks = places(self.resolutions[name] for name in counts)
+            counts = {n: r * p for (n, r), p in zip(counts.items(), ranks, strict=True)}
         none = {name: torch.zeros_like(weight) for name, weight in taught.items()}
-        weights = {name: weight * by_layer[name] for name, weight in (none | head).items()}
+        weights = {name: weight * few.gains[name] for name, weight in (none | head).items()}
         return Taught(weights, counts, by, why, found.moments)
 
 

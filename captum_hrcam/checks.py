@@ -170,3 +170,16 @@ def same_shape(
                 f"{argument}: {what} {name} is {value} in one batch and {seen[name]} in the first. "
                 "Bring all images to one size and channel count, in the data set's transform."
             )
+
+
+def brief(x: object) -> str:
+    """What a value is, in few words, for an error.
+
+    Examples::
+
+        >>> brief(torch.zeros(2, 3)), brief([1, 2]), brief(None)
+        ('a tensor (2, 3)', 'a list of 2', 'NoneType')
+    """
+    if isinstance(x, Tensor):
+        return f"a tensor {tuple(x.shape)}"
+    return f"a {type(x).__name__} of {len(x)}" if hasattr(x, "__len__") else type(x).__name__

@@ -46,7 +46,7 @@ def test_one_sample_is_no_batch(label):
         ((LABELS, LABELS), r"inputs a tensor \(3,\)"),  # numbers alone are no images
         ((X, torch.tensor(1.0), LABELS), r"inputs a tensor \(3, 2, 4, 4\), a tensor \(\)"),
         ((X[:0], LABELS[:0]), r"inputs a tensor \(0, 2, 4, 4\)"),
-        ((X, NUMBERS, LABELS), r"inputs a tensor \(3, 2, 4, 4\), list"),
+        ((X, NUMBERS, LABELS), r"inputs a tensor \(3, 2, 4, 4\), a list of 3"),
     ],
 )
 def test_what_is_no_image(batch, told):

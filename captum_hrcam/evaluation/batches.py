@@ -10,7 +10,8 @@ from torch.utils.data import Dataset, IterableDataset
 
 from captum_hrcam._captum import TensorOrTuple, as_tuples
 from captum_hrcam.batch import plain, to_device
-from captum_hrcam.evaluation.masked_dataset import AS_IMAGES, EXPECTED, brief, read_dataset
+from captum_hrcam.checks import brief
+from captum_hrcam.evaluation.masked_dataset import AS_IMAGES, EXPECTED, read_dataset
 
 ALL = "all"  # the kind of images whose kind is not known
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from torch import Tensor
 from torch.utils.data import Subset, default_collate
+
+from captum_hrcam.checks import brief
 
 EXPECTED = "(inputs, target, mask) or (inputs, target, mask, kind)"
 ONE_SIZE = "Give tensors of one size, in the data set's transform, or use batch_size=1."
@@ -92,10 +93,3 @@ def _stacked(items: Iterable[Any], what: str, index: range, remedy: str) -> Any:
             f"data: the {what} of items {index[0]} to {index[-1]} do not form a batch ({error}). "
             f"{remedy}"
         ) from error
-
-
-def brief(x: object) -> str:
-    """What a value is, in few words, for an error."""
-    if isinstance(x, Tensor):
-        return f"a tensor {tuple(x.shape)}"
-    return f"a {type(x).__name__} of {len(x)}" if hasattr(x, "__len__") else type(x).__name__
