@@ -28,8 +28,7 @@ from captum_hrcam import group
 from captum_hrcam.fusion import same_axes
 
 IMAGES = 48
-FURTHEST = 1.5  # pixels that a map is moved by at most, or half as many cells if that is further;
-# so never more than 1.5 cells, as a cell is a pixel at least
+FURTHEST = 1.5  # cells that a map is moved by at most
 REACH = 4  # cells, the largest distance between the two maps that is tried; twice the displacement
 PEAKS = 2  # power of what exceeds a map's mean, so that objects count and the background does not
 FOLDS = 8  # of the images, to estimate the error; fewer images than this tell nothing
@@ -79,7 +78,6 @@ class Displacements:
     native_maps: Callable[[tuple[Tensor, ...], slice], Maps]
     count: bool = True
     _peaks: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
-    _furthest: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, inputs: tuple[Tensor, ...], rows: slice) -> None:
         """Take some images; other inputs with as many dimensions are mirrored with them."""
@@ -92,8 +90,6 @@ class Displacements:
             n = len(a) if self.count else 0
             both = (peaks(a)[:n].float(), peaks(others[name].flip(space))[:n].float())
             self._peaks.setdefault(name, []).append(both)
-            strides = [n / cells for n, cells in zip(size, a.shape[2:], strict=True)]
-            self._furthest[name] = [max(FURTHEST / 2, FURTHEST / max(1.0, s)) for s in strides]
 
     def found(self) -> dict[str, Tensor]:
         """The displacements {layer: (axes,)}, in cells, from the images of all ranks."""
@@ -105,8 +101,7 @@ class Displacements:
                 for pair in batches
             ]
             along = [displacement(group.gather(torch.cat(c))) for c in zip(*parts, strict=True)]
-            furthest = torch.tensor(self._furthest[name]).double()
-            cells[name] = torch.tensor(along).double().clamp(-furthest, furthest)
+            cells[name] = torch.tensor(along).double().clamp(-FURTHEST, FURTHEST)
         return cells
 
 

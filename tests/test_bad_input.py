@@ -256,7 +256,7 @@ DATA = {
     "file names": (TypeError, "the last item of a batch is text", fit([(X, Y, ["a.png"] * 12)])),
     "no label": (TypeError, "a batch holds 1 item.*targets='model'", fit([X])),
     "dictionary": (TypeError, "is a dict of 'x', 'y', exp.*Give tup", fit([{"x": X, "y": Y}])),
-    "no tensor": (TypeError, "train_data: a batch must be .*inputs a list of 2", fit([([1, 2], Y)])),
+    "no tensor": (TypeError, "a batch must be .*inputs a list of 2", fit([([1, 2], Y)])),
     "no pixel": (TypeError, r"a tensor \(12, 2, 0, 12\)", fit([(X[:, :, :0], Y)])),
     "other size": (
         ValueError, r"of input 0 is \(2, 4, 4\) in one batch.*one size",
