@@ -1,8 +1,8 @@
 """Edges: fine layers that mark every edge in the image, not just the object's.
 
 In breast ultrasound they mark all bright tissue. The next layers see the same edges and confirm
-them, and the tumour is lost in the sum. Two signs together reveal such layers, without masks: the
-deepest layer, which sees the tumour, sees little of the finest layer's map; and it marks little
+them, and the tumour is lost in the sum. Two signs together reveal most such layers, without masks:
+the deepest layer, which sees the tumour, sees little of the finest layer's map; and it marks little
 where the finest layer marks most. Either sign alone can mislead. The deepest layer also sees little
 of an object far smaller than its own cells, but then both layers mark the same place. And if one of
 the two looks beside the object, the deepest layer marks little where the finest marks most, but it
