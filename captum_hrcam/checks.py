@@ -177,7 +177,7 @@ def brief(x: object) -> str:
 
     Examples::
 
-        >>> brief(torch.zeros(2, 3)), brief([1, 2]), brief(None)
+        >>> brief(Tensor(2, 3)), brief([1, 2]), brief(None)
         ('a tensor (2, 3)', 'a list of 2', 'NoneType')
     """
     if isinstance(x, Tensor):
