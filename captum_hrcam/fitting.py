@@ -73,14 +73,7 @@ def fit_head(
     part, held = sample[~sample.held], sample[sample.held]
     if val is not None:
         part, part_moments, held = sample, moments, val.rows().sample(group.part(MAX_SAMPLE))
-    chosen = _settle(recipe, part, part_moments, held, channels)
-    if recipe.solver == "cascade":
-        assert cascade is not None, "it was built for this recipe"
-        chosen.weight, lines, left_out = cascade_weight(
-            cascade, part, part_moments, held, moments, channels, recipe.loss
-        )
-        chosen.why = lines + chosen.why
-    chosen.left_out, chosen.why = left_out, [*left_out.why, *chosen.why]
+    chosen = _choose(recipe, part, part_moments, held, moments, channels, cascade, left_out)
     linear = _solve(chosen, rows, sample, moments, channels)
     if not all(values.float().isfinite().all() for values in linear):  # the dtype of maps
         raise ValueError(
@@ -103,7 +96,7 @@ def fit_head(
         "choices": chosen.why,
         "seconds_solve": time.perf_counter() - begin,
     }
-    return Fitted(head, trial, figures, left_out)
+    return Fitted(head, trial, figures, chosen.left_out)
 
 
 def _unit(part: Features, loss: str) -> Tensor:
@@ -112,6 +105,29 @@ def _unit(part: Features, loss: str) -> Tensor:
     spread = group.gather(part.y.double()).std(0, correction=0)
     ones = torch.ones_like(spread)
     return torch.where(spread > 0, spread, ones) if loss == "mse" else ones
+
+
+def _choose(
+    recipe: Recipe,
+    part: Features,
+    moments: Moments,
+    held: Features,
+    of_all: Moments,
+    channels: dict[str, int],
+    cascade: Cascade | None,
+    left_out: LeftOut,
+) -> Chosen:
+    """Decide on held-out features: every "auto", and how a cascade counts layers or leaves some
+    out."""
+    chosen = _settle(recipe, part, moments, held, channels)
+    if recipe.solver == "cascade":
+        assert cascade is not None, "it was built for this recipe"
+        chosen.weight, lines, left_out = cascade_weight(
+            cascade, part, moments, held, of_all, channels, recipe.loss
+        )
+        chosen.why = lines + chosen.why
+    chosen.left_out, chosen.why = left_out, [*left_out.why, *chosen.why]
+    return chosen
 
 
 def _settle(
