@@ -41,10 +41,9 @@ class Taught(NamedTuple):
     """What a cascade has learned.
 
     Attributes:
-        weights: layer name -> (K, C_l), whose maps have unit deviation over images and cells; 0 for
-            layers left out.
-        counts: layer name -> how much it counts in the sum, shallow to deep; only layers that are
-            not left out.
+        weights: layer name -> (K, C_l), whose maps have unit deviation over images and cells,
+            shallow to deep; only layers that are not left out.
+        counts: layer name -> how much it counts in the sum, likewise.
         by: what layers count by, for the report.
         why: lines for the report on which layers were left out, or that none was; empty if none
             could be.
@@ -73,7 +72,7 @@ class Cascade:
         y: (n, K) targets.
         resolutions: layer name -> spatial size.
         leaves_out: whether layers that see only a texture's grain, or mark edges everywhere, are
-            left out, with zero weights.
+            left out.
     """
 
     forward: ReadModel
@@ -116,8 +115,7 @@ class Cascade:
         if by == BY_PLACE:
             ranks = places(self.resolutions[name] for name in counts)
             counts = {n: r * p for (n, r), p in zip(counts.items(), ranks, strict=True)}
-        none = {name: torch.zeros_like(weight) for name, weight in taught.items()}
-        weights = {name: weight * few.gains[name] for name, weight in (none | head).items()}
+        weights = {name: weight * few.gains[name] for name, weight in head.items()}
         return Taught(weights, counts, by, why, found.moments)
 
 
