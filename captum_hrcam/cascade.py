@@ -13,7 +13,7 @@ Then every layer is solved once more, now with the covariance S of its channels,
 map of each image's own class, which is the harmonic mean of the layers' maps:
 W_l = (S + diag S)^-1 Cov(f_l, map).
 
-Last, the layers are weighted by what their maps say of each other, and with ``leaves_out`` some are
+Last, the layers are weighted by what their maps say of each other, and with a ``judge`` some are
 left out (see ``confirming``). Neither masks nor gradients are involved. What was tried on the way
 is in ``docs/log.rst``.
 """
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from captum_hrcam.cells import CellMoments, Covariances, MapMoments, pool, solve, unit
+from captum_hrcam.choosing import Judge
 from captum_hrcam.confirming import confirm, fused, kept, places
 from captum_hrcam.few_images import FewImages, ReadModel, gains, maps_of
 from captum_hrcam.fusion import contract, upsample
@@ -69,17 +70,17 @@ class Cascade:
     Args:
         forward: ``forward(inputs, read)`` runs the model and calls ``read(name, f)``.
         images: this rank's inputs, (n, C, *spatial) each, on the CPU.
-        y: (n, K) targets.
+        present: (n, K), whether a class is in an image.
         resolutions: layer name -> spatial size.
-        leaves_out: whether layers that see only a texture's grain, or mark edges everywhere, are
-            left out.
+        judge: asks the model, so that layers which see only a texture's grain, or mark edges
+            everywhere, are left out; None keeps all.
     """
 
     forward: ReadModel
     images: tuple[Tensor, ...]
-    y: Tensor
+    present: Tensor
     resolutions: Sizes
-    leaves_out: bool = False
+    judge: Judge | None = None
 
     def fit(
         self, start: Tensor, means: Mapping[str, Tensor], deviations: Mapping[str, Tensor]
@@ -99,14 +100,15 @@ class Cascade:
                 f"{last!r} are too small for float32. Scale the inputs as in the model's training."
             )
         of_layers = {name: gains(deviations[name]) for name in means}
-        few = FewImages(self.forward, self.images, self.y, means, of_layers)
+        few = FewImages(self.forward, self.images, self.present, means, of_layers)
         taught, covariance = _downwards(
             few, what_lights_up(start * deviations[last]), self.resolutions
         )
         head = _towards_fused_map(few, taught, covariance)
         found, by, why = confirm(few, head), BY_PLACE, list[str]()
-        if self.leaves_out:
-            layers, why = kept(found, {name: self.resolutions[name] for name in head})
+        if self.judge is not None:
+            sizes = {name: self.resolutions[name] for name in head}
+            layers, why = kept(found.confirmed, few, head, sizes, self.judge)
             if len(layers) < len(head):  # next to grain or edges, a finer layer is not a better one
                 by = "confirmation"
                 head = _towards_fused_map(few, {name: taught[name] for name in layers}, covariance)
@@ -151,7 +153,7 @@ def _towards_evidence(
         size: the resolution of the next deeper layer.
         seen: receives the channels of all layers, while their covariances are not known yet.
     """
-    moments = {name: CellMoments(len(few.means[name]), few.y.shape[1]) for name in layers}
+    moments = {name: CellMoments(len(few.means[name]), few.present.shape[1]) for name in layers}
     for inputs, _ in few.batches():
         pooled, evidence = _pooled_and_evidence(few, inputs, layers, head, size, seen)
         for name, x in pooled.items():
@@ -196,7 +198,7 @@ def _towards_fused_map(few: FewImages, head: Weights, covariance: Weights) -> We
         target = fused(maps_of(features, present, head), tuple(inputs[0].shape[2:]))
         for name, x in features.items():
             # The target is 0 where a class is not in the image.
-            of_class = target.new_zeros(len(x), few.y.shape[1], *x.shape[2:])
+            of_class = target.new_zeros(len(x), few.present.shape[1], *x.shape[2:])
             of_class[present] = pool(target, tuple(x.shape[2:]))[:, 0]
             moments[name].add(x, of_class)
     for of_layer in moments.values():

@@ -37,10 +37,15 @@ class Covariances:
         found = {}
         for name, n in self.cells.items():
             covariance = group.total(self.sums[name]) / group.count(n)
-            # A constant whose mean is rounded seems to vary, and its weights would explode.
-            varies = covariance.diagonal().sqrt() > ROUNDING * self.means[name].abs()
-            found[name] = covariance * varies.outer(varies)
+            varying = varies(self.means[name], covariance.diagonal().sqrt())
+            found[name] = covariance * varying.outer(varying)
         return found
+
+
+def varies(mean: Tensor, deviation: Tensor) -> Tensor:
+    """Which channels vary. A constant whose mean is rounded seems to, and its weights would
+    explode."""
+    return deviation > ROUNDING * mean.abs()
 
 
 class CellMoments:

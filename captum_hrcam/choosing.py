@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from captum_hrcam import group
-from captum_hrcam.labels import PRESENT, model_targets
+from captum_hrcam.labels import PRESENT, model_targets, present
 from captum_hrcam.perturbation import Score, deletion_curve, insertion_curve
 
 IMAGES = 24
@@ -99,12 +99,9 @@ class Judge:
         """
         names = list(candidates)
         image, label = self._present()
-        n, k = group.count(len(image)), self.y.shape[1]
-        if n == 0:
+        if group.count(len(image)) == 0:
             return Verdict(names[0], f"{names[0]}: no held-out image has a class to judge by")
-        # A rank may have no images.
-        mute = len(self.y) > 0 and self.outputs(tuple(x[:1] for x in self.images)).shape[1] != k
-        if group.count(int(mute)):
+        if self._mute():
             return Verdict(names[0], f"{names[0]}: the model gives no score of each class")
         maps = {name: self._maps(attribute, image, label) for name, attribute in candidates.items()}
         found = {name: group.gather(self._tests(m, image, label)) for name, m in maps.items()}
@@ -123,6 +120,34 @@ class Judge:
             if all(m > error for m, error in _margins(found[name], found[best])):
                 best = name
         return kept if best == first else verdict(best)
+
+    def costs(self, attributes: Sequence[Attribute], fractions: Sequence[float]) -> Tensor:
+        """What it costs the model to blur away what each of these maps marks most.
+
+        Args:
+            attributes: f(inputs, classes (n,)) each, which gives maps (n, 1, \\*spatial).
+            fractions: shares of the pixels; the costs are means over them.
+
+        Returns:
+            (n, len(attributes)), losses of probability of the images' classes, of all ranks' images
+            whose class the model sees; n = 0 if it gives no score of each class.
+        """
+        image, label = self._present()
+        if self._mute():
+            return torch.zeros(0, len(attributes))
+        curve = partial(deletion_curve, fractions=fractions)
+        maps = [self._maps(attribute, image, label) for attribute in attributes]
+        whole = self._tests(maps[0], image, label, [unchanged])
+        left = torch.cat([whole, *(self._tests(m, image, label, [curve]) for m in maps)], 1)
+        whole, left = group.gather(left).split([1, len(maps)], 1)
+        return (whole - left)[whole[:, 0] >= PRESENT]
+
+    def _mute(self) -> bool:
+        """Whether the model gives no score of each class. A rank may have no images to ask it."""
+        if len(self.y) == 0:
+            return group.count(0) > 0
+        one = tuple(x[:1] for x in self.images)
+        return group.count(int(self.outputs(one).shape[1] != self.y.shape[1])) > 0
 
     def _why(self, best: str, found: dict[str, Tensor], opposite: float, support: float) -> str:
         """The figures of all candidates, and the margins of the best with standard errors."""
@@ -145,7 +170,7 @@ class Judge:
         """Pairs of an image and a class present in it, as (images, classes): at most as many pairs
         as images, spread over all classes, so that of several labels per image not just the first
         ones are judged."""
-        label, image = (self.y.T >= PRESENT).nonzero(as_tuple=True)
+        label, image = present(self.y, self.loss).T.nonzero(as_tuple=True)
         some = torch.linspace(0, len(image) - 1, min(len(image), len(self.y))).long()
         some = some[image[some].argsort(stable=True)]
         return image[some], label[some]

@@ -15,20 +15,18 @@ import torch
 from torch import Tensor
 
 from captum_hrcam.cells import LEAST, CellMoments, MapMoments, pool
-from captum_hrcam.edges import Seen, Told, without_edges
+from captum_hrcam.choosing import Judge
+from captum_hrcam.edges import costs_of_blurring, without_edges
 from captum_hrcam.few_images import FewImages, maps_of
 from captum_hrcam.fusion import agree, upsample
 from captum_hrcam.grain import Sizes, without_grain
 
 
 class Confirmed(NamedTuple):
-    """How well the deeper layers confirm each layer; how much the deepest sees of each of the
-    others, and how well it tells where they mark most; the moments of all layers' maps and the
-    fused map. Each by layer name, shallow to deep."""
+    """How well the deeper layers confirm each layer, by name, shallow to deep; the moments of all
+    layers' maps and the fused map."""
 
     confirmed: dict[str, float]
-    seen: dict[str, float]
-    told: dict[str, float]
     moments: MapMoments
 
 
@@ -42,11 +40,8 @@ def confirm(few: FewImages, head: Mapping[str, Tensor]) -> Confirmed:
     """
     moments = [CellMoments(1, 1) for _ in range(len(head) - 1)]
     with_fused = MapMoments(len(head))
-    seen, told = Seen(list(head)), Told(list(head), few.y.shape[1])
     for inputs, present in few.batches() if moments else ():
         maps = maps_of(few.features(inputs, head), present, head)
-        seen.add(maps)
-        told.add(maps, present[1])
         for i, shallow in enumerate(moments):
             size = tuple(maps[i + 1].shape[2:])
             deeper = torch.stack([upsample(z, size) for z in maps[i + 1 :]]).sum(0)
@@ -58,21 +53,30 @@ def confirm(few: FewImages, head: Mapping[str, Tensor]) -> Confirmed:
     with_fused.over_ranks()
     found = [max(shallow.correlation, LEAST) for shallow in moments]
     confirmed = dict(zip(head, [*found, 1.0], strict=True))
-    return Confirmed(confirmed, seen.shares(), told.areas(), with_fused)
+    return Confirmed(confirmed, with_fused)
 
 
-def kept(found: Confirmed, sizes: Sizes) -> tuple[list[str], list[str]]:
+def kept(
+    confirmed: Mapping[str, float],
+    few: FewImages,
+    head: Mapping[str, Tensor],
+    sizes: Sizes,
+    judge: Judge,
+) -> tuple[list[str], list[str]]:
     """The layers that are not left out, shallow to deep, and lines for the report on why.
 
     Args:
-        found: what the maps of these layers say of each other.
+        confirmed: layer name -> confirmation, shallow to deep.
+        few: the images.
+        head: layer name -> (K, C_l) weights, whose maps have unit deviation.
         sizes: layer name -> spatial size of these layers.
+        judge: asks the model about the finest layer.
     """
-    names = list(found.confirmed)
-    layers, why = without_grain({name: found.confirmed[name] for name in names[:-1]}, sizes)
+    names = list(confirmed)
+    layers, why = without_grain({name: confirmed[name] for name in names[:-1]}, sizes)
     if layers != names or len(names) == 1:
         return layers, [why]
-    layers, more = without_edges(found.seen, found.told, sizes)
+    layers, more = without_edges(costs_of_blurring(few, head, sizes, judge), sizes)
     return layers, [why, more]
 
 

@@ -1,122 +1,32 @@
 """Edges: fine layers that mark every edge in the image, not just the object's.
 
 In breast ultrasound they mark all bright tissue. The next layers see the same edges and confirm
-them, and the tumour is lost in the sum. Two signs together reveal most such layers, without masks:
-the deepest layer, which sees the tumour, sees little of the finest layer's map; and it marks little
-where the finest layer marks most. Either sign alone can mislead. The deepest layer also sees little
-of an object far smaller than its own cells, but then both layers mark the same place. And if one of
-the two looks beside the object, the deepest layer marks little where the finest marks most, but it
-sees much of that layer's map. So the two are added.
+them, and the tumour is lost in the sum. The frozen model can tell, and needs no mask: where the
+finest layer's map is high is blurred away, and the class keeps most of its probability; where
+layers with much wider cells are high, as many pixels cost it more. If the finest layer marks the
+object, it costs more than they do, as it hits the object more exactly.
 """
 
-import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from captum_hrcam import group
-from captum_hrcam.cells import LEAST, CellMoments, pool
+from captum_hrcam.choosing import Inputs, Judge
+from captum_hrcam.few_images import FewImages, maps_of
 from captum_hrcam.fusion import upsample
-from captum_hrcam.grain import Sizes, keep_wider
-from captum_hrcam.head_and_model import auroc
+from captum_hrcam.grain import Sizes, leave_out, wider
 
-# See the documentation, "Choosing the head".
-ENOUGH = 0.85  # of both together, each 1 at best; see ``clear``
-PLACE = 0.6  # area under ROC; a class for which no layer reaches it has no place
-BRIGHTEST = 0.01  # share of a map's cells
-
-
-class Seen:
-    """How much of each layer's maps the deepest layer sees.
-
-    This is the geometric mean of two correlations of both layers' maps within images. One is taken
-    at the layer's own cells, with the deepest map upsampled; all that the deepest layer does not
-    mark lowers it. The other is taken at the deepest layer's cells, with the layer's map pooled; it
-    depends on how much is marked, not on how sharply.
-
-    Args:
-        layers: shallow to deep.
-    """
-
-    def __init__(self, layers: list[str]) -> None:
-        self._moments = {name: (CellMoments(1, 1), CellMoments(1, 1)) for name in layers[:-1]}
-
-    def add(self, maps: list[Tensor]) -> None:
-        """Take each layer's maps of a few images, (n, 1, *cells), shallow to deep."""
-        space = tuple(range(2, maps[0].ndim))
-        *shallow, last = (z - z.mean(space, keepdim=True) for z in maps)
-        for z, (own, pooled) in zip(shallow, self._moments.values(), strict=True):
-            own.add(z, upsample(last, tuple(z.shape[2:])))
-            pooled.add(pool(z, tuple(last.shape[2:])), last)
-
-    def shares(self) -> dict[str, float]:
-        """layer name -> how much of it is seen, as a share of the layer that is seen best, without
-        the last layer; over all ranks."""
-        found = {}
-        for name, both in self._moments.items():
-            for moments in both:
-                moments.over_ranks()
-            own, pooled = (max(moments.correlation, LEAST) for moments in both)
-            found[name] = math.sqrt(own * pooled)
-        return {name: seen / max(found.values()) for name, seen in found.items()}
+# Of what the wider layers' maps cost. On ultrasound .16 to .63, on all else .99 and more
+# (documentation, "Choosing the head").
+ENOUGH = 0.8
+CLEAR = 2  # standard errors of the difference
+FRACTIONS = (0.01, 0.02, 0.05)  # of the pixels, blurred away
+IMAGES = 96
 
 
-class Told:
-    """How well the deepest layer's map tells where each finer layer marks most.
-
-    This is the area under ROC of the deepest map, upsampled to the finer layer's cells, for the
-    brightest hundredth of the finer layer's cells; the mean over images of the classes that have a
-    place.
-
-    Args:
-        layers: shallow to deep.
-        k: the number of classes.
-    """
-
-    def __init__(self, layers: list[str], k: int) -> None:
-        self._layers = layers[:-1]
-        self._sums = torch.zeros(len(layers), k, dtype=torch.float64)  # the last row counts images
-
-    def add(self, maps: list[Tensor], classes: Tensor) -> None:
-        """Take each layer's maps of a few images, (n, 1, *cells), shallow to deep, and the maps'
-        classes, (n,)."""
-        *shallow, last = maps
-        found = [areas(z, upsample(last, tuple(z.shape[2:]))) for z in shallow]
-        rows = torch.stack([*found, torch.ones(len(last), dtype=torch.float64)])
-        self._sums.index_add_(1, classes.cpu(), rows)
-
-    def areas(self) -> dict[str, float]:
-        """layer name -> area, without the last layer; over all ranks. NaN if no class has a
-        place."""
-        sums = group.total(self._sums)
-        best = (sums[:-1] / sums[-1]).amax(0) if self._layers else sums[-1]
-        of_placed = sums[:, best >= PLACE].sum(1)
-        return dict(zip(self._layers, (of_placed[:-1] / of_placed[-1]).tolist(), strict=True))
-
-
-def areas(marks: Tensor, tells: Tensor) -> Tensor:
-    """The areas (n,) under ROC of one map for the brightest cells of another; ties count half.
-
-    Args:
-        marks, tells: (n, 1, *cells).
-
-    Examples::
-
-        >>> a = torch.tensor([[[0.0, 3.0, 1.0, 2.0]]])
-        >>> areas(a, a).item(), areas(a, -a).item(), areas(a, 0 * a).item()
-        (1.0, 0.0, 0.5)
-    """
-    marks, tells = marks.flatten(1), tells.flatten(1)
-    k = max(1, round(BRIGHTEST * marks.shape[1]))
-    brightest = torch.zeros_like(marks, dtype=torch.bool)
-    brightest.scatter_(1, marks.topk(k, 1).indices, True)
-    return auroc(tells.T, brightest.T)  # a column for each map, a row for each cell
-
-
-def without_edges(
-    seen: Mapping[str, float], told: Mapping[str, float], resolutions: Sizes
-) -> tuple[list[str], str]:
+def without_edges(costs: Tensor, resolutions: Sizes) -> tuple[list[str], str]:
     """The layers to keep, shallow to deep, and a line for the report that says why.
 
     If the finest layer marks edges, only layers whose cells are at least four times as wide are
@@ -124,46 +34,65 @@ def without_edges(
     left.
 
     Args:
-        seen: layer name -> share (see ``Seen``), shallow to deep, without the last layer; at least
-            one.
-        told: layer name -> area (see ``Told``), likewise.
-        resolutions: layer name -> spatial size, including the last layer.
+        costs: (n, 2), see ``costs_of_blurring``.
+        resolutions: layer name -> spatial size.
 
     Examples::
 
         >>> sizes = {"1": (64, 64), "2": (32, 32), "3": (16, 16), "4": (8, 8)}
-        >>> seen = {"1": 0.4, "2": 0.7, "3": 1.0}
-        >>> without_edges(seen, {"1": 0.64, "2": 0.83, "3": 0.95}, sizes)[0]
+        >>> costs = torch.tensor([[0.1, 0.3], [0.0, 0.4], [0.2, 0.4]])
+        >>> without_edges(costs, sizes)[0]
         ['3', '4']
-        >>> without_edges(seen, {"1": 0.95, "2": 0.9, "3": 0.95}, sizes)[0]
+        >>> without_edges(costs.flip(1), sizes)[0]
         ['1', '2', '3', '4']
     """
     names = list(resolutions)
-    finest = next(iter(told))
-    if math.isnan(told[finest]):
-        return names, "layers: all kept, as no class was found to have a place"
-    both = clear(seen[finest], told[finest])
+    finest, wide = names[0], wider(names[0], resolutions)
+    if len(wide) < 2:
+        return names, f"layers: all kept, as fewer than two are much coarser than {finest!r}"
+    if len(costs) < 2:
+        return names, "layers: all kept, as too few images tell whether one marks edges"
+    own, of_wide = costs.mean(0).tolist()
+    margin = costs[:, 1] - costs[:, 0]
+    error = margin.std(correction=0).item() / (len(margin) - 1) ** 0.5
     why = (
-        f"the deepest layer sees {seen[finest]:.2f} times as much of its map as of the one it sees "
-        f"best, and tells where {finest!r} marks most with an AUROC of {told[finest]:.2f} "
-        f"({seen[finest]:.2f} + 2 x {told[finest]:.2f} - 1 is {both:.2f}, {ENOUGH} is enough)"
+        f"blurring away what it marks most takes {own:.3f} of the class's probability, and what "
+        f"{', '.join(wide)} mark most {of_wide:.3f} (± {error:.3f} of the difference, on "
+        f"{len(costs)} images; {ENOUGH} times as much is enough)"
     )
-    if both >= ENOUGH:
+    if own >= ENOUGH * of_wide or of_wide - own <= CLEAR * error:
         return names, f"layers: {finest!r} does not mark edges all over the image: {why}"
-    return keep_wider(finest, resolutions, f"as {finest!r} marks edges all over the image", why)
+    return leave_out(wide, resolutions, f"as {finest!r} marks edges all over the image", why)
 
 
-def clear(seen: float, told: float) -> float:
-    """How clearly the deepest layer speaks for a finer one: what it sees, plus how much better than
-    chance it tells; from -1 to 2.
+def costs_of_blurring(
+    few: FewImages, head: Mapping[str, Tensor], resolutions: Sizes, judge: Judge
+) -> Tensor:
+    """What it costs the model to blur away what the finest layer's map marks most, and as many
+    pixels of what the layers with much wider cells mark most.
 
     Args:
-        seen: share, 1 at best.
-        told: area under ROC, 0.5 by chance.
+        few: reads the layers' channels.
+        head: layer name -> (K, C_l) weights, whose maps have unit deviation, shallow to deep.
+        resolutions: layer name -> spatial size, of the same layers.
+        judge: asks the model.
 
-    Examples::
-
-        >>> clear(1.0, 1.0), clear(0.5, 0.5)
-        (2.0, 0.5)
+    Returns:
+        (n, 2), losses of probability of the classes in all ranks' images; n = 0 if the model cannot
+        be asked, or fewer than two layers are so wide.
     """
-    return seen + 2 * told - 1
+    finest = next(iter(head))
+    wide = wider(finest, resolutions)
+    if len(wide) < 2:
+        return torch.zeros(0, 2)
+    parts = ({name: head[name] for name in names} for names in ([finest], wide))
+    return judge.costs([partial(sum_of_maps, few, part) for part in parts], FRACTIONS)
+
+
+def sum_of_maps(
+    few: FewImages, head: Mapping[str, Tensor], inputs: Inputs, classes: Tensor
+) -> Tensor:
+    """The sum of these layers' maps of each image's class, (n, 1, *spatial)."""
+    each = torch.arange(len(classes)), classes
+    maps = maps_of(few.features(inputs, head), each, head)
+    return torch.stack([upsample(z, tuple(inputs[0].shape[2:])) for z in maps]).sum(0)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from captum_hrcam.activations import Read
 from captum_hrcam.fusion import contract
-from captum_hrcam.labels import PRESENT
 from captum_hrcam.modes import full_precision
 
 BATCH = 16
@@ -26,14 +25,14 @@ class FewImages:
     Args:
         forward: ``forward(inputs, read)`` runs the model and calls ``read(name, f)``.
         inputs: this rank's inputs, (n, C, *spatial) each, on the CPU.
-        y: (n, K) targets.
+        present: (n, K), whether a class is in an image.
         means: layer name -> (C_l,) averages over the training data, shallow to deep.
         gains: layer name -> (C_l,), the factors that standardise its channels.
     """
 
     forward: ReadModel
     inputs: tuple[Tensor, ...]
-    y: Tensor
+    present: Tensor
     means: Mapping[str, Tensor]
     gains: Mapping[str, Tensor]
 
@@ -41,7 +40,7 @@ class FewImages:
         """Yield (inputs, the pairs of an image and a class that is present in it), some images at a
         time."""
         for rows, inputs in in_batches(self.inputs):
-            yield inputs, (self.y[rows] >= PRESENT).nonzero(as_tuple=True)
+            yield inputs, self.present[rows].nonzero(as_tuple=True)
 
     def features(self, inputs: tuple[Tensor, ...], layers: Container[str]) -> dict[str, Tensor]:
         """The standardised channels of these layers, all kept: one batch of them fits in memory."""

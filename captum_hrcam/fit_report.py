@@ -41,10 +41,12 @@ class FitReport(HeadReport):
         seconds_solve: seconds for the solve.
         extra_forwards: forward passes of single images after the frozen pass: up to 64 to measure
             how maps usually vary, and more for a cascade, a choice, and placing layers.
-        contrast: (K,), how much more a class's map of the deepest layer varies over space in
-            images of the class than in others: a ratio of deviations over up to 64 images. NaN if
+        contrast: (K,), how much more a class's map of one layer varies over space in images of the
+            class than in others: a ratio of deviations over up to 64 images. NaN if
             fewer than four images are of either kind; None for real values. A class told by what is
             absent, such as the healthy one, is near 1 or below: its maps mark no place.
+        contrast_layer: that layer, the deepest that has weight and more than one cell; "" if there
+            is none.
         displacement: layer name -> (axes,), by how many of its cells the layer's map lies beside
             what it marks, and is moved back; empty if it was not measured (``place_layers``).
         framing: for each axis of the image, how the finest layer sees it, as scale and offset, in
@@ -79,6 +81,7 @@ class FitReport(HeadReport):
     seconds_solve: float
     extra_forwards: int
     contrast: Tensor | None
+    contrast_layer: str
     displacement: dict[str, Tensor]
     framing: list[Seen] = field(default_factory=list)
     seconds_beside: float
@@ -138,8 +141,9 @@ class FitReport(HeadReport):
         if self.contrast is not None:
             for c in without_a_place(self.contrast):
                 found.append(
-                    f"class {c} is told by what is absent: its map of layer {self._deepest!r} "
-                    f"varies {self.contrast[c]:.1f} times as much in its images as in others "
+                    f"class {c} is told by what is absent: its map of layer "
+                    f"{self.contrast_layer!r} varies {self.contrast[c]:.1f} times as much in its "
+                    f"images as in others "
                     f"(median class {self.contrast.nanmedian():.1f}), so its maps mark no place."
                 )
         return found
@@ -177,15 +181,9 @@ class FitReport(HeadReport):
         told = " ".join(f"{value:.1f}" for value in self.contrast[:8].tolist()).replace("nan", "-")
         more = " ..." if len(self.contrast) > 8 else ""
         return [
-            f"map of each class at {self._deepest!r}: varies {told}{more} times as much in its "
-            "images as in others"
+            f"map of each class at {self.contrast_layer!r}: varies {told}{more} times as much in "
+            "its images as in others"
         ]
-
-    @property
-    def _deepest(self) -> str:
-        """The deepest layer that is not left out."""
-        names = list(self.channels)
-        return next((name for name in reversed(names) if self.shares[name].any()), names[-1])
 
 
 def without_a_place(contrast: Tensor) -> list[int]:

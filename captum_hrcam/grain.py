@@ -20,9 +20,10 @@ Sizes = Mapping[str, tuple[int, ...]]  # layer name -> spatial size, shallow to 
 def without_grain(confirmed: Mapping[str, float], resolutions: Sizes) -> tuple[list[str], str]:
     """The layers to keep, shallow to deep, and a line for the report that says why.
 
-    Kept are the layers whose cells are at least four times as wide as those of the deepest layer
-    that sees only grain. All are kept if each is confirmed, and if fewer than two would be left, as
-    when all layers have one resolution.
+    Kept are the layers from the first on whose cells are at least four times as wide as those of
+    the deepest layer that sees only grain. All are kept if each is confirmed, and if fewer than two
+    would be left, as when all layers have one resolution. Layers after a coarser one, as a
+    decoder's, are never asked: they stay as fine as they are, as they see what it sees.
 
     Args:
         confirmed: layer name -> the correlation of its map with what all deeper layers say, shallow
@@ -40,31 +41,53 @@ def without_grain(confirmed: Mapping[str, float], resolutions: Sizes) -> tuple[l
     names = list(resolutions)
     if not confirmed:
         return names, "layers: the only one"
+    if len(confirmed) == 1:
+        return names, "layers: all kept, as two are too few to tell which sees only grain"
     best = max(confirmed.values())
-    grainy = [name for name, r in confirmed.items() if r < ENOUGH * best]
-    told = min(confirmed, key=confirmed.__getitem__) if not grainy else grainy[-1]
+    asked = [name for name in descent(resolutions) if name in confirmed]
+    grainy = [name for name in asked if confirmed[name] < ENOUGH * best]
+    told = grainy[-1] if grainy else min(asked, key=confirmed.__getitem__)
     why = (
         f"deeper layers confirm {told!r} {confirmed[told] / best:.2f} times as well as the best "
         f"confirmed layer ({ENOUGH} is enough)"
     )
     if not grainy:
         return names, f"layers: none sees only the grain of a texture: {why}"
-    return keep_wider(told, resolutions, f"as {told!r} sees only the grain of a texture", why)
-
-
-def keep_wider(layer: str, resolutions: Sizes, reason: str, why: str) -> tuple[list[str], str]:
-    """The layers whose cells are at least four times as wide as this layer's, or all if fewer than
-    two would be left; and a line for the report with the ``reason`` and the figures behind it,
-    ``why``."""
-    names, sizes = list(resolutions), list(resolutions.values())
-    wide = (i for i, size in enumerate(sizes) if octaves(resolutions[layer], size) >= OCTAVES)
-    first = next(wide, len(names))
-    if len(names) - first < 2:
+    reason = f"as {told!r} sees only the grain of a texture"
+    wide = wider(told, resolutions)
+    if len(wide) < 2:
         return names, f"layers: all kept, {reason}, but fewer than two are much coarser: {why}"
-    left_out = ", ".join(names[:first])
-    return names[first:], (
-        f"layers: {left_out} left out, {reason}: {why}; solver='cascade' keeps them"
-    )
+    return leave_out(wide, resolutions, reason, why)
+
+
+def descent(resolutions: Sizes) -> list[str]:
+    """The layers before the first that is finer than the one before it.
+
+    Examples::
+
+        >>> descent({"down": (8, 8), "deep": (4, 4), "up": (8, 8)})
+        ['down', 'deep']
+    """
+    names = list(resolutions)
+    for i in range(1, len(names)):
+        if octaves(resolutions[names[i]], resolutions[names[i - 1]]) > 0:
+            return names[:i]
+    return names
+
+
+def wider(layer: str, resolutions: Sizes) -> list[str]:
+    """The first layer whose cells are at least four times as wide as this layer's, and all after
+    it, as a decoder's see what it sees."""
+    names = list(resolutions)
+    wide = (octaves(resolutions[layer], size) >= OCTAVES for size in resolutions.values())
+    return names[next((i for i, is_wide in enumerate(wide) if is_wide), len(names)) :]
+
+
+def leave_out(wide: list[str], sizes: Sizes, reason: str, why: str) -> tuple[list[str], str]:
+    """The layers to keep, ``wide``, and a line with the ``reason`` and the figures behind it,
+    ``why``."""
+    left_out = ", ".join(name for name in sizes if name not in wide)
+    return wide, f"layers: {left_out} left out, {reason}: {why}; solver='cascade' keeps them"
 
 
 def octaves(fine: tuple[int, ...], coarse: tuple[int, ...]) -> int:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mse")
-PRESENT = 0.5  # a class counts as present in an image if its target is at least this
+PRESENT = 0.5  # see ``present``
 
 
 def label_tensor(labels: object, n: int) -> Tensor:
@@ -131,6 +131,25 @@ def model_targets(outputs: Tensor, loss: str) -> Tensor:
     if loss == "cross_entropy":
         return outputs.softmax(1)
     return outputs.sigmoid() if loss == "binary_cross_entropy" else outputs
+
+
+def present(rows: Tensor, loss: str) -> Tensor:
+    """Which classes are in each image, bool (n, K): those with a target of at least 1/2. Where
+    classes exclude each other, an image has at least one, the likeliest: of many hesitant
+    probabilities none may reach 1/2.
+
+    Examples::
+
+        >>> rows = torch.tensor([[0.2, 0.3, 0.5], [0.4, 0.3, 0.3]])
+        >>> present(rows, "cross_entropy").int().tolist()
+        [[0, 0, 1], [1, 0, 0]]
+        >>> present(rows, "binary_cross_entropy").int().tolist()
+        [[0, 0, 1], [0, 0, 0]]
+    """
+    found = rows >= PRESENT
+    if loss == "cross_entropy" and rows.shape[1]:
+        found[torch.arange(len(rows)), rows.argmax(1)] = True
+    return found
 
 
 def loss_per_sample(scores: Tensor, rows: Tensor, loss: str) -> Tensor:

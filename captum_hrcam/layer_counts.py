@@ -13,6 +13,7 @@ from torch import Tensor
 
 from captum_hrcam import group
 from captum_hrcam.cascade import BY_PLACE, Cascade
+from captum_hrcam.cells import varies
 from captum_hrcam.features import Features
 from captum_hrcam.head import split_layers
 from captum_hrcam.head_and_model import accuracy
@@ -23,6 +24,7 @@ TOLERANCE = 0.02  # accuracy that each step to a sharper map may cost
 MUTE = (
     "layers: {} left out: averaged over an image they tell nothing, as after a norm over each image"
 )
+CONSTANT = "layers: {} left out: their feature maps do not vary"
 POWERS = {"by its root": 0.5, "as it is": 1.0, "squared": 2.0}
 
 
@@ -52,11 +54,13 @@ def cascade_weight(
     """
     own, whole = (pattern(m) / m.scale for m in (moments, of_all))
     start = split_layers(torch.where(own.any(1, keepdim=True), own, whole), channels)
-    names, mute = list(cascade.resolutions), list[str]()
+    rows = (split_layers(v[None], channels) for v in (moments.mean_z, moments.deviation))
+    means, deviations = ({name: row[name][0] for name in cascade.resolutions} for row in rows)
+    names = [n for n in means if varies(means[n], deviations[n]).any()] or list(means)
+    constant, mute = [name for name in means if name not in names], list[str]()
     while len(names) > 1 and not start[names[-1]].any():
         mute.insert(0, names.pop())
-    rows = (split_layers(v[None], channels) for v in (moments.mean_z, moments.deviation))
-    means, deviations = ({name: row[name][0] for name in names} for row in rows)
+    means, deviations = ({name: of[name] for name in names} for of in (means, deviations))
     taught = cascade.fit(start[names[-1]], means, deviations)
     none = {name: torch.zeros_like(rows) for name, rows in start.items()}
     tried: dict[str, tuple[Tensor, float, float]] = {}
@@ -69,7 +73,7 @@ def cascade_weight(
     found, right, like = zip(*tried.values(), strict=True)
     best = steepest(right, like)
     told = "; ".join(f"{name} {r:.3f}, {c:.3f}" for name, (_, r, c) in tried.items())
-    lines = [MUTE.format(", ".join(mute))] if mute else []
+    lines = [line.format(", ".join(of)) for line, of in ((CONSTANT, constant), (MUTE, mute)) if of]
     if len(taught.counts) > 1:
         lines.append(
             f"layers count by {taught.by}, {list(tried)[best]}: held-out accuracy (a loss of "

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_hrcam import cascade, choosing, framing, group, placing, spread
+from captum_hrcam import cascade, choosing, edges, framing, group, placing, spread
 from captum_hrcam.activations import Read
 from captum_hrcam.batch import score_rows, to_device
 from captum_hrcam.cascade import Cascade
@@ -20,7 +20,7 @@ from captum_hrcam.fitting import Fitted
 from captum_hrcam.frozen_pass import Forward
 from captum_hrcam.fusion import Fusion, contract
 from captum_hrcam.head import Head
-from captum_hrcam.labels import model_targets
+from captum_hrcam.labels import model_targets, present
 
 SPREAD_IMAGES = 64
 SHOWS = 2  # a class has a place if its map varies so many times as much in its images as in others
@@ -137,7 +137,8 @@ class Revisit:
         if "cascade" not in self.solvers:
             return None
         *inputs, y = self.images.rows()
-        return Cascade(self._read, tuple(inputs), y, resolutions, len(self.solvers) > 1)
+        judge = self._judge(self.images, edges.IMAGES) if len(self.solvers) > 1 else None
+        return Cascade(self._read, tuple(inputs), present(y, self.loss), resolutions, judge)
 
     def _add_spreads(self, fits: Iterable[Fitted]) -> None:
         """Measure how far each head's maps vary over space, for its fusion and its report."""
@@ -162,27 +163,34 @@ class Revisit:
         for fit, of_head in zip(fits, variances, strict=True):
             by_layer = {name: torch.cat(rows) for name, rows in of_head.items()}
             fit.head.spread = {name: spread.typical(v) for name, v in by_layer.items()}
-            deepest = [by_layer[n] for n, w in fit.head.weights.items() if w.any()][-1:]
-            is_real = self.loss == "mse"
+            # A layer of a single cell shows no place.
+            deepest = [n for n, deviation in fit.head.spread.items() if deviation.any()][-1:]
+            fit.figures["contrast_layer"] = "".join(deepest)
             fit.figures["contrast"] = (
-                None if is_real or not deepest else spread.contrast(deepest[0], y)
+                spread.contrast(by_layer[deepest[0]], y) if deepest and self.loss != "mse" else None
             )
 
     def _choose(self, trials: dict[str, Head]) -> Verdict:
         """Choose the head whose maps of held-out images mark what the model uses."""
 
-        def outputs(inputs: tuple[Tensor, ...]) -> Tensor:
-            given = self._read(inputs, lambda name, f: None)
-            return score_rows(given, len(inputs[0]))
-
         def attribute(head: Head, inputs: tuple[Tensor, ...], classes: Tensor) -> Tensor:
             return Fusion()(self._maps(head, inputs, classes).values(), inputs[0].shape[2:])
 
         assert self.held is not None, "there is one solver"
-        *images, y = self.held.rows()
-        judge = Judge(outputs, tuple(images), y, self.loss)
+        judge = self._judge(self.held, choosing.IMAGES)
         verdict = judge.choose({n: partial(attribute, head) for n, head in trials.items()})
         return group.from_first(verdict)  # further passes depend on it
+
+    def _judge(self, sample: Sample, images: int) -> Judge:
+        """Asks the model about maps of at most so many images of a sample."""
+
+        def outputs(inputs: tuple[Tensor, ...]) -> Tensor:
+            return score_rows(self._read(inputs, lambda name, f: None), len(inputs[0]))
+
+        *inputs, y = sample.rows()
+        step = max(1, -(-len(y) // group.part(images)))
+        *inputs, y = (rows[::step] for rows in (*inputs, y))
+        return Judge(outputs, tuple(inputs), y, self.loss)
 
     def _framing(self, head: Head, resolutions: dict[str, tuple[int, ...]]) -> list[framing.Seen]:
         """How the finest layer that counts sees the images; an empty list if it is too coarse, or

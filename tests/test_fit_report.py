@@ -29,6 +29,7 @@ def fit_report(**changes: object) -> FitReport:
         "seconds_beside": 3.0,
         "extra_forwards": 4,
         "contrast": torch.tensor([2.0, 3.0]),
+        "contrast_layer": "last",
         "displacement": {"first": torch.tensor([0.25, 0.004]), "last": torch.tensor([0.004, 0.0])},
     }
     return head_report(FitReport, **(given | changes))
@@ -71,11 +72,6 @@ def test_the_contrasts_of_eight_classes(contrast, expected):
     text = str(fit_report(contrast=contrast))
     assert ("map of each class" in text) == (expected is not None)
     assert expected is None or expected in text
-
-
-def test_the_deepest_layer_is_one_that_is_not_left_out():
-    shares = {"first": torch.ones(2), "last": torch.zeros(2)}
-    assert "map of each class at 'first': " in str(fit_report(shares=shares))
 
 
 WEAK = "a weakly penalised head on 12 features of 100 images uses channels that cancel noise"
