@@ -62,10 +62,11 @@ class FrozenPass:
         images: Sample | None = None,
         held: Sample | None = None,
         *,
+        every: Sample | None = None,
         digest: DataDigest | None = None,
         progress: str | None = None,
     ) -> None:
-        """Read all of ``data`` once into ``collector``, and samples into ``images`` and ``held``.
+        """Read all of ``data`` once into ``collector``, and rows of it into samples.
 
         Args:
             data: batches ``(*inputs, label)``.
@@ -73,6 +74,7 @@ class FrozenPass:
             collector: receives pooled features, target rows and the model's outputs.
             images: receives inputs and targets of the images that are not held out.
             held: receives inputs and targets of the images that are held out.
+            every: receives inputs and targets of every image.
             digest: receives inputs and labels, to recognise the data later.
             progress: the progress bar's text; None draws none.
         """
@@ -95,6 +97,7 @@ class FrozenPass:
             collector.add(is_held, z, within, y, outputs)
             keep(images, ~is_held, inputs, y)
             keep(held, is_held, inputs, y)
+            keep(every, torch.ones_like(is_held), inputs, y)
 
     def fingerprint(
         self,
