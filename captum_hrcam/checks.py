@@ -10,6 +10,10 @@ from typing import TypeGuard
 from torch import Tensor, nn
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CHANNEL_AXIS = (
+    "If the model adds the channel axis itself, give images one, (N, 1, *spatial), and let a "
+    "module or function around the model remove it, as model(x[:, 0])."
+)
 
 
 def one_of(argument: str, value: object, allowed: Sequence[object]) -> None:
@@ -129,6 +133,27 @@ def shallow_to_deep(named: Sequence[str], ran: Mapping[str, tuple[int, ...]]) ->
                 "runs before it; a cascade takes the last one named for the deepest. Name layers "
                 f"shallow to deep, as {', '.join(map(repr, ran))}, or use solver='pattern'."
             )
+
+
+def same_axes(
+    argument: str, image: Sequence[int], maps: Sequence[int], which: str = "the layers"
+) -> None:
+    """Refuse images and feature maps with other numbers of spatial dimensions.
+
+    Args:
+        argument: what holds the images.
+        image, maps: their spatial sizes.
+        which: the layers that gave the maps.
+    """
+    if len(image) == len(maps):
+        return
+    remedy = "Pass a reshape_transform that gives (N, C, *spatial)."
+    if len(image) < len(maps):
+        remedy = f"{CHANNEL_AXIS} If it makes images of signals, make them in the data's transform."
+    raise ValueError(
+        f"{argument}: got images (N, C, *spatial) of spatial size {tuple(image)}, but the feature "
+        f"maps of {which} have {tuple(maps)}, expected as many dimensions. {remedy}"
+    )
 
 
 def no_channels_last(layer: str, f: Tensor, x: Tensor, are_told: bool) -> None:

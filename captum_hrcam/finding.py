@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from captum_hrcam.activations import ReshapeTransform
-from captum_hrcam.checks import batch_axis_named
+from captum_hrcam.checks import CHANNEL_AXIS, batch_axis_named
 from captum_hrcam.layers import refuse_parallel, refuse_scripted, unwrap
 from captum_hrcam.tracing import Call, map_shapes, n_weights, trace
 
@@ -105,7 +105,7 @@ def find_layers(
         got = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in inputs]
         raise ValueError(
             f"example_inputs: got {str(got)[1:-1] or 'an empty tuple'}, expected a tensor "
-            "(N, C, *spatial) with one to three spatial dimensions, not empty."
+            f"(N, C, *spatial) with one to three spatial dimensions, not empty. {CHANNEL_AXIS}"
         )
     image = max(images, key=lambda x: x.ndim)
     model = unwrap(model)  # type: ignore[assignment]
@@ -117,7 +117,7 @@ def find_layers(
     other = _other_layout(run)
     if not found:
         remedy = _several_runs(run) or (
-            ". Name the layers yourself, with reshape_transform for tokens."
+            f". Name the layers yourself, with reshape_transform for tokens. {CHANNEL_AXIS}"
         )
         raise ValueError(
             "model: no layer that runs once gives feature maps (N, C, *spatial) of as many spatial "

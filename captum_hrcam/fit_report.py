@@ -51,7 +51,8 @@ class FitReport(HeadReport):
             what it marks, and is moved back; empty if it was not measured (``place_layers``).
         framing: for each axis of the image, how the finest layer sees it, as scale and offset, in
             sides: (1, 0) as it was given, (-1, 0) flipped, (0, 0) along another axis. Empty if it
-            was not measured (as ``displacement``, or with fewer than 24 cells).
+            was not measured (as ``displacement``, or with fewer than 24 cells), or the layer does
+            not tell, as in a U-Net whose cells change all over the image.
         seconds_beside: seconds for all else: the heads that were not chosen, how maps usually vary,
             the choice, and placing layers.
 

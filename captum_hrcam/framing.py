@@ -9,7 +9,9 @@ the image's side, and the cells that change lie around c, as a share of the laye
     c = 1/2 + offset + scale (s - 1/2)
 
 with scale 1 and offset 0 if the layer sees the image as it is. (A crop appears smaller than it is,
-as it cuts the outer strips.) Masks, labels and the head are not involved.
+as it cuts the outer strips.) If the strips' places lie on no such line, or overlap, the layer does
+not tell: in a U-Net, cells change wherever its coarse layers do. Masks, labels and the head are not
+involved.
 """
 
 import itertools
@@ -24,9 +26,30 @@ STRIPS = 4
 TRIFLE = 1e-3  # share of the features' energy; strips whose places are seen change more than this
 CORE = 0.5  # share of the largest change along an axis; cells above it belong to the strip
 NARROW = 0.4  # share of a side; a strip is a quarter of the side
+OFF_LINE = 0.06  # of a side; crops had at most .04, other changes of the picture .01
 LEAST_CELLS = 24  # along each axis; fewer cannot resolve a few hundredths of a side
 STRETCH, ASIDE = 0.05, 0.025  # shares of a side; finest layers of CNNs tried had at most .03, .02
 CELLS = 5  # tolerance; coarser layers have wide receptive fields, and were off by at most four
+
+
+class Line(NamedTuple):
+    """The line through the strips' places along one axis of a layer, all in shares of a side."""
+
+    scale: float
+    offset: float
+    width: float  # mean over strips, of the cells that belong to a strip
+    residual: float  # root mean square, over strips
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the strips lie at places along this axis, rather than all along it."""
+        return self.width < NARROW
+
+    @property
+    def is_of_a_picture(self) -> bool:
+        """Whether the places are on the line, and as wide as strips are at this scale."""
+        widest = abs(self.scale) / STRIPS + OFF_LINE
+        return self.residual <= OFF_LINE and self.width <= widest
 
 
 class Seen(NamedTuple):
@@ -56,14 +79,13 @@ def framing(features: Callable[[Tensor], Tensor], images: Tensor) -> list[Seen]:
         images: (n, C, \*spatial), a few.
     """
     before = features(images)
-    axes = range(2, images.ndim)
     if before.ndim != images.ndim:
         return []
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(images.shape, generator=generator).to(images) * images.std()
     given = images.min().item(), images.max().item()  # a model may refuse other values
     found = []
-    for axis in axes:
+    for axis in range(2, images.ndim):
         change = torch.stack(
             [
                 (features(_within(images + strip, *given)) - before).float().square().sum((0, 1))
@@ -72,12 +94,10 @@ def framing(features: Callable[[Tensor], Tensor], images: Tensor) -> list[Seen]:
         )
         if not change.sum() > TRIFLE * before.float().square().sum():  # also if NaN
             return []
-        seen = {other: _along(change, other - 1) for other in axes}
-        if not any(width < NARROW for _, _, width in seen.values()):
+        seen = _seen(change, axis - 1)
+        if seen is None:
             return []
-        scale, offset, width = seen[axis]
-        cells = before.shape[axis]
-        found.append(Seen(scale, offset, cells) if width < NARROW else Seen(0.0, 0.0, cells))
+        found.append(seen)
     return found
 
 
@@ -98,15 +118,28 @@ def _strips(noise: Tensor, axis: int) -> list[Tensor]:
     return found
 
 
-def _along(change: Tensor, axis: int) -> tuple[float, float, float]:
-    """(scale, offset, mean width of the cores) along one axis, from changes (strips, *cells)."""
+def _seen(change: Tensor, axis: int) -> Seen | None:
+    """How the axis is seen, from the cells' changes (strips, *cells); None if they do not tell."""
+    own = _line(change, axis)
+    others = [_line(change, other) for other in range(1, change.ndim) if other != axis]
+    told = [own] if own.is_narrow else [line for line in others if line.is_narrow]
+    if not told or not all(line.is_of_a_picture for line in told):
+        return None
+    scale, offset = (own.scale, own.offset) if own.is_narrow else (0.0, 0.0)
+    return Seen(scale, offset, change.shape[axis])
+
+
+def _line(change: Tensor, axis: int) -> Line:
+    """The line along one axis, from the cells' changes (strips, *cells)."""
     others = [a for a in range(1, change.ndim) if a != axis]
     profile = change.sum(others).double().cpu() if others else change.double().cpu()
     if (profile.amax(1) <= 0).any():
-        return 0.0, 0.0, 1.0  # a strip that nothing sees
+        return Line(0.0, 0.0, 1.0, 0.0)  # a strip that nothing sees
     core = (profile > CORE * profile.amax(1, keepdim=True)).double()
     n = profile.shape[1]
     cells = (torch.arange(n) + 0.5) / n - 0.5
     c = (core * cells).sum(1) / core.sum(1)
     s = (torch.arange(STRIPS) + 0.5) / STRIPS - 0.5
-    return ((c * s).sum() / (s * s).sum()).item(), c.mean().item(), core.mean(1).mean().item()
+    scale, offset = (c * s).sum() / (s * s).sum(), c.mean()
+    residual = (c - offset - scale * s).square().mean().sqrt()
+    return Line(scale.item(), offset.item(), core.mean(1).mean().item(), residual.item())

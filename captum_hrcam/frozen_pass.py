@@ -12,7 +12,13 @@ from captum_hrcam import group
 from captum_hrcam.activations import Read
 from captum_hrcam.batch import not_taken, score_rows, split_batch, to_device
 from captum_hrcam.cache import DataDigest
-from captum_hrcam.checks import no_channels_last, one_row_per_image, same_shape, shallow_to_deep
+from captum_hrcam.checks import (
+    no_channels_last,
+    one_row_per_image,
+    same_axes,
+    same_shape,
+    shallow_to_deep,
+)
 from captum_hrcam.features import FeatureCollector, Sample, held_out
 from captum_hrcam.labels import label_tensor, model_targets, n_label_columns, target_rows
 from captum_hrcam.modes import callers_batches
@@ -62,10 +68,11 @@ class FrozenPass:
         images: Sample | None = None,
         held: Sample | None = None,
         *,
+        every: Sample | None = None,
         digest: DataDigest | None = None,
         progress: str | None = None,
     ) -> None:
-        """Read all of ``data`` once into ``collector``, and samples into ``images`` and ``held``.
+        """Read all of ``data`` once into ``collector``, and rows of it into samples.
 
         Args:
             data: batches ``(*inputs, label)``.
@@ -73,6 +80,7 @@ class FrozenPass:
             collector: receives pooled features, target rows and the model's outputs.
             images: receives inputs and targets of the images that are not held out.
             held: receives inputs and targets of the images that are held out.
+            every: receives inputs and targets of every image.
             digest: receives inputs and labels, to recognise the data later.
             progress: the progress bar's text; None draws none.
         """
@@ -95,6 +103,7 @@ class FrozenPass:
             collector.add(is_held, z, within, y, outputs)
             keep(images, ~is_held, inputs, y)
             keep(held, is_held, inputs, y)
+            keep(every, torch.ones_like(is_held), inputs, y)
 
     def fingerprint(
         self,
@@ -151,6 +160,7 @@ class FrozenPass:
 
         def read(name: str, f: Tensor) -> None:
             one_row_per_image(name, f, n)
+            same_axes(argument, inputs[0].shape[2:], f.shape[2:], f"layer {name!r}")
             are_last = name in self.modules and holds_channels_last(self.modules[name], f)
             no_channels_last(name, f, inputs[0], are_last)
             same_shape("the channels of layer", argument, {name: f.shape[1]}, self._first)

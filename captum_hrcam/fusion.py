@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_hrcam.checks import is_number, one_of
+from captum_hrcam.checks import CHANNEL_AXIS, is_number, one_of, same_axes
 from captum_hrcam.pooling import accumulator_dtype
 
 FUSIONS = ("sum", "evidence", "agreement")
@@ -51,7 +51,7 @@ def upsample(
     ``exact`` computes in float64, which keeps ties.
     """
     size = tuple(size)
-    same_axes(maps, size)
+    same_axes("inputs", size, maps.shape[2:])
     if tuple(maps.shape[2:]) == size:
         return maps
     mode = mode or LINEAR_MODES[len(size)]
@@ -59,15 +59,6 @@ def upsample(
     precise = exact and maps.device.type != "mps"  # which has no float64
     values = maps.double() if precise else maps
     return F.interpolate(values, size=size, mode=mode, align_corners=align_corners).to(maps.dtype)
-
-
-def same_axes(maps: Tensor, size: Sequence[int]) -> None:
-    """Refuse maps whose number of spatial dimensions differs from that of an input's size."""
-    if len(size) != maps.ndim - 2:
-        raise ValueError(
-            f"inputs: got one with {len(size)} spatial dimensions, but the layers' feature maps "
-            f"have {maps.ndim - 2}. Pass a reshape_transform that gives (N, C, *spatial)."
-        )
 
 
 def add_upsampled(maps: Iterable[Tensor], size: Sequence[int], mode: str | None = None) -> Tensor:
@@ -171,11 +162,13 @@ class Fusion:
 
     def sizes(self, inputs: Sequence[Tensor]) -> list[tuple[int, ...]]:
         """The maps' sizes, one for each input, checked against the interpolation mode."""
-        for x in inputs:
+        for i, x in enumerate(inputs):
             if not 3 <= x.ndim <= 5:
+                is_image = i == 0 and x.ndim == 2
+                remedy = CHANNEL_AXIS if is_image else "Pass it as additional_forward_args."
                 raise ValueError(
-                    f"inputs: got one of shape {tuple(x.shape)}, which has no space for a map, "
-                    "expected (N, C, *spatial). Pass it as additional_forward_args."
+                    f"inputs: got one of shape {tuple(x.shape)}, expected (N, C, *spatial) with "
+                    f"one to three spatial dimensions. {remedy}"
                 )
             one_of("interpolate_mode", self.interpolate_mode, INTERPOLATE_MODES[x.ndim - 2])
         return [tuple(x.shape[2:]) for x in inputs]

@@ -25,6 +25,7 @@ FIGURES = (
 )
 FEW = 10  # fewer images with a class, or without it, are too few for AUROC; likewise correlation
 CONTRARY = 0.3  # a correlation below minus this is more than chance
+SURE_OF_NO, SURE_OF_YES = 0.1, 0.9  # probabilities that a trained model gives some image
 CHANCE = 1.7  # standard errors that a guess exceeds in one case of twenty
 
 
@@ -198,7 +199,10 @@ def _are_probabilities(outputs: Tensor, loss: str) -> bool:
     """Whether the outputs look like probabilities already, instead of scores."""
     if loss == "mse" or len(outputs) < 2 or ((outputs < 0) | (outputs > 1)).any():
         return False
-    return loss != "cross_entropy" or bool((outputs.sum(1) - 1).abs().max() < 1e-2)
+    if loss == "cross_entropy":
+        return bool((outputs.sum(1) - 1).abs().max() < 1e-2)
+    # A model that is sure of nothing has logits in a narrow range, which may lie between 0 and 1.
+    return bool(outputs.min() < SURE_OF_NO and outputs.max() > SURE_OF_YES)
 
 
 def _log_odds(scores: Tensor, loss: str) -> Tensor:

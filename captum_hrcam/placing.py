@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captum_hrcam import group
-from captum_hrcam.fusion import same_axes
+from captum_hrcam.checks import same_axes
 
 IMAGES = 48
 FURTHEST = 1.5  # cells that a map is moved by at most
@@ -86,7 +86,7 @@ class Displacements:
         mirrored = tuple(x.flip(space) if x.ndim == inputs[0].ndim else x for x in inputs)
         others = self.native_maps(mirrored, rows)
         for name, a in self.native_maps(inputs, rows).items():
-            same_axes(a, size)
+            same_axes("inputs", size, a.shape[2:])
             n = len(a) if self.count else 0
             both = (peaks(a)[:n].float(), peaks(others[name].flip(space))[:n].float())
             self._peaks.setdefault(name, []).append(both)

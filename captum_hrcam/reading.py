@@ -65,9 +65,9 @@ class Reading:
                 )
             val = None
             if val_data is not None:
-                val, held = FeatureCollector(), self.revisit.held
-                note = "HR-CAM validation" if self.show_progress else None
-                self.frozen.read(val_data, "val_data", val, held, held, progress=note)
+                val, note = FeatureCollector(), "HR-CAM validation" if self.show_progress else None
+                every = self.revisit.held  # no trial head has seen any of them
+                self.frozen.read(val_data, "val_data", val, every=every, progress=note)
         return train, val
 
     def _train(self, data: Iterable[Any], held: Sample | None) -> FeatureCollector:

@@ -7,6 +7,11 @@ from torch import Tensor
 
 FEW_IMAGES = 10  # of a class; fewer get a warning
 ALIKE = 0.9  # R^2 of log-odds; above it, mainly their scale and threshold can differ
+A_GUESS = "a guess. Are its trained weights loaded, the images prepared as for its training?"
+CONTRARY = "so it orders the images the other way round."
+ORDER = "Are the labels in the order and of the sign of the model's outputs?"
+MORE_IMAGES = "Check the labels, or fit on more images."
+ORDER_OF_FIT = f"Are the labels in the order and of the sign of those of the fit? {MORE_IMAGES}"
 
 
 @dataclass(kw_only=True)
@@ -169,50 +174,50 @@ class HeadReport:
         return min(1.0, 0.5 + self.n_figures**-0.5)
 
     def _of_chance(self) -> list[str]:
-        """Warnings about a head or a model that guesses."""
+        """Warnings about a head or a model that guesses, or orders the images the other way."""
+        at_chance = f"no better than chance: {self._at_chance}."
+        told = (
+            ("the model's own", self.model_auroc, A_GUESS, ORDER),
+            ("the head's", self.head_auroc, f"{at_chance} {MORE_IMAGES}", ORDER_OF_FIT),
+        )
         found = []
-        if self.model_auroc < self._chance:
-            found.append(
-                f"the model's own AUROC is {self.model_auroc:.2f} on {self.n_figures} images, a "
-                "guess. Are its trained weights loaded, the images prepared as for its training?"
-            )
-        if self.head_auroc < self._chance:
-            found.append(
-                f"the head's AUROC is {self.head_auroc:.2f} on {self.n_figures} images, no better "
-                f"than chance: {self._at_chance}. Check the labels, or fit on more images."
-            )
+        for whose, value, guess, order in told:
+            so = f"{CONTRARY} {order}" if value < 1 - self._chance else guess
+            if value < self._chance:
+                found.append(f"{whose} AUROC is {value:.2f} on {self.n_figures} images, {so}")
         return found
 
     def _of_guesses(self) -> list[str]:
-        """Warnings about single classes that head or model guess, if overall they do not guess."""
-        is_real = self.class_counts is None
-        figure = "correlation with the labels" if is_real else "AUROC"
-        kind = ("output", "outputs") if is_real else ("class", "classes")
+        """Warnings about single classes that head or model guess, or order the other way, if
+        overall they do neither."""
+        no_better = f"not clearly better than chance: its maps mean nothing there. {MORE_IMAGES}"
+        hardly = f"hardly more than a guess. {ORDER}"
         told = (
-            (
-                "the head's",
-                self.head_by_class,
-                self.head_auroc,
-                "not clearly better than chance: its maps mean nothing there. Check these labels, "
-                "or fit on more images.",
-            ),
-            (
-                "the model's own",
-                self.model_by_class,
-                self.model_auroc,
-                "hardly more than a guess. Are the labels in the order and of the sign of the "
-                "model's outputs?",
-            ),
+            ("the head's", self.head_by_class, self.head_auroc, no_better, ORDER_OF_FIT),
+            ("the model's own", self.model_by_class, self.model_auroc, hardly, ORDER),
         )
+        mirrored = -self.by_chance if self.class_counts is None else 1 - self.by_chance
         found = []
-        for whose, values, overall, so in told:
-            lost = (values < self.by_chance).nonzero()[:, 0].tolist()
-            if lost and not overall < self._chance:
-                found.append(
-                    f"{kind[len(lost) > 1]} {_listed(lost)}: {whose} {figure} is "
-                    f"{values[lost].max():.2f}{' at most' if len(lost) > 1 else ''}, {so}"
-                )
+        for whose, values, overall, guess, order in told:
+            if not overall < self._chance:
+                is_contrary = values < mirrored
+                is_guess = (values < self.by_chance) & ~is_contrary
+                found += self._of_single(whose, values, is_guess, guess)
+                found += self._of_single(whose, values, is_contrary, f"{CONTRARY} {order}")
         return found
+
+    def _of_single(self, whose: str, values: Tensor, rows: Tensor, so: str) -> list[str]:
+        """A warning about the classes in ``rows``, (K,) bool, if there are any."""
+        classes = rows.nonzero()[:, 0].tolist()
+        if not classes:
+            return []
+        is_real, many = self.class_counts is None, len(classes) > 1
+        figure = "correlation with the labels" if is_real else "AUROC"
+        kind = (("output", "outputs") if is_real else ("class", "classes"))[many]
+        return [
+            f"{kind} {_listed(classes)}: {whose} {figure} is {values[classes].max():.2f}"
+            f"{' at most' if many else ''}, {so}"
+        ]
 
     def _of_layers(self) -> list[str]:
         means = {name: share.mean().item() for name, share in self.shares.items()}

@@ -476,6 +476,43 @@ def test_output_that_is_no_row_of_scores():
     assert hrcam.attribute(X, 2).shape == (12, 1, 8, 12)
 
 
+class AddsChannels(nn.Module):
+    """Adds the channel axis itself, as models of signals and of grey images may."""
+
+    def __init__(self, convolution: type[nn.Module]) -> None:
+        super().__init__()
+        self.conv, self.fc, self.passes = convolution(1, 3, 3), nn.Linear(3, 2), 0
+
+    def forward(self, x):
+        self.passes += 1
+        return self.fc(self.conv(x[:, None]).relu().flatten(2).mean(2))
+
+
+@pytest.mark.parametrize("solver", ["auto", "pattern"])
+@pytest.mark.parametrize(("convolution", "size"), [(nn.Conv1d, (16,)), (nn.Conv2d, (8, 12))])
+def test_images_without_channel_axis_are_refused_in_the_first_batch(solver, convolution, size):
+    model = AddsChannels(convolution).eval()
+    whole = HRCAM(lambda x: model(x[:, 0]), model.conv)
+    x, y = torch.randn(30, 1, *size), torch.arange(30) % 2
+    batches, without = ([(v, y), (v, y)] for v in (x, x[:, 0]))
+    fit_quietly(whole, batches, solver=solver)
+    assert whole.attribute(x, 1).shape == (30, 1, *size)  # so the remedy helps
+    hrcam, model.passes = HRCAM(model, "conv"), 0
+    with pytest.raises(
+        ValueError, match=r"^train_data: got images .*, and let .* model\(x\[:, 0\]"
+    ):
+        hrcam.fit(without, solver=solver)
+    assert model.passes == 1
+
+
+def test_layers_with_fewer_axes_than_the_image_are_refused_in_the_first_batch():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(2), nn.ReLU(), nn.AdaptiveAvgPool1d(1))
+    with pytest.raises(
+        ValueError, match=r"^train_data: .* layer '2' have \(60,\).*a reshape_trans"
+    ):
+        HRCAM(nn.Sequential(*model, nn.Flatten()), "2").fit([(X, Y)], solver="pattern")
+
+
 # ---- what must not be refused
 
 

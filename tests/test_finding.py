@@ -396,6 +396,7 @@ class TestFindLayers:
             (("a", 1), ValueError, "got 'str', 'int'"),
             (torch.zeros(2, 3), ValueError, r"got \(2, 3\)"),
             (torch.zeros(0, 3, 8, 8), ValueError, "not empty"),
+            (torch.zeros(2, 8), ValueError, r"got \(2, 8\), .* model\(x\[:, 0\]\)"),
         ],
     )
     def test_example_inputs_refused(self, inputs, error, message):

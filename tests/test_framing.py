@@ -57,6 +57,17 @@ def test_layers_that_do_not_tell():
     assert framing(lambda x: x + 1e3, X) == []  # hardly changes
 
 
+@pytest.mark.parametrize("order", [(2, 3, 0, 1), (1, 0, 3, 2), (3, 1, 2, 0)])
+def test_strips_out_of_line_are_no_picture(order):
+    assert seen(lambda x: torch.cat([x.chunk(4, 3)[i] for i in order], 3)) == []
+
+
+def test_cells_that_change_wherever_the_noise_is_are_no_picture():
+    place = torch.zeros(48, 56)
+    place[10:20, 10:20] = 1
+    assert seen(lambda x: x.square().mean((1, 2, 3), keepdim=True) * place.expand_as(x)) == []
+
+
 @pytest.mark.parametrize("size", [1e-4, 1e4])
 def test_the_size_of_features_does_not_matter(size):
     with torch.no_grad():
@@ -129,6 +140,51 @@ def test_fewer_than_24_cells_are_not_measured_and_cost_no_pass():
         passes.append(report.extra_forwards)
     assert told == [2, 0]
     assert passes[0] - passes[1] == IMAGES * (1 + 2 * 4)  # as they are, and strip by strip
+
+
+class UNet(nn.Module):
+    """Its last layer has the resolution of the image, and sees much of it through the coarse ones,
+    which no strip of noise leaves alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = {"d1": (1, 8), "d2": (8, 8), "d3": (8, 16), "d4": (16, 16)}
+        channels |= {"u3": (32, 16), "u2": (24, 8), "u1": (16, 8)}
+        self.blocks = nn.ModuleDict(
+            {
+                name: nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU())
+                for name, (a, b) in channels.items()
+            }
+        )
+        self.fc = nn.Linear(8, 2)
+
+    def forward(self, x):
+        finer = []
+        for name in ("d1", "d2", "d3"):
+            finer.append(self.blocks[name](x))
+            x = F.max_pool2d(finer[-1], 2)
+        x = self.blocks["d4"](x)
+        for name in ("u3", "u2", "u1"):
+            x = torch.cat([F.interpolate(x, scale_factor=2), finer.pop()], 1)
+            x = self.blocks[name](x)
+        return self.fc(x.mean((2, 3)))
+
+
+def test_a_trained_u_net_is_not_said_to_see_another_picture():
+    torch.manual_seed(5)
+    x, y = 0.3 * torch.randn(120, 1, 32, 32), torch.arange(120) % 2
+    for image, (row, column) in zip(x[1::2], torch.randint(2, 26, (60, 2)), strict=True):
+        image[0, row : row + 5, column : column + 5] += 2
+    model = UNet()
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(60):
+        some = torch.randint(120, (32,))
+        optimiser.zero_grad()
+        F.cross_entropy(model(x[some]), y[some]).backward()
+        optimiser.step()
+    hrcam = HRCAM(model.eval(), "blocks.u1")
+    report = fit_quietly(hrcam, [(x, y)], solver="pattern", place_layers=True).report
+    assert not any(along.is_off for along in report.framing)
 
 
 class LessItsMean(nn.Module):

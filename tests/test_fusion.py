@@ -132,9 +132,11 @@ def test_evidence_begins_half_a_deviation_above_the_mean():
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4, 4, 4, 4)])
 def test_inputs_without_space_or_with_too_much_are_refused(shape):
-    with pytest.raises(ValueError, match=r"expected \(N, C, \*spatial\)"):
+    with pytest.raises(ValueError, match=r"expected \(N, C, \*spatial\).*additional_forward"):
         Fusion().sizes([torch.ones(2, 3, 4, 4), torch.ones(shape)])
     assert Fusion().sizes([torch.ones(2, 3, 4), torch.ones(2, 3, 4, 5, 6)]) == [(4,), (4, 5, 6)]
+    with pytest.raises(ValueError, match=r"got one of shape \(2, 3\), .*model\(x\[:, 0\]\)"):
+        Fusion().sizes([torch.ones(2, 3)])  # the first input can only be an image
 
 
 @pytest.mark.parametrize("threshold", [math.nan, math.inf, "1", None])
@@ -146,6 +148,8 @@ def test_threshold_is_a_finite_number(threshold):
 
 def test_other_dimensions_than_the_maps_are_refused():
     with pytest.raises(
-        ValueError, match="1 spatial dimensions, but the layers' feature maps have 2"
+        ValueError, match=r"inputs: .* size \(8,\), but .* have \(4, 4\).*model\(x\[:, 0\]\)"
     ):
         upsample(torch.ones(1, 1, 4, 4), (8,))
+    with pytest.raises(ValueError, match=r"inputs: .* size \(8, 8\), but .*a reshape_transform"):
+        upsample(torch.ones(1, 1, 4), (8, 8))

@@ -189,6 +189,9 @@ def test_nine_images_with_a_class_or_without_it_are_not_judged():
         ("cross_entropy", np.full((80, 3), 0.34), False),  # which add up to 1.02
         ("binary_cross_entropy", drawn()[1].sigmoid().numpy(), True),
         ("binary_cross_entropy", (drawn()[1] > 0).double().numpy(), True),  # sure of all
+        ("binary_cross_entropy", 0.5 + 1e-3 * drawn()[1].sigmoid().numpy(), False),  # logits
+        ("binary_cross_entropy", 0.8 * drawn()[1].sigmoid().numpy(), False),
+        ("binary_cross_entropy", 0.2 + 0.8 * drawn()[1].sigmoid().numpy(), False),
         ("binary_cross_entropy", 2 * drawn()[1].sigmoid().numpy(), False),
         ("binary_cross_entropy", drawn()[1].numpy(), False),
         ("mse", drawn()[1].sigmoid().numpy(), False),

@@ -164,6 +164,18 @@ def test_figures_against_the_model_itself_say_so():
         ({"head_auroc": 0.55}, "AUROC is 0.55 on 100 images, no better than chance"),
         ({"head_auroc": 0.65}, None),
         ({"model_auroc": 0.55}, "the model's own AUROC is 0.55 on 100 images, a guess"),
+        ({"model_auroc": 0.41}, "a guess. Are its trained weights loaded"),
+        (
+            {"model_auroc": 0.39},
+            "the model's own AUROC is 0.39 on 100 images, so it orders the images the other way "
+            "round. Are the labels in the order and of the sign of the model's outputs?",
+        ),
+        ({"head_auroc": 0.41}, "no better than chance"),
+        (
+            {"head_auroc": 0.39},
+            "the head's AUROC is 0.39 on 100 images, so it orders the images the other way round. "
+            "Are the labels in the order and of the sign of those of the fit?",
+        ),
         ({"model_auroc": 0.65}, None),
         ({"model_auroc": float("nan")}, None),
         ({"head_auroc": 0.65, "n_figures": 16}, "no better than chance"),
@@ -195,6 +207,15 @@ def test_figures_against_the_model_itself_say_so():
             {"head_by_class": torch.tensor([0.1]), "by_chance": torch.tensor([0.2])}
             | {"class_counts": None, "model_by_class": torch.tensor([0.9])},
             "output 0: the head's correlation with the labels is 0.10, not clearly better than",
+        ),
+        (
+            {"head_by_class": torch.tensor([0.97, 0.3])},
+            "class 1: the head's AUROC is 0.30, so it orders the images the other way round.",
+        ),
+        (
+            {"class_counts": None, "by_chance": torch.tensor([0.2, 0.2])}
+            | {"model_by_class": torch.tensor([0.9, -0.99])},
+            "output 1: the model's own correlation with the labels is -0.99, so it orders the",
         ),
         (
             {"class_counts": torch.tensor([91.0, 9.0])},
@@ -266,6 +287,17 @@ def test_the_table_shows_eight_classes(k, expected):
 def test_undefined_figures_are_dashes():
     text = str(head_report(agreement=float("nan"), r_squared=float("nan")))
     assert "agree on -; log-odds: R^2 -," in text
+
+
+def test_swapped_classes_are_not_taken_for_a_guess():
+    x, _ = new_images(60)
+    model = nn.Sequential(CASE.model(), nn.Linear(3, 2)).eval()
+    score = (model(x) @ torch.tensor([-1.0, 1.0])).argsort().argsort()  # of class 1, as a rank
+    hrcam = fit_quietly(HRCAM(model, "0.stage3"), [(x, (score < 30).long())], solver="pattern")
+    told = [w for w in hrcam.report.warnings if "the model's own AUROC" in w]
+    assert hrcam.report.model_auroc == 0
+    assert len(told) == 1
+    assert "the other way round. Are the labels in the order" in told[0]
 
 
 def test_randomised_labels_are_no_better_than_chance():
