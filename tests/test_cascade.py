@@ -262,6 +262,56 @@ def test_a_channel_that_is_all_but_dead_gets_no_weight():
         assert not hrcam.weights[name][:, 3].any()
 
 
+class Constant(Squares):
+    """Beside the image a layer that says the same of every place of every image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.constant = nn.Identity()
+
+    def forward(self, x):
+        self.constant(torch.full_like(x, 0.3))
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("solver", ["auto", "cascade"])
+def test_a_constant_layer_is_named_and_changes_nothing(solver):
+    x, y, _ = squares(200, 0)
+    layers, told = ["fine", "middle", "coarse"], "layers: constant left out: their feature maps do"
+    model = Constant()
+    with_it, without = (
+        fit_quietly(HRCAM(model, names), [(x, y)], solver=solver)
+        for names in (["constant", *layers], layers)
+    )
+    assert not with_it.weights["constant"].any()
+    for name in layers:
+        torch.testing.assert_close(with_it.weights[name], without.weights[name])
+    assert [c for c in with_it.report.choices if not c.startswith(told)] == without.report.choices
+    assert sum(c.startswith(told) for c in with_it.report.choices) == 1
+
+
+class Hesitant(Squares):
+    """Three classes, none of which is ever thought likelier than not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3, bias=False)
+        with torch.no_grad():
+            self.fc.weight.copy_(torch.tensor([0.1, 0.1, 0.04]).diag())
+
+
+def test_the_likeliest_class_is_in_an_image_though_no_probability_reaches_a_half():
+    x, _, _ = squares(200, 0)
+    model, layers = Hesitant(), ["fine", "middle", "coarse"]
+    with torch.no_grad():
+        likeliest = F.one_hot(model(x).argmax(1), 3).double()
+        assert model(x).softmax(1).max() < 0.4
+    hrcam = fit_quietly(HRCAM(model, layers), [x], targets="model", solver="cascade")
+    told = next(c for c in hrcam.report.choices if c.startswith("layers count by"))
+    assert ", 0.000" not in told
+    assert likeliest.sum(0).min() > 3
+
+
 def test_one_layer_alone_has_nothing_to_count_by():
     x, y, _ = squares(200, 0)
     hrcam = HRCAM(Squares(), "coarse")

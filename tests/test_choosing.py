@@ -358,3 +358,34 @@ def test_keeps_the_first_where_the_model_gives_no_scores():
     verdict = judge.choose(CANDIDATES)
     assert verdict.name == "opposite"
     assert "no score of each class" in verdict.why
+
+
+class TestCosts:
+    """What it costs the model to blur away what maps mark."""
+
+    def test_are_those_of_slow_loops_for_images_that_the_model_gets_right(self):
+        x = bright_corners(10)
+        x[7:, :, : SIZE // 2, : SIZE // 2] -= 2  # no bright corner: not class 1 to the model
+        judge = Judge(softmax_scores, (x,), labels(10), loss="cross_entropy")
+        found = judge.costs([mark_corner, mark_opposite], FRACTIONS)
+        whole = softmax_scores((x[:7],)).softmax(1)[:, 1].double()
+        for i, mark in enumerate((mark_corner, mark_opposite)):
+            maps = mark((x,), torch.ones(10))
+            left = [slow_tests(*pair)[1] for pair in zip(x[:7], maps[:7], strict=True)]
+            torch.testing.assert_close(
+                found[:, i], whole - torch.tensor(left), rtol=1e-4, atol=1e-5, check_dtype=False
+            )
+
+    def test_are_of_these_fractions(self):
+        judge = Judge(softmax_scores, (bright_corners(4),), labels(4), loss="cross_entropy")
+        each = [judge.costs([mark_corner], [fraction]) for fraction in FRACTIONS]
+        torch.testing.assert_close(judge.costs([mark_corner], FRACTIONS), sum(each) / len(each))
+
+    def test_none_where_the_model_gives_no_score_of_each_class(self):
+        judge = Judge(sigmoid_scores, (bright_corners(4),), labels(4), loss="cross_entropy")
+        assert judge.costs([mark_corner, mark_opposite], FRACTIONS).shape == (0, 2)
+
+    def test_none_where_no_image_shows_a_class(self):
+        y = torch.zeros(4, 1)
+        judge = Judge(sigmoid_scores, (bright_corners(4),), y, loss="binary_cross_entropy")
+        assert judge.costs([mark_corner, mark_opposite], FRACTIONS).shape == (0, 2)

@@ -144,3 +144,39 @@ def test_a_cascade_that_was_asked_for_keeps_all():
     hrcam = fitted(Clutter(), "cascade")
     assert all(weight.any() for weight in hrcam.weights.values())
     assert not any(choice.startswith("layers: ") for choice in hrcam.report.choices)
+
+
+def trained(x: torch.Tensor, y: torch.Tensor) -> nn.Module:
+    """A small CNN with max pooling; it calls all of these images right."""
+
+    def block(n_in: int, n_out: int) -> nn.Sequential:
+        conv = nn.Conv2d(n_in, n_out, 3, padding=1)
+        return nn.Sequential(conv, nn.BatchNorm2d(n_out), nn.ReLU(), nn.MaxPool2d(2))
+
+    torch.manual_seed(0)
+    stages = block(1, 8), block(8, 12), block(12, 16), block(16, 24)
+    model = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 2))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(120):
+        rows = torch.randint(len(x), (32,))
+        optimizer.zero_grad()
+        F.cross_entropy(model(x[rows]), y[rows]).backward()
+        optimizer.step()
+    assert (model.eval()(x).argmax(1) == y).all()
+    return model
+
+
+def test_auto_keeps_fine_layers_that_see_objects_far_smaller_than_the_deepest_cells():
+    """The deepest layer sees little of such an object, and next to nothing of the finest map."""
+    noise = torch.Generator().manual_seed(0)
+    x = 0.5 * torch.randn(240, 1, 32, 32, generator=noise)
+    y, masks = torch.arange(240) % 2, torch.zeros(240, 32, 32, dtype=torch.bool)
+    for i in range(1, 240, 2):
+        row, column = torch.randint(27, (2,), generator=noise).tolist()
+        x[i, 0, row : row + 6, column : column + 6] += 1.5
+        masks[i, row : row + 6, column : column + 6] = True
+    model = trained(x, y)
+    hrcam = fit_quietly(HRCAM(model, ["0.2", "1.2", "2.2", "3.2"]), [(x, y)])
+    assert all(weight.any() for weight in hrcam.weights.values())
+    maps = hrcam.attribute(x[1:80:2], target=1)[:, 0]
+    assert metrics.pixel_average_precision(maps, masks[1:80:2]).mean() > 0.9

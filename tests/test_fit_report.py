@@ -159,6 +159,24 @@ class TestOfAFit:
             w for w in report.warnings if w.startswith("class 3 is told")
         ]
 
+    def test_a_layer_of_a_single_cell_shows_no_place(self):
+        class Single(Bars):
+            def __init__(self):
+                super().__init__(4)
+                self.third = nn.AdaptiveAvgPool2d(1)
+
+            def forward(self, x):
+                return self.fc(self.third(self.second(self.first(x))).flatten(1))
+
+        x = torch.randn(300, 3, 8, 8, generator=torch.Generator().manual_seed(0)) / 2
+        labels = torch.arange(300) % 4
+        for c in range(3):
+            x[labels == c, c, 2:4, 4:6] += 6
+        hrcam = fit_quietly(HRCAM(Single(), [*LAYERS, "third"]), [(x, labels)])
+        assert hrcam.weights["third"].any()
+        assert hrcam.report.contrast_layer == "second"
+        assert any("map of layer 'second' varies 0." in w for w in hrcam.report.warnings)
+
     def test_real_values_have_no_contrast(self):
         x, _ = bars()
         report = fit_quietly(HRCAM(Bars(), LAYERS), [(x, x.mean((2, 3))[:, :2])], loss="mse").report

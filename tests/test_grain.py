@@ -47,9 +47,20 @@ def test_a_fine_layer_after_coarser_ones_stays():
     assert without_grain(dict(zip("1234", (0.1, 0.8, 0.8, 0.9), strict=True)), sizes)[0] == [*"345"]
 
 
+def test_layers_after_a_coarser_one_are_not_asked():
+    """What deeper layers say of a decoder's last layer but one is what the last one says."""
+    sizes = SIZES | {"5": (16, 16), "6": (32, 32), "7": (64, 64)}
+    names, why = without_grain(dict.fromkeys("12345", 0.9) | {"6": 0.2}, sizes)
+    assert names == [*"1234567"]
+    assert "confirm '1' 1.00 times" in why
+
+
 def test_one_or_two_layers_are_kept():
-    assert without_grain({}, {"1": (8, 8)})[0] == ["1"]
-    assert without_grain({"1": 0.01}, {"1": (64, 64), "2": (8, 8)})[0] == ["1", "2"]
+    assert without_grain({}, {"1": (8, 8)}) == (["1"], "layers: the only one")
+    assert without_grain({"1": 0.01}, {"1": (64, 64), "2": (8, 8)}) == (
+        ["1", "2"],
+        "layers: all kept, as two are too few to tell which sees only grain",
+    )
 
 
 def test_says_what_it_did_and_by_how_much():
