@@ -23,7 +23,7 @@ from captum_hrcam.grain import Sizes, leave_out, wider
 ENOUGH = 0.8
 CLEAR = 2  # standard errors of the difference
 FRACTIONS = (0.01, 0.02, 0.05)  # of the pixels, blurred away
-IMAGES = 96
+IMAGES = 80
 
 
 def without_edges(costs: Tensor, resolutions: Sizes) -> tuple[list[str], str]:
