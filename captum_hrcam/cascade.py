@@ -13,7 +13,7 @@ Then every layer is solved once more, now with the covariance S of its channels,
 map of each image's own class, which is the harmonic mean of the layers' maps:
 W_l = (S + diag S)^-1 Cov(f_l, map).
 
-Last, the layers are weighted by what their maps say of each other, and with a ``judge`` some are
+Last, the layers are weighted by what their maps say of each other, and with ``asking`` some are
 left out (see ``confirming``). Neither masks nor gradients are involved. What was tried on the way
 is in ``docs/log.rst``.
 """
@@ -25,8 +25,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from captum_hrcam.asking import Asking
 from captum_hrcam.cells import CellMoments, Covariances, MapMoments, pool, solve, unit
-from captum_hrcam.choosing import Judge
 from captum_hrcam.confirming import confirm, fused, kept, places
 from captum_hrcam.few_images import FewImages, ReadModel, gains, maps_of
 from captum_hrcam.fusion import contract, upsample
@@ -72,15 +72,15 @@ class Cascade:
         images: this rank's inputs, (n, C, *spatial) each, on the CPU.
         present: (n, K), whether a class is in an image.
         resolutions: layer name -> spatial size.
-        judge: asks the model, so that layers which see only a texture's grain, or mark edges
-            everywhere, are left out; None keeps all.
+        asking: asks the frozen model, so that layers which see only a texture's grain, or mark
+            edges everywhere, are left out; None keeps all.
     """
 
     forward: ReadModel
     images: tuple[Tensor, ...]
     present: Tensor
     resolutions: Sizes
-    judge: Judge | None = None
+    asking: Asking | None = None
 
     def fit(
         self, start: Tensor, means: Mapping[str, Tensor], deviations: Mapping[str, Tensor]
@@ -106,9 +106,9 @@ class Cascade:
         )
         head = _towards_fused_map(few, taught, covariance)
         found, by, why = confirm(few, head), BY_PLACE, list[str]()
-        if self.judge is not None:
+        if self.asking is not None:
             sizes = {name: self.resolutions[name] for name in head}
-            layers, why = kept(found.confirmed, few, head, sizes, self.judge)
+            layers, why = kept(found.confirmed, few, head, sizes, self.asking)
             if len(layers) < len(head):  # next to grain or edges, a finer layer is not a better one
                 by = "confirmation"
                 head = _towards_fused_map(few, {name: taught[name] for name in layers}, covariance)

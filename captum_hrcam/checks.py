@@ -147,6 +147,11 @@ def same_axes(
     """
     if len(image) == len(maps):
         return
+    if not image:
+        raise ValueError(
+            f"{argument}: the first input has no spatial dimensions, expected images (N, C, "
+            "*spatial), of which maps are drawn. Let a function around the model change the order."
+        )
     remedy = "Pass a reshape_transform that gives (N, C, *spatial)."
     if len(image) < len(maps):
         remedy = f"{CHANNEL_AXIS} If it makes images of signals, make them in the data's transform."

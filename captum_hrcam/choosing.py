@@ -10,28 +10,22 @@ places, such as a transformer's deep ones, the evidence may lie anywhere but at 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from captum_hrcam import group
-from captum_hrcam.labels import PRESENT, model_targets, present
+from captum_hrcam.asking import Asking, Attribute
+from captum_hrcam.labels import PRESENT
 from captum_hrcam.perturbation import Score, deletion_curve, insertion_curve
 
 IMAGES = 24
-BATCH = 8
 TRIFLE = 0.01  # in probability; an image where less changes says nothing about its map
 FEW = 4  # fewer images that say something are too few
 ENOUGH = 0.5  # support, which is 1.00 for the CNNs of the benchmark
 GOOD = torch.tensor([1.0, -1.0])  # more is better in insertion, less in deletion
-
-Inputs: TypeAlias = tuple[Tensor, ...]
-Attribute: TypeAlias = Callable[[Inputs, Tensor], Tensor]
-Curve: TypeAlias = Callable[..., Tensor]
 
 
 def unchanged(score: Score, images: Tensor, maps: Tensor) -> Tensor:
@@ -62,21 +56,8 @@ class Verdict:
     margin: float = 0.0
 
 
-@dataclass
-class Judge:
-    """Judges heads by the frozen model's outputs on held-out images.
-
-    Args:
-        outputs: inputs -> the model's outputs (n, K'); K' = 0 if they are not rows of scores.
-        images: this rank's inputs, (n, C, \\*spatial) each, on the CPU; maps are of the first.
-        y: (n, K) targets.
-        loss: the head's loss, which determines how scores become probabilities.
-    """
-
-    outputs: Callable[[Inputs], Tensor]
-    images: Inputs
-    y: Tensor
-    loss: str
+class Judge(Asking):
+    """Judges heads by what the frozen model makes of held-out images."""
 
     def choose(self, candidates: Mapping[str, Attribute]) -> Verdict:
         """Choose the first candidate, or a better one if the outputs do not speak for its maps.
@@ -98,16 +79,18 @@ class Judge:
                 (n, 1, \\*spatial). The first is the one to doubt least.
         """
         names = list(candidates)
-        image, label = self._present()
+        image, label = self.present()
         if group.count(len(image)) == 0:
             return Verdict(names[0], f"{names[0]}: no held-out image has a class to judge by")
-        if self._mute():
+        if self.is_mute():
             return Verdict(names[0], f"{names[0]}: the model gives no score of each class")
-        maps = {name: self._maps(attribute, image, label) for name, attribute in candidates.items()}
-        found = {name: group.gather(self._tests(m, image, label)) for name, m in maps.items()}
+        maps = {name: self.maps(attribute, image, label) for name, attribute in candidates.items()}
+        found = {
+            name: group.gather(self.tests(m, image, label, CURVES)) for name, m in maps.items()
+        }
 
         def verdict(name: str) -> Verdict:
-            opposite, whole = group.gather(self._tests(-maps[name], image, label, OPPOSITE)).T
+            opposite, whole = group.gather(self.tests(-maps[name], image, label, OPPOSITE)).T
             sees = whole >= PRESENT
             margins = (opposite - found[name][:, 1])[sees]
             support, change = _support(margins, group.gather(label)[sees])
@@ -120,34 +103,6 @@ class Judge:
             if all(m > error for m, error in _margins(found[name], found[best])):
                 best = name
         return kept if best == first else verdict(best)
-
-    def costs(self, attributes: Sequence[Attribute], fractions: Sequence[float]) -> Tensor:
-        """What it costs the model to blur away what each of these maps marks most.
-
-        Args:
-            attributes: f(inputs, classes (n,)) each, which gives maps (n, 1, \\*spatial).
-            fractions: shares of the pixels; the costs are means over them.
-
-        Returns:
-            (n, len(attributes)), losses of probability of the images' classes, of all ranks' images
-            whose class the model sees; n = 0 if it gives no score of each class.
-        """
-        image, label = self._present()
-        if self._mute():
-            return torch.zeros(0, len(attributes))
-        curve = partial(deletion_curve, fractions=fractions)
-        maps = [self._maps(attribute, image, label) for attribute in attributes]
-        whole = self._tests(maps[0], image, label, [unchanged])
-        left = torch.cat([whole, *(self._tests(m, image, label, [curve]) for m in maps)], 1)
-        whole, left = group.gather(left).split([1, len(maps)], 1)
-        return (whole - left)[whole[:, 0] >= PRESENT]
-
-    def _mute(self) -> bool:
-        """Whether the model gives no score of each class. A rank may have no images to ask it."""
-        if len(self.y) == 0:
-            return group.count(0) > 0
-        one = tuple(x[:1] for x in self.images)
-        return group.count(int(self.outputs(one).shape[1] != self.y.shape[1])) > 0
 
     def _why(self, best: str, found: dict[str, Tensor], opposite: float, support: float) -> str:
         """The figures of all candidates, and the margins of the best with standard errors."""
@@ -165,46 +120,6 @@ class Judge:
             f"{opposite:.3f} after blurring what they mark least); insertion (more is better) and "
             f"deletion (less): {'; '.join(told)}"
         )
-
-    def _present(self) -> tuple[Tensor, Tensor]:
-        """Pairs of an image and a class present in it, as (images, classes): at most as many pairs
-        as images, spread over all classes, so that of several labels per image not just the first
-        ones are judged."""
-        label, image = present(self.y, self.loss).T.nonzero(as_tuple=True)
-        some = torch.linspace(0, len(image) - 1, min(len(image), len(self.y))).long()
-        some = some[image[some].argsort(stable=True)]
-        return image[some], label[some]
-
-    def _maps(self, attribute: Attribute, image: Tensor, label: Tensor) -> Tensor:
-        """The candidate's maps of these pairs, (n, 1, \\*spatial), on the CPU."""
-        found = [torch.zeros(0, 1, *self.images[0].shape[2:])]
-        for rows in _batches(len(image)):
-            inputs = tuple(x[image[rows]] for x in self.images)
-            found.append(attribute(inputs, label[rows]).cpu())
-        return torch.cat(found)
-
-    def _tests(
-        self, maps: Tensor, image: Tensor, label: Tensor, curves: Sequence[Curve] = CURVES
-    ) -> Tensor:
-        """Each curve's mean over its fractions, (n, curves)."""
-        found = [torch.zeros(0, len(curves))]
-        for rows in _batches(len(image)):
-            first, *rest = (x[image[rows]] for x in self.images)
-            score = partial(self._score, first.dtype, rest, label[rows])
-            first = first if first.is_floating_point() else first.float()
-            found.append(torch.stack([c(score, first, maps[rows]).mean(1) for c in curves], 1))
-        return torch.cat(found).double()
-
-    def _score(self, dtype: torch.dtype, rest: list[Tensor], label: Tensor, x: Tensor) -> Tensor:
-        """The model's probability of each image's class. Inputs keep their dtype, as a model that
-        takes whole numbers may scale them itself."""
-        scores = self.outputs((x.to(dtype), *rest))
-        return model_targets(scores, self.loss)[torch.arange(len(label)), label]
-
-
-def _batches(n: int) -> Iterator[slice]:
-    """Slices of n rows; none if n is 0, as a model may not take an empty batch."""
-    return (slice(start, start + BATCH) for start in range(0, n, BATCH))
 
 
 def _margins(of_one: Tensor, of_other: Tensor) -> list[tuple[float, float]]:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from captum_hrcam.asking import Asking
 from captum_hrcam.cells import LEAST, CellMoments, MapMoments, pool
-from captum_hrcam.choosing import Judge
 from captum_hrcam.edges import costs_of_blurring, without_edges
 from captum_hrcam.few_images import FewImages, maps_of
 from captum_hrcam.fusion import agree, upsample
@@ -61,7 +61,7 @@ def kept(
     few: FewImages,
     head: Mapping[str, Tensor],
     sizes: Sizes,
-    judge: Judge,
+    asking: Asking,
 ) -> tuple[list[str], list[str]]:
     """The layers that are not left out, shallow to deep, and lines for the report on why.
 
@@ -70,13 +70,13 @@ def kept(
         few: the images.
         head: layer name -> (K, C_l) weights, whose maps have unit deviation.
         sizes: layer name -> spatial size of these layers.
-        judge: asks the model about the finest layer.
+        asking: asks the frozen model about the finest layer.
     """
     names = list(confirmed)
     layers, why = without_grain({name: confirmed[name] for name in names[:-1]}, sizes)
     if layers != names or len(names) == 1:
         return layers, [why]
-    layers, more = without_edges(costs_of_blurring(few, head, sizes, judge), sizes)
+    layers, more = without_edges(costs_of_blurring(few, head, sizes, asking), sizes)
     return layers, [why, more]
 
 

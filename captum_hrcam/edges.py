@@ -13,15 +13,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from captum_hrcam.choosing import Inputs, Judge
+from captum_hrcam.asking import Asking, Inputs
 from captum_hrcam.few_images import FewImages, maps_of
 from captum_hrcam.fusion import upsample
 from captum_hrcam.grain import Sizes, leave_out, wider
 
-# Of what the wider layers' maps cost. On ultrasound .16 to .63, on all else .99 and more
-# (documentation, "Choosing the head").
+# Of what the wider layers' maps cost. Ultrasound has .16 to .63, lesions, digits and brains .99 and
+# more (documentation, "Choosing the head").
 ENOUGH = 0.8
 CLEAR = 2  # standard errors of the difference
+LITTLE = 0.01  # probability; a model that loses less depends on neither
+FEW = 8  # images; fewer are too few
 FRACTIONS = (0.01, 0.02, 0.05)  # of the pixels, blurred away
 IMAGES = 80
 
@@ -29,9 +31,9 @@ IMAGES = 80
 def without_edges(costs: Tensor, resolutions: Sizes) -> tuple[list[str], str]:
     """The layers to keep, shallow to deep, and a line for the report that says why.
 
-    If the finest layer marks edges, only layers whose cells are at least four times as wide are
-    kept, as the next finer ones mark edges, too, only less. All are kept if fewer than two would be
-    left.
+    If the finest layer marks edges, only the wider layers are kept, from the first on whose cells
+    are at least four times as wide, as the next finer ones mark edges, too, only less. All are kept
+    if fewer than two would be left.
 
     Args:
         costs: (n, 2), see ``costs_of_blurring``.
@@ -40,7 +42,7 @@ def without_edges(costs: Tensor, resolutions: Sizes) -> tuple[list[str], str]:
     Examples::
 
         >>> sizes = {"1": (64, 64), "2": (32, 32), "3": (16, 16), "4": (8, 8)}
-        >>> costs = torch.tensor([[0.1, 0.3], [0.0, 0.4], [0.2, 0.4]])
+        >>> costs = torch.tensor([[0.1, 0.3], [0.0, 0.4], [0.2, 0.4]]).repeat(3, 1)
         >>> without_edges(costs, sizes)[0]
         ['3', '4']
         >>> without_edges(costs.flip(1), sizes)[0]
@@ -50,8 +52,11 @@ def without_edges(costs: Tensor, resolutions: Sizes) -> tuple[list[str], str]:
     finest, wide = names[0], wider(names[0], resolutions)
     if len(wide) < 2:
         return names, f"layers: all kept, as fewer than two are much coarser than {finest!r}"
-    if len(costs) < 2:
-        return names, "layers: all kept, as too few images tell whether one marks edges"
+    if len(costs) < FEW:
+        return names, (
+            f"layers: all kept, as of only {len(costs)} images the model gives a score of each "
+            "class and sees theirs: too few to tell whether a layer marks edges"
+        )
     own, of_wide = costs.mean(0).tolist()
     margin = costs[:, 1] - costs[:, 0]
     error = margin.std(correction=0).item() / (len(margin) - 1) ** 0.5
@@ -60,22 +65,23 @@ def without_edges(costs: Tensor, resolutions: Sizes) -> tuple[list[str], str]:
         f"{', '.join(wide)} mark most {of_wide:.3f} (± {error:.3f} of the difference, on "
         f"{len(costs)} images; {ENOUGH} times as much is enough)"
     )
-    if own >= ENOUGH * of_wide or of_wide - own <= CLEAR * error:
+    is_clear = of_wide - own > CLEAR * error and of_wide >= LITTLE
+    if not (is_clear and own < ENOUGH * of_wide):  # also if a blurred image gives NaN
         return names, f"layers: {finest!r} does not mark edges all over the image: {why}"
     return leave_out(wide, resolutions, f"as {finest!r} marks edges all over the image", why)
 
 
 def costs_of_blurring(
-    few: FewImages, head: Mapping[str, Tensor], resolutions: Sizes, judge: Judge
+    few: FewImages, head: Mapping[str, Tensor], resolutions: Sizes, asking: Asking
 ) -> Tensor:
     """What it costs the model to blur away what the finest layer's map marks most, and as many
-    pixels of what the layers with much wider cells mark most.
+    pixels of what the wider layers mark most (see ``grain.wider``).
 
     Args:
         few: reads the layers' channels.
         head: layer name -> (K, C_l) weights, whose maps have unit deviation, shallow to deep.
         resolutions: layer name -> spatial size, of the same layers.
-        judge: asks the model.
+        asking: asks the frozen model.
 
     Returns:
         (n, 2), losses of probability of the classes in all ranks' images; n = 0 if the model cannot
@@ -86,7 +92,7 @@ def costs_of_blurring(
     if len(wide) < 2:
         return torch.zeros(0, 2)
     parts = ({name: head[name] for name in names} for names in ([finest], wide))
-    return judge.costs([partial(sum_of_maps, few, part) for part in parts], FRACTIONS)
+    return asking.costs([partial(sum_of_maps, few, part) for part in parts], FRACTIONS)
 
 
 def sum_of_maps(

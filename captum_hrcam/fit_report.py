@@ -88,6 +88,7 @@ class FitReport(HeadReport):
     seconds_beside: float
 
     _of_few: ClassVar[str] = "what its map shows may be these images' alone."
+    _order_of_head: ClassVar[str] = ""  # these labels are those of the fit
 
     def _warnings(self) -> list[str]:
         n_features = sum(self.channels.values())

@@ -10,8 +10,8 @@ the image's side, and the cells that change lie around c, as a share of the laye
 
 with scale 1 and offset 0 if the layer sees the image as it is. (A crop appears smaller than it is,
 as it cuts the outer strips.) If the strips' places lie on no such line, or overlap, the layer does
-not tell: in a U-Net, cells change wherever its coarse layers do. Masks, labels and the head are not
-involved.
+not tell: in a U-Net, cells change wherever its coarse layers do; an image that is shifted round its
+edge lies in two places. Masks, labels and the head are not involved.
 """
 
 import itertools

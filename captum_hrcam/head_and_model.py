@@ -11,6 +11,7 @@ from torch import Tensor
 from captum_hrcam import group
 from captum_hrcam.features import FeatureCollector, Features
 from captum_hrcam.head import Head
+from captum_hrcam.labels import present
 from captum_hrcam.moments import Moments
 
 FIGURES = (
@@ -104,7 +105,7 @@ def agreement_figures(scores: Tensor, y: Tensor, outputs: Tensor, loss: str) -> 
     figures |= {
         "head_by_class": by_class(scores, y, loss),
         "model_by_class": by_class(outputs, y, loss) if has_model else none,
-        "alone_by_class": auroc(scores, y > 0.5) if _are_two(scores, loss) else None,
+        "alone_by_class": auroc(scores, present(y, loss)) if _are_two(scores, loss) else None,
         "by_chance": _by_chance(y, loss),
         "has_model": has_model,
         "says_contrary": False,
@@ -141,7 +142,7 @@ def by_class(scores: Tensor, y: Tensor, loss: str) -> Tensor:
         return correlation(scores, y)
     if _are_two(scores, loss):
         scores = scores - scores.flip(1)
-    return auroc(scores, y > 0.5)
+    return auroc(scores, present(y, loss))
 
 
 def _are_two(scores: Tensor, loss: str) -> bool:
@@ -189,7 +190,7 @@ def _by_chance(y: Tensor, loss: str) -> Tensor:
     n = len(y)
     if loss == "mse":
         return torch.full((y.shape[1],), CHANCE * n**-0.5 if n >= FEW else math.nan).double()
-    positive = (y > 0.5).sum(0).double()
+    positive = present(y, loss).sum(0).double()
     pairs = positive * (n - positive)
     chance = 0.5 + CHANCE * ((n + 1) / (12 * pairs)).sqrt()  # of Mann and Whitney's U
     return torch.where(torch.minimum(positive, n - positive) >= FEW, chance, torch.nan)

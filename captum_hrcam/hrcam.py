@@ -158,11 +158,12 @@ class HRCAM(HeadAttribution):
                 outputs do not speak for its maps and the pattern is better in both tests by more
                 than a standard error. Some layers get weights of zero, and the report names them:
                 fine layers, where the finest marks things all over the image, such as a texture's
-                grain or the edges in ultrasound (nine forward passes for each of 80 training
-                images, where all stay); and deep layers whose maps do not mark what the
-                model uses, as in transformers, or whose averages tell nothing. With a ``penalty``,
-                "auto" means "ridge"; with ``balance_layers``, or for "mse", it means "pattern".
-                Nothing is then compared or left out.
+                grain or the edges in ultrasound (found in up to nine forward passes for each of 80
+                training images, for each set of layers tried); deep layers whose maps do not mark
+                what the model uses, as in transformers; and layers that do not vary, or whose
+                averages tell nothing. With a ``penalty``, "auto" means "ridge"; with
+                ``balance_layers``, or for "mse", it means "pattern". Nothing is then compared or
+                left out.
             penalty (float or "auto"): ridge's penalty on standardised weights; "auto" takes the
                 strongest within one standard error of the best held-out loss.
             balance_layers (str or None): for pattern and ridge. "equal" gives every layer the same

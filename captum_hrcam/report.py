@@ -11,7 +11,7 @@ A_GUESS = "a guess. Are its trained weights loaded, the images prepared as for i
 CONTRARY = "so it orders the images the other way round."
 ORDER = "Are the labels in the order and of the sign of the model's outputs?"
 MORE_IMAGES = "Check the labels, or fit on more images."
-ORDER_OF_FIT = f"Are the labels in the order and of the sign of those of the fit? {MORE_IMAGES}"
+ORDER_OF_FIT = "Are the labels in the order and of the sign of those of the fit?"
 
 
 @dataclass(kw_only=True)
@@ -98,6 +98,7 @@ class HeadReport:
     warnings: list[str] = field(default_factory=list)
 
     _of_few: ClassVar[str] = "its figures here say little."
+    _order_of_head: ClassVar[str] = ORDER_OF_FIT
 
     def __post_init__(self) -> None:
         self.warnings += self._warnings()
@@ -178,11 +179,11 @@ class HeadReport:
         at_chance = f"no better than chance: {self._at_chance}."
         told = (
             ("the model's own", self.model_auroc, A_GUESS, ORDER),
-            ("the head's", self.head_auroc, f"{at_chance} {MORE_IMAGES}", ORDER_OF_FIT),
+            ("the head's", self.head_auroc, f"{at_chance} {MORE_IMAGES}", self._order_of_head),
         )
         found = []
         for whose, value, guess, order in told:
-            so = f"{CONTRARY} {order}" if value < 1 - self._chance else guess
+            so = f"{CONTRARY} {order}" if order and value < 1 - self._chance else guess
             if value < self._chance:
                 found.append(f"{whose} AUROC is {value:.2f} on {self.n_figures} images, {so}")
         return found
@@ -193,14 +194,14 @@ class HeadReport:
         no_better = f"not clearly better than chance: its maps mean nothing there. {MORE_IMAGES}"
         hardly = f"hardly more than a guess. {ORDER}"
         told = (
-            ("the head's", self.head_by_class, self.head_auroc, no_better, ORDER_OF_FIT),
+            ("the head's", self.head_by_class, self.head_auroc, no_better, self._order_of_head),
             ("the model's own", self.model_by_class, self.model_auroc, hardly, ORDER),
         )
         mirrored = -self.by_chance if self.class_counts is None else 1 - self.by_chance
         found = []
         for whose, values, overall, guess, order in told:
             if not overall < self._chance:
-                is_contrary = values < mirrored
+                is_contrary = (values < mirrored) & bool(order)
                 is_guess = (values < self.by_chance) & ~is_contrary
                 found += self._of_single(whose, values, is_guess, guess)
                 found += self._of_single(whose, values, is_contrary, f"{CONTRARY} {order}")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from captum_hrcam import cascade, choosing, edges, framing, group, placing, spread
 from captum_hrcam.activations import Read
+from captum_hrcam.asking import Asking, Inputs
 from captum_hrcam.batch import score_rows, to_device
 from captum_hrcam.cascade import Cascade
 from captum_hrcam.choosing import ENOUGH, Judge, Verdict, doubtful
@@ -137,8 +138,9 @@ class Revisit:
         if "cascade" not in self.solvers:
             return None
         *inputs, y = self.images.rows()
-        judge = self._judge(self.images, edges.IMAGES) if len(self.solvers) > 1 else None
-        return Cascade(self._read, tuple(inputs), present(y, self.loss), resolutions, judge)
+        leaves_out = len(self.solvers) > 1
+        asking = Asking(*self._asked(self.images, edges.IMAGES)) if leaves_out else None
+        return Cascade(self._read, tuple(inputs), present(y, self.loss), resolutions, asking)
 
     def _add_spreads(self, fits: Iterable[Fitted]) -> None:
         """Measure how far each head's maps vary over space, for its fusion and its report."""
@@ -177,12 +179,14 @@ class Revisit:
             return Fusion()(self._maps(head, inputs, classes).values(), inputs[0].shape[2:])
 
         assert self.held is not None, "there is one solver"
-        judge = self._judge(self.held, choosing.IMAGES)
+        judge = Judge(*self._asked(self.held, choosing.IMAGES))
         verdict = judge.choose({n: partial(attribute, head) for n, head in trials.items()})
         return group.from_first(verdict)  # further passes depend on it
 
-    def _judge(self, sample: Sample, images: int) -> Judge:
-        """Asks the model about maps of at most so many images of a sample."""
+    def _asked(
+        self, sample: Sample, images: int
+    ) -> tuple[Callable[[Inputs], Tensor], Inputs, Tensor, str]:
+        """What ``Asking`` needs to ask the model about at most so many images of a sample."""
 
         def outputs(inputs: tuple[Tensor, ...]) -> Tensor:
             return score_rows(self._read(inputs, lambda name, f: None), len(inputs[0]))
@@ -190,7 +194,7 @@ class Revisit:
         *inputs, y = sample.rows()
         step = max(1, -(-len(y) // group.part(images)))
         *inputs, y = (rows[::step] for rows in (*inputs, y))
-        return Judge(outputs, tuple(inputs), y, self.loss)
+        return outputs, tuple(inputs), y, self.loss
 
     def _framing(self, head: Head, resolutions: dict[str, tuple[int, ...]]) -> list[framing.Seen]:
         """How the finest layer that counts sees the images; an empty list if it is too coarse, or

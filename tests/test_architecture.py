@@ -41,7 +41,7 @@ ORDER = [
         "spread",
         "tracing",
     },
-    {"cache", "few_images", "rows"},
+    {"asking", "cache", "few_images", "rows"},
     {
         "choosing",
         "edges",

@@ -30,9 +30,12 @@ def costs(finest: float, wide: float, n: int = 50, spread: float = 0.0) -> torch
         (costs(0.1, 0.3, spread=0.65), "34"),  # by 2.1 standard errors
         (costs(0.1, 0.3, spread=0.75), "1234"),  # by 1.9: too few images to tell
         (costs(0.0, 0.0), "1234"),  # a model that blur does not touch
-        (costs(-0.1, -0.2), "1234"),
-        (costs(0.1, 0.3, n=2), "34"),
-        (costs(0.1, 0.3, n=1), "1234"),
+        (costs(0.001, 0.009), "1234"),  # that depends on next to nothing
+        (costs(0.001, 0.011), "34"),
+        (costs(-0.2, -0.1), "1234"),
+        (costs(0.1, torch.nan), "1234"),  # a model that does not take blurred images
+        (costs(0.1, 0.3, n=8), "34"),
+        (costs(0.1, 0.3, n=7), "1234"),
         (costs(0.1, 0.3, n=0), "1234"),
     ],
 )
@@ -58,7 +61,8 @@ def test_says_what_it_did_and_by_how_much():
         "layers: all kept, as fewer than two are much coarser than '1'"
     )
     assert without_edges(cost[:1], SIZES)[1] == (
-        "layers: all kept, as too few images tell whether one marks edges"
+        "layers: all kept, as of only 1 images the model gives a score of each class and sees "
+        "theirs: too few to tell whether a layer marks edges"
     )
 
 
