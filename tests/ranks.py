@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cases import CASES
+from test_edges import LAYERS, Clutter, squares
 from test_placing import Aside, spots
 
 from captum_hrcam import HRCAM
@@ -68,6 +69,15 @@ def placed(*rows: torch.Tensor) -> HRCAM:
     return hrcam
 
 
+def cluttered(*rows: torch.Tensor) -> HRCAM:
+    """By a model that does not depend on what its finest layer marks."""
+    hrcam = HRCAM(Clutter(), LAYERS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        hrcam.fit([rows])
+    return hrcam
+
+
 def failing(rank: int):
     """Rank 1's data break in the middle."""
     x, y = data().tensors
@@ -101,6 +111,9 @@ def main(out: Path) -> None:
     x, y, _ = spots(120)
     mine = y == rank
     save(placed(x[mine], y[mine]), out / f"placed by class-{rank}.pt")
+    x, y, _ = squares(200, 0)
+    mine = (y == 1) == bool(rank)
+    save(cluttered(x[mine], y[mine]), out / f"cluttered by class-{rank}.pt")
     head = hrcam.head
     try:
         hrcam.fit(failing(rank))

@@ -89,6 +89,15 @@ def test_a_rank_without_a_place_leaves_the_measure_to_the_other(out, tmp_path):
     assert expected["1"].tolist() == pytest.approx([-1, 0], abs=0.1)
 
 
+def test_ranks_leave_out_the_same_layers(out):
+    found = [torch.load(out / f"cluttered by class-{rank}.pt") for rank in range(2)]
+    for name in ranks.LAYERS:
+        assert torch.equal(found[0]["weights"][name], found[1]["weights"][name])
+    kept = [name for name, weight in found[0]["weights"].items() if weight.any()]
+    assert kept == ["wide", "deep"]
+    assert found[0]["figures"] == found[1]["figures"]
+
+
 def test_a_failure_on_one_rank_is_an_error_on_all(out):
     assert (out / "error-1").read_text() == "OSError: disk of rank 1"
     assert (
