@@ -16,6 +16,7 @@ BATCH = 8
 
 Inputs: TypeAlias = tuple[Tensor, ...]
 Attribute: TypeAlias = Callable[[Inputs, Tensor], Tensor]
+Several: TypeAlias = Callable[[Inputs, Tensor], Sequence[Tensor]]
 Curve: TypeAlias = Callable[..., Tensor]
 
 
@@ -35,15 +36,16 @@ class Asking:
     y: Tensor
     loss: str
 
-    def costs(self, attributes: Sequence[Attribute], fractions: Sequence[float]) -> Tensor:
-        """What it costs the model to blur away what each of these maps marks most.
+    def costs(self, attribute: Several, k: int, fractions: Sequence[float]) -> Tensor:
+        """What it costs the model to blur away what each of k maps of an image marks most.
 
         Args:
-            attributes: f(inputs, classes (n,)) each, which gives maps (n, 1, \\*spatial).
+            attribute: f(inputs, classes (n,)) that gives k maps (n, 1, \\*spatial).
+            k: how many.
             fractions: shares of the pixels; the costs are means over them.
 
         Returns:
-            (n, len(attributes)), losses of probability of the images' classes, of all ranks' images
+            (n, k), losses of probability of the images' classes, of all ranks' images
             whose class the model sees; n = 0 if it gives no score of each class.
         """
         image, label = self.present()
@@ -53,11 +55,11 @@ class Asking:
         whole = torch.cat([torch.zeros(0), *(score(first) for score, first in asked)])
         sees = whole >= PRESENT
         image, label = image[sees], label[sees]
-        left = [torch.zeros(0, len(attributes))]
+        left = [torch.zeros(0, k)]
         for rows in batches(len(image)):
             score, first = self._score_and_first(image[rows], label[rows])
-            maps = (self.maps(attribute, image[rows], label[rows]) for attribute in attributes)
-            each = [deletion_curve(score, first, m, fractions).mean(1) for m in maps]
+            maps = attribute(tuple(x[image[rows]] for x in self.images), label[rows])
+            each = [deletion_curve(score, first, m.cpu(), fractions).mean(1) for m in maps]
             left.append(torch.stack(each, 1))
         return group.gather((whole[sees, None] - torch.cat(left)).double())
 

@@ -1,17 +1,18 @@
 """Choose between heads without masks: whose maps mark what the frozen model uses?
 
-A head's accuracy says nothing about its maps. So two tests compare the maps of two heads: blur away
-what a map marks (deletion), or show nothing else (insertion). The better map leaves the class a
-lower probability in the first test and a higher one in the second.
+A head's accuracy says nothing about its maps. So the model is asked whether a head's maps mark what
+it uses at all: blurring what they mark least must cost less probability than blurring what they
+mark most. In layers that mix all places, such as a transformer's deep ones, the evidence may lie
+anywhere but at the object.
 
-A further test asks of a single head whether its maps mark what the model uses at all: blurring what
-they mark least must cost less probability than blurring what they mark most. In layers that mix all
-places, such as a transformer's deep ones, the evidence may lie anywhere but at the object.
+If the maps do not, two tests compare them with another head's: blur away what a map marks
+(deletion), or show nothing else (insertion). The better map leaves the class a lower probability in
+the first test and a higher one in the second.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,7 +35,6 @@ def unchanged(score: Score, images: Tensor, maps: Tensor) -> Tensor:
 
 
 CURVES = (insertion_curve, deletion_curve)
-OPPOSITE = (deletion_curve, unchanged)  # for the negated map: what the map marks least goes first
 
 
 @dataclass
@@ -78,48 +78,52 @@ class Judge(Asking):
             candidates: two or more, name -> f(inputs, classes (n,)) that gives maps
                 (n, 1, \\*spatial). The first is the one to doubt least.
         """
-        names = list(candidates)
+        first, *others = candidates
         image, label = self.present()
         if group.count(len(image)) == 0:
-            return Verdict(names[0], f"{names[0]}: no held-out image has a class to judge by")
+            return Verdict(first, f"{first}: no held-out image has a class to judge by")
         if self.is_mute():
-            return Verdict(names[0], f"{names[0]}: the model gives no score of each class")
+            return Verdict(first, f"{first}: the model gives no score of each class")
+        kept = self._verdict(first, self.maps(candidates[first], image, label), image, label)
+        if not doubtful(kept.support):
+            return kept
         maps = {name: self.maps(attribute, image, label) for name, attribute in candidates.items()}
-        found = {
-            name: group.gather(self.tests(m, image, label, CURVES)) for name, m in maps.items()
-        }
-
-        def verdict(name: str) -> Verdict:
-            opposite, whole = group.gather(self.tests(-maps[name], image, label, OPPOSITE)).T
-            sees = whole >= PRESENT
-            margins = (opposite - found[name][:, 1])[sees]
-            support, change = _support(margins, group.gather(label)[sees])
-            why = self._why(name, found, opposite.mean().item(), support)
-            return Verdict(name, why, support, change, margins.sum().item())
-
-        first, *others = names
-        kept, best = verdict(first), first
-        for name in others if doubtful(kept.support) else ():
+        tests = {name: self.tests(m, image, label, CURVES) for name, m in maps.items()}
+        found, best = {name: group.gather(rows) for name, rows in tests.items()}, first
+        for name in others:
             if all(m > error for m, error in _margins(found[name], found[best])):
                 best = name
-        return kept if best == first else verdict(best)
+        if best != first:
+            kept = self._verdict(best, maps[best], image, label)
+        return replace(kept, why=f"{kept.why}; {_compared(best, found)}")
 
-    def _why(self, best: str, found: dict[str, Tensor], opposite: float, support: float) -> str:
-        """The figures of all candidates, and the margins of the best with standard errors."""
-        told = []
-        for name, tests in found.items():
-            told.append("{} {:.3f} and {:.3f}".format(name, *tests.mean(0).tolist()))
-            if name != best:
-                margins = (f"{m:.3f} ± {error:.3f}" for m, error in _margins(found[best], tests))
-                told[-1] += f" (margins {', '.join(margins)})"
+    def _verdict(self, name: str, maps: Tensor, image: Tensor, label: Tensor) -> Verdict:
+        """How clearly the outputs speak for a candidate's maps, if it is chosen."""
+        most, whole = group.gather(self.tests(maps, image, label, (deletion_curve, unchanged))).T
+        (least,) = group.gather(self.tests(-maps, image, label, (deletion_curve,))).T
+        sees = whole >= PRESENT
+        margins = (least - most)[sees]
+        support, change = _support(margins, group.gather(label)[sees])
         few = math.isnan(support)
         supported = "too few images tell its support" if few else f"support {support:.2f} of 1"
-        return (
-            f"{best}: {supported} (on {len(found[best])} held-out images the model's probability "
-            f"is {found[best][:, 1].mean():.3f} after blurring what its maps mark most, "
-            f"{opposite:.3f} after blurring what they mark least); insertion (more is better) and "
-            f"deletion (less): {'; '.join(told)}"
+        why = (
+            f"{name}: {supported} ({ENOUGH} is enough; on {len(most)} held-out images the model's "
+            f"probability is {most.mean():.3f} after blurring what its maps mark most, "
+            f"{least.mean():.3f} after blurring what they mark least)"
         )
+        return Verdict(name, why, support, change, margins.sum().item())
+
+
+def _compared(best: str, found: Mapping[str, Tensor]) -> str:
+    """The figures of all candidates in both tests, and the margins of the best with standard
+    errors."""
+    told = []
+    for name, tests in found.items():
+        told.append("{} {:.3f} and {:.3f}".format(name, *tests.mean(0).tolist()))
+        if name != best:
+            margins = (f"{m:.3f} ± {error:.3f}" for m, error in _margins(found[best], tests))
+            told[-1] += f" (margins {', '.join(margins)})"
+    return f"insertion (more is better) and deletion (less): {'; '.join(told)}"
 
 
 def _margins(of_one: Tensor, of_other: Tensor) -> list[tuple[float, float]]:

@@ -18,14 +18,14 @@ from captum_hrcam.few_images import FewImages, maps_of
 from captum_hrcam.fusion import upsample
 from captum_hrcam.grain import Sizes, leave_out, wider
 
-# Of what the wider layers' maps cost. Ultrasound has .16 to .63, lesions, digits and brains .99 and
+# Of what the wider layers' maps cost. Ultrasound has .10 to .74, lesions, digits and brains .85 and
 # more (documentation, "Choosing the head").
 ENOUGH = 0.8
 CLEAR = 2  # standard errors of the difference
 LITTLE = 0.01  # probability; a model that loses less depends on neither
 FEW = 8  # images; fewer are too few
 FRACTIONS = (0.01, 0.02, 0.05)  # of the pixels, blurred away
-IMAGES = 80
+IMAGES = 54
 
 
 def without_edges(costs: Tensor, resolutions: Sizes) -> tuple[list[str], str]:
@@ -57,18 +57,35 @@ def without_edges(costs: Tensor, resolutions: Sizes) -> tuple[list[str], str]:
             f"layers: all kept, as of only {len(costs)} images the model gives a score of each "
             "class and sees theirs: too few to tell whether a layer marks edges"
         )
-    own, of_wide = costs.mean(0).tolist()
-    margin = costs[:, 1] - costs[:, 0]
-    error = margin.std(correction=0).item() / (len(margin) - 1) ** 0.5
+    (own, of_wide), error = weighted(costs)
     why = (
-        f"blurring away what it marks most takes {own:.3f} of the class's probability, and what "
+        f"blurring away what it marks most costs the class {own:.3f} of its probability, and what "
         f"{', '.join(wide)} mark most {of_wide:.3f} (± {error:.3f} of the difference, on "
         f"{len(costs)} images; {ENOUGH} times as much is enough)"
     )
-    is_clear = of_wide - own > CLEAR * error and of_wide >= LITTLE
+    is_clear = of_wide - own > CLEAR * error and costs[:, 1].mean() >= LITTLE
     if not (is_clear and own < ENOUGH * of_wide):  # also if a blurred image gives NaN
         return names, f"layers: {finest!r} does not mark edges all over the image: {why}"
     return leave_out(wide, resolutions, f"as {finest!r} marks edges all over the image", why)
+
+
+def weighted(costs: Tensor) -> tuple[list[float], float]:
+    """The mean costs, and the standard error of their difference. Each image counts by what all of
+    its blurring costs: it says nothing where that is nothing, as in healthy images.
+
+    Args:
+        costs: (n, 2).
+
+    Examples::
+
+        >>> weighted(torch.tensor([[0.1, 0.3], [0.1, 0.3], [0.0, 0.0], [-0.2, 0.1]]))
+        ([0.1..., 0.3...], 0.0)
+    """
+    share = costs.sum(1).clamp(min=0)
+    share = share / share.sum().clamp(min=1e-12)
+    means = share @ costs
+    off = share * (costs[:, 1] - costs[:, 0] - (means[1] - means[0]))
+    return means.tolist(), torch.linalg.vector_norm(off).item()
 
 
 def costs_of_blurring(
@@ -91,14 +108,16 @@ def costs_of_blurring(
     wide = wider(finest, resolutions)
     if len(wide) < 2:
         return torch.zeros(0, 2)
-    parts = ({name: head[name] for name in names} for names in ([finest], wide))
-    return asking.costs([partial(sum_of_maps, few, part) for part in parts], FRACTIONS)
+    attribute = partial(_maps_of_finest_and_wider, few, head, wide)
+    return asking.costs(attribute, 2, FRACTIONS)
 
 
-def sum_of_maps(
-    few: FewImages, head: Mapping[str, Tensor], inputs: Inputs, classes: Tensor
-) -> Tensor:
-    """The sum of these layers' maps of each image's class, (n, 1, *spatial)."""
-    each = torch.arange(len(classes)), classes
-    maps = maps_of(few.features(inputs, head), each, head)
-    return torch.stack([upsample(z, tuple(inputs[0].shape[2:])) for z in maps]).sum(0)
+def _maps_of_finest_and_wider(
+    few: FewImages, head: Mapping[str, Tensor], wide: list[str], inputs: Inputs, classes: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The map of each image's class in the finest layer, and the sum of those in the wider layers,
+    (n, 1, *spatial) each."""
+    size, each = tuple(inputs[0].shape[2:]), (torch.arange(len(classes)), classes)
+    part = {name: head[name] for name in (next(iter(head)), *wide)}
+    finest, *others = (upsample(z, size) for z in maps_of(few.features(inputs, part), each, part))
+    return finest, torch.stack(others).sum(0)

@@ -13,10 +13,10 @@ SIZES = {"1": (64, 64), "2": (32, 32), "3": (16, 16), "4": (8, 8)}
 
 
 def costs(finest: float, wide: float, n: int = 50, spread: float = 0.0) -> torch.Tensor:
-    """(n, 2) with these means; the differences have this deviation."""
+    """(n, 2) with these means; the differences have this deviation, the sums none."""
     found = torch.tensor([[finest, wide]]).repeat(n, 1)
-    found[:, 1] += spread * (-1.0) ** torch.arange(n)
-    return found
+    sign = (-1.0) ** torch.arange(n)
+    return found + spread / 2 * torch.stack([-sign, sign], 1)
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,16 @@ def test_layers_kept(cost, kept):
     assert "".join(without_edges(cost, SIZES)[0]) == kept
 
 
+def test_images_where_nothing_is_at_stake_have_no_say():
+    """As the healthy, of which most slices are."""
+    healthy = costs(-0.03, 0.03, n=100, spread=0.05)
+    assert without_edges(torch.cat([costs(0.2, 0.15), healthy]), SIZES)[0] == [*"1234"]
+    assert without_edges(torch.cat([costs(0.1, 0.3), -healthy]), SIZES)[0] == [*"34"]
+
+
 def test_says_what_it_did_and_by_how_much():
     by = (
-        "blurring away what it marks most takes 0.100 of the class's probability, and what 3, 4 "
+        "blurring away what it marks most costs the class 0.100 of its probability, and what 3, 4 "
         "mark most 0.300 (± 0.014 of the difference, on 50 images; 0.8 times as much is enough)"
     )
     cost = costs(0.1, 0.3, spread=0.1)
