@@ -152,18 +152,18 @@ class HRCAM(HeadAttribution):
                 "cascade": each layer learns where all deeper layers find evidence, from 160
                 training images that are read six times (for five layers).
                 "ridge": penalised loss. "adam": the paper's head.
-                "auto": fits "cascade" and "pattern", and tests their maps on 24 held-out images by
-                blurring away what they mark and by showing it alone (28 forward passes for each
-                image, six more if the pattern is kept). The cascade is kept unless the model's
-                outputs do not speak for its maps and the pattern is better in both tests by more
-                than a standard error. Some layers get weights of zero, and the report names them:
-                fine layers, where the finest marks things all over the image, such as a texture's
-                grain or the edges in ultrasound (found in up to nine forward passes for each of 80
-                training images, for each set of layers tried); deep layers whose maps do not mark
-                what the model uses, as in transformers; and layers that do not vary, or whose
-                averages tell nothing. With a ``penalty``, "auto" means "ridge"; with
-                ``balance_layers``, or for "mse", it means "pattern". Nothing is then compared or
-                left out.
+                "auto": fits "cascade" and "pattern". The cascade is kept if blurring away what its
+                maps of 24 held-out images mark most costs the model more than blurring what they
+                mark least (12 forward passes for each image). Otherwise both heads' maps are
+                compared by blurring away what they mark and by showing it alone (22 more), and the
+                pattern is taken if it is better in both by more than a standard error. Some layers
+                get weights of zero, and the report names them: fine layers, where the finest marks
+                things all over the image, such as a texture's grain or the edges in ultrasound
+                (found in up to eight forward passes for each of 54 training images, for each set of
+                layers tried); deep layers whose maps do not mark what the model uses, as in
+                transformers; and layers that do not vary, or whose averages tell nothing. With a
+                ``penalty``, "auto" means "ridge"; with ``balance_layers``, or for "mse", it means
+                "pattern". Nothing is then compared or left out.
             penalty (float or "auto"): ridge's penalty on standardised weights; "auto" takes the
                 strongest within one standard error of the best held-out loss.
             balance_layers (str or None): for pattern and ridge. "equal" gives every layer the same
