@@ -147,14 +147,11 @@ def same_axes(
     """
     if len(image) == len(maps):
         return
-    if not image:
-        raise ValueError(
-            f"{argument}: the first input has no spatial dimensions, expected images (N, C, "
-            "*spatial), of which maps are drawn. Let a function around the model change the order."
-        )
     remedy = "Pass a reshape_transform that gives (N, C, *spatial)."
     if len(image) < len(maps):
         remedy = f"{CHANNEL_AXIS} If it makes images of signals, make them in the data's transform."
+    if not image:
+        remedy += " If the first input is a table, give the images first."
     raise ValueError(
         f"{argument}: got images (N, C, *spatial) of spatial size {tuple(image)}, but the feature "
         f"maps of {which} have {tuple(maps)}, expected as many dimensions. {remedy}"
