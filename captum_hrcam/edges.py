@@ -1,10 +1,10 @@
 """Edges: fine layers that mark every edge in the image, not just the object's.
 
 In breast ultrasound they mark all bright tissue. The next layers see the same edges and confirm
-them, and the tumour is lost in the sum. The frozen model can tell, and needs no mask: where the
-finest layer's map is high is blurred away, and the class keeps most of its probability; where
-layers with much wider cells are high, as many pixels cost it more. If the finest layer marks the
-object, it costs more than they do, as it hits the object more exactly.
+them, and the tumour is lost in the sum. The frozen model tells such layers, and no mask is needed.
+Blur away where the finest layer's map is high, and the class keeps most of its probability; blur as
+many pixels where layers with much wider cells are high, and it loses more. If the finest layer
+marks the object, it is the other way round, as that layer hits the object more exactly.
 """
 
 from collections.abc import Mapping
