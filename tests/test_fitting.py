@@ -39,7 +39,7 @@ class TestAuto:
         report = auto.fit([(x, hot.argmax(1))])
         assert report.solver in ("cascade", "pattern")
         assert report.choices[0].startswith(f"solver {report.solver}: ")
-        assert "insertion" in report.choices[0]
+        assert "tell its support" in report.choices[0]
         assert "24 held-out images" in report.choices[0]
         other.fit([(x, hot.argmax(1))], solver=report.solver)
         for name in LAYERS:
@@ -56,7 +56,7 @@ class TestAuto:
         n = int((~held_out(torch.arange(200))).sum())  # fewer than the 160 that a cascade takes
         places = 3 * len(range(0, n, -(-n // 32)))
         expected = {"pattern": 64, "cascade": len(range(0, n, 3)) + n * 3 + places}
-        expected["auto"] = expected["cascade"] + 1 + 24 * (2 * 11 + 6)
+        expected["auto"] = expected["cascade"] + 1 + 24 * (1 + 5 + 1 + 5)
         assert report.extra_forwards == expected[solver]
 
     def test_judges_on_val_data_where_there_is_some(self):
