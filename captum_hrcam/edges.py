@@ -18,7 +18,7 @@ from captum_hrcam.few_images import FewImages, maps_of
 from captum_hrcam.fusion import upsample
 from captum_hrcam.grain import Sizes, leave_out, wider
 
-# Of what the wider layers' maps cost. Seven networks on ultrasound have .10 to .57, an eighth .65,
+# Of what the wider layers' maps cost. Seven networks on ultrasound have .10 to .59, an eighth .65,
 # and lesions, digits and brains .67 and more (documentation, "Choosing the head").
 ENOUGH = 0.6
 CLEAR = 2  # standard errors of the difference
