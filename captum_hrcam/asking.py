@@ -58,7 +58,7 @@ class Asking:
         left = [torch.zeros(0, k)]
         for rows in batches(len(image)):
             score, first = self._score_and_first(image[rows], label[rows])
-            maps = attribute(tuple(x[image[rows]] for x in self.images), label[rows])
+            maps = attribute(self._inputs(image[rows]), label[rows])
             each = [deletion_curve(score, first, m.cpu(), fractions).mean(1) for m in maps]
             left.append(torch.stack(each, 1))
         return group.gather((whole[sees, None] - torch.cat(left)).double())
@@ -83,8 +83,7 @@ class Asking:
         """The maps of these pairs, (n, 1, \\*spatial), on the CPU."""
         found = [torch.zeros(0, 1, *self.images[0].shape[2:])]
         for rows in batches(len(image)):
-            inputs = tuple(x[image[rows]] for x in self.images)
-            found.append(attribute(inputs, label[rows]).cpu())
+            found.append(attribute(self._inputs(image[rows]), label[rows]).cpu())
         return torch.cat(found)
 
     def tests(self, maps: Tensor, image: Tensor, label: Tensor, curves: Sequence[Curve]) -> Tensor:
@@ -95,10 +94,13 @@ class Asking:
             found.append(torch.stack([c(score, first, maps[rows]).mean(1) for c in curves], 1))
         return torch.cat(found).double()
 
+    def _inputs(self, image: Tensor) -> Inputs:
+        return tuple(x[image] for x in self.images)
+
     def _score_and_first(self, image: Tensor, label: Tensor) -> tuple[Score, Tensor]:
         """The model's probability of these pairs' classes, as a function of the first input, and
         that input."""
-        first, *rest = (x[image] for x in self.images)
+        first, *rest = self._inputs(image)
         score = partial(self._score, first.dtype, rest, label)
         return score, first if first.is_floating_point() else first.float()
 

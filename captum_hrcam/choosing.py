@@ -84,10 +84,11 @@ class Judge(Asking):
             return Verdict(first, f"{first}: no held-out image has a class to judge by")
         if self.is_mute():
             return Verdict(first, f"{first}: the model gives no score of each class")
-        kept = self._verdict(first, self.maps(candidates[first], image, label), image, label)
+        maps = {first: self.maps(candidates[first], image, label)}
+        kept = self._verdict(first, maps[first], image, label)
         if not doubtful(kept.support):
             return kept
-        maps = {name: self.maps(attribute, image, label) for name, attribute in candidates.items()}
+        maps |= {name: self.maps(candidates[name], image, label) for name in others}
         tests = {name: self.tests(m, image, label, CURVES) for name, m in maps.items()}
         found, best = {name: group.gather(rows) for name, rows in tests.items()}, first
         for name in others:
