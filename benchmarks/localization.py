@@ -135,7 +135,7 @@ def methods(model: nn.Module, data: Images) -> Iterator[tuple[str, Attribute]]:
         hrcam = HRCAM(model, layers)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # weak heads are fitted on purpose
-            print(*hrcam.fit(loader, **fit).choices[:2], sep="\n")
+            print(*hrcam.fit(loader, **fit).choices[:3], sep="\n")
         for name, options in maps.items():
             yield f"HR-CAM | {name}", functools.partial(_attribute, hrcam, options)
     yield "centred Gaussian | no model", gaussian

@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from fitting import CLASSES, features
 from results import table, write_section
-from timing import machine, seconds
+from timing import machine
 from torch import nn
 
 from captum_hrcam.features import FeatureCollector, held_out
-from captum_hrcam.fitting import fit_head
+from captum_hrcam.fitting import Fitted, fit_head
+from captum_hrcam.layer_counts import LeftOut
 from captum_hrcam.recipe import Recipe
 from captum_hrcam.rows import RowFile
 
@@ -40,6 +41,12 @@ def write(images: int, file: Path) -> FeatureCollector:
     return collector
 
 
+def solve(collector: FeatureCollector, penalty: float | None) -> Fitted:
+    """Solve a ridge head on written features, as a fit does."""
+    recipe = Recipe(solver="ridge", penalty=penalty or "auto")
+    return fit_head(collector, None, CHANNELS, recipe, None, LeftOut())
+
+
 def resident() -> float:
     """The peak resident memory so far, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -55,15 +62,10 @@ def main() -> None:
         begin = time.perf_counter()
         collector = write(options.images, Path(folder) / "rows")
         print(f"written in {time.perf_counter() - begin:.0f} s", flush=True)
-        recipe = Recipe(solver="ridge", penalty=options.penalty or "auto")
-        found = {}
-
-        def solve() -> None:
-            found["fit"] = fit_head(collector, None, CHANNELS, recipe, None)
-
-        took = seconds(solve)
+        begin = time.perf_counter()
+        figures = solve(collector, options.penalty).figures
+        took = time.perf_counter() - begin
         size = (Path(folder) / "rows").stat().st_size / 1e9
-    figures = found["fit"].figures
     rows = [
         ["images x features", f"{options.images:,} x {sum(CHANNELS.values()):,}"],
         ["features on disk", f"{size:.1f} GB"],

@@ -155,15 +155,16 @@ class HRCAM(HeadAttribution):
                 "auto": fits "cascade" and "pattern". The cascade is kept if blurring away what its
                 maps of 24 held-out images mark most costs the model more than blurring what they
                 mark least (12 forward passes for each image). Otherwise both heads' maps are
-                compared by blurring away what they mark and by showing it alone (21 more), and the
-                pattern is taken if it is better in both by more than a standard error. Some layers
-                get weights of zero, and the report names them: fine layers, where the finest marks
-                things all over the image, such as a texture's grain or the edges in ultrasound
-                (found in up to eight forward passes for each of 54 training images, for each set of
-                layers tried); deep layers whose maps do not mark what the model uses, as in
-                transformers; and layers that do not vary, or whose averages tell nothing. With a
-                ``penalty``, "auto" means "ridge"; with ``balance_layers``, or for "mse", it means
-                "pattern". Nothing is then compared or left out.
+                compared by blurring away what they mark and by showing it alone (21 more, 11 more to
+                confirm the pattern), and the pattern is taken if it is better in both by more than
+                a standard error. Some layers get weights of zero, and the report names them: fine
+                layers, where the finest marks things all over the image, such as a texture's grain
+                or the edges in ultrasound (found in up to eight forward passes for each of 54
+                training images, for each set of layers tried); deep layers whose maps do not mark
+                what the model uses, as in transformers; and layers that do not vary, or whose
+                averages tell nothing. With a ``penalty``, "auto" means "ridge"; with
+                ``balance_layers``, or for "mse", it means "pattern". Nothing is then compared or
+                left out.
             penalty (float or "auto"): ridge's penalty on standardised weights; "auto" takes the
                 strongest within one standard error of the best held-out loss.
             balance_layers (str or None): for pattern and ridge. "equal" gives every layer the same

@@ -79,7 +79,7 @@ print(table.round(3))
 print(f"infidelity of a map of zeros: {told(torch.zeros_like(x)):.3f}")
 
 # %%
-# A map of zeros predicts nothing, and no map has a much lower infidelity than that: noise on single
+# A map of zeros predicts nothing, and every map is little better than that: noise on single
 # pixels has little effect that a map of regions could predict. HR-CAM's maps change least with the
 # image. The tunnel draws new noise each time, which is itself a change.
 #

@@ -52,8 +52,9 @@ for solver in ("adam", "ridge", "pattern", "cascade"):
 # The choice without masks
 # ------------------------
 # The default, "auto", fits the cascade and the pattern. In held-out images it then blurs away what
-# their maps mark, or shows that alone. The cascade is kept unless its maps do not mark what the
-# model uses and the pattern is clearly better in both tests.
+# the cascade's maps mark most, and what they mark least. The cascade is kept if the first costs the
+# model more. Otherwise both heads' maps are compared, by blurring away what they mark and by
+# showing that alone, and the pattern is taken if it is clearly better in both.
 
 hrcam = HRCAM(model, layers)
 print(hrcam.fit([(images, labels)]).choices[0])

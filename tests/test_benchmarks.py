@@ -14,6 +14,8 @@ from images import KINDS
 from networks import NETWORKS, train
 from real import SETS, SIZE, real
 from results import write_section
+from scale import solve
+from scale import write as write_features
 
 
 def test_a_section_replaces_itself_and_leaves_the_others(tmp_path):
@@ -120,3 +122,8 @@ def test_networks_train(name):
     model = train(name, x, y, epochs=1, seed=0, turn=False, batch_size=4)
     assert not model.training
     assert model(x).shape == (8, 4)
+
+
+def test_a_ridge_head_is_solved_on_features_from_disk(tmp_path):
+    figures = solve(write_features(400, tmp_path / "rows"), penalty=1.0).figures
+    assert figures["penalty"] == 1.0 and figures["head_accuracy"] > 0.5
