@@ -155,9 +155,9 @@ class HRCAM(HeadAttribution):
                 "auto": fits "cascade" and "pattern". The cascade is kept if blurring away what its
                 maps of 24 held-out images mark most costs the model more than blurring what they
                 mark least (12 forward passes for each image). Otherwise both heads' maps are
-                compared by blurring away what they mark and by showing it alone (21 more, 11 more to
-                confirm the pattern), and the pattern is taken if it is better in both by more than
-                a standard error. Some layers get weights of zero, and the report names them: fine
+                compared by blurring away what they mark and by showing it alone (21 more, and 11 if
+                the pattern wins), and the pattern is taken if it is better in both by more than a
+                standard error. Some layers get weights of zero, and the report names them: fine
                 layers, where the finest marks things all over the image, such as a texture's grain
                 or the edges in ultrasound (found in up to eight forward passes for each of 54
                 training images, for each set of layers tried); deep layers whose maps do not mark

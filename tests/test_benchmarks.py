@@ -125,5 +125,6 @@ def test_networks_train(name):
 
 
 def test_a_ridge_head_is_solved_on_features_from_disk(tmp_path):
-    figures = solve(write_features(400, tmp_path / "rows"), penalty=1.0).figures
-    assert figures["penalty"] == 1.0 and figures["head_accuracy"] > 0.5
+    figures = solve(write_features(1000, tmp_path / "rows"), penalty=100.0).figures
+    assert figures["penalty"] == 100.0
+    assert figures["head_accuracy"] > 0.2  # of eight classes
