@@ -1,7 +1,7 @@
 """From pooled features to a head: choose, solve, balance layers, calibrate, fold."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from captum_hrcam.head import Head, centre, fold, split_layers
 from captum_hrcam.head_and_model import head_figures, layer_scores
 from captum_hrcam.labels import check_classes, loss_per_sample
 from captum_hrcam.layer_counts import LeftOut, cascade_weight
+from captum_hrcam.modes import full_precision
 from captum_hrcam.moments import Moments
 from captum_hrcam.recipe import Recipe
 
@@ -97,6 +98,25 @@ def fit_head(
         "seconds_solve": time.perf_counter() - begin,
     }
     return Fitted(head, trial, figures, chosen.left_out)
+
+
+def fit_heads(
+    train: FeatureCollector,
+    val: FeatureCollector | None,
+    channels: Mapping[str, int],
+    recipes: Sequence[Recipe],
+    cascade: Cascade | None,
+) -> dict[str, Fitted]:
+    """Fit a head by each recipe, as {solver: its head}; arguments as for ``fit_head``.
+
+    A cascade comes first: the other heads leave out the layers that it did.
+    """
+    fits, left_out = dict[str, Fitted](), LeftOut()
+    with full_precision(torch.device("cpu")):  # a caller's autocast is for the model only
+        for recipe in recipes:
+            fitted = fit_head(train, val, channels, recipe, cascade, left_out)
+            fits[recipe.solver], left_out = fitted, fitted.left_out
+    return fits
 
 
 def _unit(part: Features, loss: str) -> Tensor:

@@ -4,7 +4,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,20 +14,17 @@ from captum_hrcam import group, storage
 from captum_hrcam.activations import Read, ReshapeTransform
 from captum_hrcam.attribution import HeadAttribution, LayerLike
 from captum_hrcam.batch import device_of
-from captum_hrcam.cache import NEVER, FeatureCache, model_digest
-from captum_hrcam.cascade import Cascade
 from captum_hrcam.checks import batches, one_of, same_channels, whole
 from captum_hrcam.features import FeatureCollector
 from captum_hrcam.fingerprint import fingerprint, is_of_others
 from captum_hrcam.fit_report import FitReport
-from captum_hrcam.fitting import Fitted, fit_head
+from captum_hrcam.fitting import fit_heads
 from captum_hrcam.frozen_pass import FrozenPass
 from captum_hrcam.head import Head
 from captum_hrcam.head_and_model import check_head
 from captum_hrcam.labels import LOSSES
-from captum_hrcam.layer_counts import LeftOut
-from captum_hrcam.modes import autocast_dtype, full_precision, own_tensors
-from captum_hrcam.reading import Reading
+from captum_hrcam.modes import own_tensors
+from captum_hrcam.reading import Reading, open_cache
 from captum_hrcam.recipe import Recipe
 from captum_hrcam.report import HeadReport
 from captum_hrcam.revisit import Revisit
@@ -213,76 +210,56 @@ class HRCAM(HeadAttribution):
         whole("n_passes", n_passes, 1)
         if n_classes is not None:
             whole("n_classes", n_classes, 1)
+
         recipes = recipe.candidates()
-        device = device_of(self.forward_func)
-        names = list(self.layers)
         solvers = [r.solver for r in recipes]
         has_cascade = "cascade" in solvers
-        is_bare = self.reshape_transform is None and not self.attribute_to_layer_input
-        modules = self.layers if is_bare else {}
-        frozen = FrozenPass(
-            self._forward, names, targets, loss, n_classes, device, has_cascade, modules
-        )
+        frozen = self._frozen_pass(targets, loss, n_classes, in_order=has_cascade)
         places = has_cascade if place_layers == "auto" else bool(place_layers)
-        revisit = Revisit(self._forward, self._native_maps, device, solvers, loss, places)
+        revisit = Revisit(self._forward, self._native_maps, frozen.device, solvers, loss, places)
         begin = time.perf_counter()
         with group.in_step("reading the data"):
-            store = self._cache(cache, recipes[0], (targets, loss, n_classes, n_passes), device)
+            store = open_cache(cache, self, recipes[0], (targets, loss, n_classes, n_passes))
             keep_all = recipes[0].needs_all_rows
             reading = Reading(frozen, revisit, keep_all, n_passes, store, show_progress)
             train, val = reading.read(train_data, val_data)
         seconds = time.perf_counter() - begin
 
-        def fit(cascade: Cascade | None) -> dict[str, Fitted]:
-            fits, left_out = dict[str, Fitted](), LeftOut()
-            with full_precision(torch.device("cpu")):  # a caller's autocast is for the model only
-                for r in recipes:  # a cascade comes first: the next head leaves out what it did
-                    fitted = fit_head(train, val, frozen.channels, r, cascade, left_out)
-                    fits[r.solver], left_out = fitted, fitted.left_out
-            return fits
+        fit = partial(fit_heads, train, val, frozen.channels, recipes)
+        fitted = revisit.settle(fit, frozen.resolutions)
 
-        chosen = revisit.settle(fit, frozen.resolutions)
-        chosen.figures["choices"] += reading.notes
+        fitted.figures["choices"] += reading.notes
         report = FitReport(
-            **chosen.figures,
-            displacement={n: d.clone() for n, d in chosen.head.displacement.items()},
+            **fitted.figures,
+            displacement={n: d.clone() for n, d in fitted.head.displacement.items()},
             resolutions=frozen.resolutions,
             targets=targets,
             seconds_pass=seconds,
             extra_forwards=revisit.forwards,
-            seconds_beside=time.perf_counter() - begin - seconds - chosen.figures["seconds_solve"],
+            seconds_beside=time.perf_counter() - begin - seconds - fitted.figures["seconds_solve"],
         )
-        head, report = group.from_first((chosen.head, report))
+        head, report = group.from_first((fitted.head, report))
         for warning in report.warnings:  # before the head is kept: a caller may make them errors
             warnings.warn(warning, stacklevel=4)  # past the decorators, to the caller
         head.fingerprint = fingerprint(self.forward_func)
         self._head, self.report = head, report
         return report
 
-    def _cache(
-        self,
-        folder: str | os.PathLike[str] | None,
-        recipe: Recipe,
-        options: tuple[Any, ...],
-        device: torch.device | None,
-    ) -> FeatureCache | None:
-        """The cache in the folder that ``cache`` names, for this model, its layers and options."""
-        if folder is None:
-            return None
-        if not recipe.needs_all_rows:
-            raise ValueError(
-                f"cache: got {os.fspath(folder)!r} with solver={recipe.solver!r}, which keeps no "
-                "features of all images. Use solver='ridge', or leave cache=None."
-            )
-        is_known = self.reshape_transform is None  # functions cannot be told apart
-        about = {
-            "model": model_digest(self.forward_func) if is_known else NEVER,
-            "layers": list(self.layers),
-            "to_input": self.attribute_to_layer_input,
-            "options": options,
-            "autocast": autocast_dtype(device),
-        }
-        return FeatureCache(Path(folder), about)
+    def _frozen_pass(
+        self, targets: str, loss: str, n_classes: int | None, *, in_order: bool
+    ) -> FrozenPass:
+        """The pass of a fit. Layers that are read as they are show where their channels are."""
+        is_bare = self.reshape_transform is None and not self.attribute_to_layer_input
+        return FrozenPass(
+            self._forward,
+            list(self.layers),
+            targets,
+            loss,
+            n_classes,
+            device_of(self.forward_func),
+            in_order,
+            self.layers if is_bare else {},
+        )
 
     @torch.inference_mode(False)
     @own_tensors()

@@ -1,16 +1,22 @@
 """The data of a fit, read once: through the frozen model, or from the cache of an earlier fit."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from captum_hrcam import group
-from captum_hrcam.cache import DataDigest, FeatureCache, is_read_once
+from captum_hrcam.attribution import HeadAttribution
+from captum_hrcam.batch import device_of
+from captum_hrcam.cache import NEVER, DataDigest, FeatureCache, is_read_once, model_digest
 from captum_hrcam.features import FeatureCollector, Sample
 from captum_hrcam.frozen_pass import FrozenPass
 from captum_hrcam.labels import target_rows
+from captum_hrcam.modes import autocast_dtype
+from captum_hrcam.recipe import Recipe
 from captum_hrcam.revisit import Revisit
 from captum_hrcam.rows import AllRows
 
@@ -129,3 +135,39 @@ class Reading:
 
     def _progress(self, what: str, i: int) -> str | None:
         return f"HR-CAM {what} {i + 1} of {self.n_passes}" if self.show_progress else None
+
+
+def open_cache(
+    folder: str | os.PathLike[str] | None,
+    method: HeadAttribution,
+    recipe: Recipe,
+    options: tuple[Any, ...],
+) -> FeatureCache | None:
+    """The cache in this folder; None without a folder.
+
+    Args:
+        folder: the argument ``cache`` of a fit.
+        method: holds the model and its layers.
+        recipe: how the head is to be solved.
+        options: of the fit, on which the features and targets depend.
+
+    Raises:
+        ValueError: the solver keeps no features that could be cached.
+        OSError: the folder cannot be written.
+    """
+    if folder is None:
+        return None
+    if not recipe.needs_all_rows:
+        raise ValueError(
+            f"cache: got {os.fspath(folder)!r} with solver={recipe.solver!r}, which keeps no "
+            "features of all images. Use solver='ridge', or leave cache=None."
+        )
+    is_known = method.reshape_transform is None  # functions cannot be told apart
+    about = {
+        "model": model_digest(method.forward_func) if is_known else NEVER,
+        "layers": list(method.layers),
+        "to_input": method.attribute_to_layer_input,
+        "options": options,
+        "autocast": autocast_dtype(device_of(method.forward_func)),
+    }
+    return FeatureCache(Path(folder), about)

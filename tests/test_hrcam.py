@@ -265,6 +265,15 @@ def test_default_device_is_for_the_callers_code_alone(solver, elsewhere):
     assert torch.empty(0).device == elsewhere
 
 
+def test_warnings_show_the_callers_line():
+    case = BY_NAME["vgg2d"]
+    hrcam = HRCAM(case.model(), case.layers)
+    for call in (hrcam.fit, hrcam.check):
+        with pytest.warns(UserWarning, match="head and model agree") as seen:
+            call(training_batches(case))
+        assert {warning.filename for warning in seen} == {__file__}
+
+
 def test_compiled_model_is_read_as_the_model_inside():
     case = BY_NAME["vgg2d"]
     model = case.model()
