@@ -16,6 +16,7 @@ from captum_hrcam.attribution import HeadAttribution, LayerLike
 from captum_hrcam.batch import device_of
 from captum_hrcam.checks import batches, one_of, same_channels, whole
 from captum_hrcam.features import FeatureCollector
+from captum_hrcam.fewer_layers import fit_and_choose
 from captum_hrcam.fingerprint import fingerprint, is_of_others
 from captum_hrcam.fit_report import FitReport
 from captum_hrcam.fitting import fit_heads
@@ -214,9 +215,9 @@ class HRCAM(HeadAttribution):
         recipes = recipe.candidates()
         solvers = [r.solver for r in recipes]
         has_cascade = "cascade" in solvers
+        is_placed = has_cascade if place_layers == "auto" else place_layers
         frozen = self._frozen_pass(targets, loss, n_classes, in_order=has_cascade)
-        places = has_cascade if place_layers == "auto" else bool(place_layers)
-        revisit = Revisit(self._forward, self._native_maps, frozen.device, solvers, loss, places)
+        revisit = Revisit(self._forward, self._native_maps, frozen.device, solvers, loss)
         begin = time.perf_counter()
         with group.in_step("reading the data"):
             store = open_cache(cache, self, recipes[0], (targets, loss, n_classes, n_passes))
@@ -226,7 +227,9 @@ class HRCAM(HeadAttribution):
         seconds = time.perf_counter() - begin
 
         fit = partial(fit_heads, train, val, frozen.channels, recipes)
-        fitted = revisit.settle(fit, frozen.resolutions)
+        fitted = fit_and_choose(revisit, fit, frozen.resolutions)
+        if is_placed:
+            revisit.place(fitted, frozen.resolutions)
 
         fitted.figures["choices"] += reading.notes
         report = FitReport(

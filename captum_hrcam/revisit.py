@@ -14,22 +14,18 @@ from captum_hrcam.activations import Read
 from captum_hrcam.asking import Asking, Inputs
 from captum_hrcam.batch import score_rows, to_device
 from captum_hrcam.cascade import Cascade
-from captum_hrcam.choosing import ENOUGH, Judge, Verdict, doubtful
+from captum_hrcam.choosing import Judge, Verdict
 from captum_hrcam.features import Sample
 from captum_hrcam.few_images import in_batches
 from captum_hrcam.fitting import Fitted
 from captum_hrcam.frozen_pass import Forward
 from captum_hrcam.fusion import Fusion, contract
+from captum_hrcam.grain import Sizes
 from captum_hrcam.head import Head
 from captum_hrcam.labels import model_targets, present
 
 SPREAD_IMAGES = 64
 SHOWS = 2  # a class has a place if its map varies so many times as much in its images as in others
-DEEPER = (
-    "without {}: the model's outputs did not speak for maps that these layers are part of, as "
-    "where deep layers mix all places; solver='cascade' keeps them"
-)
-IN_VAIN = "all layers stay: without the deeper ones the outputs do not speak for the maps either"
 
 
 @dataclass
@@ -42,7 +38,6 @@ class Revisit:
         device: where inputs go; None leaves them.
         solvers: the solvers to try. A cascade takes more images; several solvers need a choice.
         loss: see ``labels.LOSSES``.
-        place_layers: whether to move the head's maps to where its layers look.
 
     Attributes:
         images: a sample to fit a cascade and to measure spreads and displacements on.
@@ -55,7 +50,6 @@ class Revisit:
     device: torch.device | None
     solvers: list[str]
     loss: str
-    place_layers: bool = False
     images: Sample = field(init=False)
     held: Sample | None = field(init=False)
     _taken: int = field(init=False, default=0)
@@ -79,61 +73,7 @@ class Revisit:
         """The number of forward passes of single images so far, over all ranks."""
         return group.count(self._taken)
 
-    def settle(
-        self,
-        fit: Callable[[Cascade | None], dict[str, Fitted]],
-        resolutions: dict[str, tuple[int, ...]],
-    ) -> Fitted:
-        """Fit the heads, choose one by the model's outputs, and place its maps.
-
-        If the outputs do not speak for the chosen head's maps, heads are fitted and judged again
-        without the deeper half of the layers, and so on down to a single layer. Of the heads that
-        the outputs then speak for, the one with the largest margin is kept; if there is none, all
-        layers are.
-
-        Args:
-            fit: cascade (None without one) -> {solver: its head}; called again for fewer layers.
-            resolutions: layer name -> spatial size, shallow to deep, known once images were read.
-        """
-        kept = self._settled(fit, resolutions)
-        if self.place_layers:
-            kept.figures["framing"] = self._framing(kept.head, resolutions)
-            self._place(kept)
-        return kept
-
-    def _settled(
-        self,
-        fit: Callable[[Cascade | None], dict[str, Fitted]],
-        resolutions: dict[str, tuple[int, ...]],
-    ) -> Fitted:
-        layers = list(resolutions)
-        of_all, verdict = self._best(fit(self._cascade(resolutions)))
-        if verdict is None or not doubtful(verdict.support) or len(layers) == 1:
-            return of_all
-        kept, why, largest = of_all, IN_VAIN, 0.0
-        while len(layers) > 1:
-            layers = layers[: (len(layers) + 1) // 2]
-            part = {name: resolutions[name] for name in layers}
-            chosen, verdict = self._best(fit(self._cascade(part)))
-            assert verdict is not None, "there were several heads before"
-            if verdict.support >= ENOUGH and verdict.margin > largest:
-                deeper = [name for name in resolutions if name not in part]
-                kept, why, largest = chosen, DEEPER.format(", ".join(deeper)), verdict.margin
-        kept.figures["choices"].insert(1, why)
-        return kept
-
-    def _best(self, fits: dict[str, Fitted]) -> tuple[Fitted, Verdict | None]:
-        """The head to keep, and the verdict; None if there is only one head."""
-        self._add_spreads(fits.values())
-        if len(fits) == 1:
-            return next(iter(fits.values())), None
-        verdict = self._choose({name: fitted.trial for name, fitted in fits.items()})
-        chosen = fits[verdict.name]
-        chosen.figures |= {"support": verdict.support, "change": verdict.change}
-        chosen.figures["choices"].insert(0, f"solver {verdict.why}")
-        return chosen, verdict
-
-    def _cascade(self, resolutions: dict[str, tuple[int, ...]]) -> Cascade | None:
+    def cascade_of(self, resolutions: Sizes) -> Cascade | None:
         """A cascade of these layers, not yet fitted; None if no solver is one."""
         if "cascade" not in self.solvers:
             return None
@@ -142,7 +82,7 @@ class Revisit:
         asking = Asking(*self._asked(self.images, edges.IMAGES)) if leaves_out else None
         return Cascade(self._read, tuple(inputs), present(y, self.loss), resolutions, asking)
 
-    def _add_spreads(self, fits: Iterable[Fitted]) -> None:
+    def add_spreads(self, fits: Iterable[Fitted]) -> None:
         """Measure how far each head's maps vary over space, for its fusion and its report."""
         fits = list(fits)
         *inputs, y = self.images.rows()
@@ -172,7 +112,7 @@ class Revisit:
                 spread.contrast(by_layer[deepest[0]], y) if deepest and self.loss != "mse" else None
             )
 
-    def _choose(self, trials: dict[str, Head]) -> Verdict:
+    def choose(self, trials: dict[str, Head]) -> Verdict:
         """Choose the head whose maps of held-out images mark what the model uses."""
 
         def attribute(head: Head, inputs: tuple[Tensor, ...], classes: Tensor) -> Tensor:
@@ -196,7 +136,18 @@ class Revisit:
         *inputs, y = (rows[::step] for rows in (*inputs, y))
         return outputs, tuple(inputs), y, self.loss
 
-    def _framing(self, head: Head, resolutions: dict[str, tuple[int, ...]]) -> list[framing.Seen]:
+    def place(self, fitted: Fitted, resolutions: Sizes) -> None:
+        """Measure how the layers of this head see the images, and where its maps lie beside what
+        they mark, for its maps and its report.
+
+        Args:
+            fitted: the head that is kept.
+            resolutions: layer name -> spatial size, shallow to deep.
+        """
+        fitted.figures["framing"] = self._framing(fitted.head, resolutions)
+        fitted.head.displacement = self._displacement(fitted.head, fitted.figures["contrast"])
+
+    def _framing(self, head: Head, resolutions: Sizes) -> list[framing.Seen]:
         """How the finest layer that counts sees the images; an empty list if it is too coarse, or
         noise cannot be added to the images."""
         finest = next((name for name in resolutions if head.weights[name].any()), None)
@@ -216,18 +167,18 @@ class Revisit:
 
         return framing.framing(features, first)
 
-    def _place(self, fitted: Fitted) -> None:
-        """Measure where the layers of this head look, for its maps and its report."""
-        head = fitted.head
+    def _displacement(self, head: Head, contrast: Tensor | None) -> dict[str, Tensor]:
+        """By how many cells each layer's map lies beside what it marks; an empty dict if the inputs
+        have no spatial axes."""
         if self.images.rows()[0].ndim < 3:
-            return
-        inputs, classes, count = self._with_places(fitted.figures["contrast"])
+            return {}
+        inputs, classes, count = self._with_places(contrast)
         displacements = placing.Displacements(
             lambda x, rows: self._maps(head, x, classes[rows]), count
         )
         for rows, batch in in_batches(inputs):
             displacements.add(batch, rows)
-        head.displacement = displacements.found()
+        return displacements.found()
 
     def _with_places(self, contrast: Tensor | None) -> tuple[list[Tensor], Tensor, bool]:
         """The images to measure displacements on, as (inputs, their classes, whether they count).
@@ -237,7 +188,7 @@ class Revisit:
         returns one that does not count.
         """
         *inputs, y = self.images.rows()
-        if y.shape[1] == 0:  # as in _add_spreads
+        if y.shape[1] == 0:  # as in add_spreads
             *inputs, y = self._few
         placed = y if contrast is None else y * ~(contrast < SHOWS)
         rows = torch.arange(len(y))

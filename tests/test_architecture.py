@@ -54,7 +54,7 @@ ORDER = [
         "storage",
     },
     {"attribution", "cascade", "confirming", "fitting", "layer_counts"},
-    {"reading", "revisit"},
+    {"fewer_layers", "reading", "revisit"},
     {"cam", "hrcam"},
     {"compare", "visualize"},
     {"evaluation", "faithfulness"},
