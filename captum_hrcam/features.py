@@ -93,6 +93,16 @@ class Features:
             if self.forget is not None:
                 self.forget()
 
+    def less_mean(self, moments: Moments, *, scaled: bool) -> Iterator[Tensor]:
+        """z less its mean, (n, N) in float32, some rows at a time; if ``scaled`` divided by its
+        scale, and 0 where the average does not vary."""
+        # Rounding the mean moves all rows alike, and the bias absorbs that.
+        mean, factor = moments.mean_z.float(), torch.ones_like(moments.mean_z)
+        if scaled:
+            factor = moments.informative / moments.scale
+        for part in self.chunks():
+            yield (part.z.float() - mean).mul_(factor.float())
+
     def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
         """W z + b in float64, (n, K)."""
         return torch.cat([part.z.double() @ weight.T + bias for part in self.chunks()])

@@ -1,8 +1,8 @@
-"""From pooled features to a head: choose, solve, balance layers, calibrate, fold."""
+"""From pooled features to a head: settle the options, solve, balance layers, calibrate, fold."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,24 +13,12 @@ from captum_hrcam.cascade import Cascade
 from captum_hrcam.features import MAX_SAMPLE, FeatureCollector, Features
 from captum_hrcam.head import Head, centre, fold, split_layers
 from captum_hrcam.head_and_model import head_figures, layer_scores
-from captum_hrcam.labels import check_classes, loss_per_sample
-from captum_hrcam.layer_counts import LeftOut, cascade_weight
+from captum_hrcam.labels import check_classes
+from captum_hrcam.layer_counts import LeftOut
 from captum_hrcam.modes import full_precision
 from captum_hrcam.moments import Moments
 from captum_hrcam.recipe import Recipe
-
-
-@dataclass
-class Chosen:
-    """What was settled on held-out features before the solve, and why."""
-
-    recipe: Recipe
-    unit: Tensor  # (K,), see _unit
-    path: solvers.RidgePath | None = None
-    information: dict[str, float] = field(default_factory=dict)
-    weight: Tensor | None = None  # (K, N) on raw features, of a cascade
-    left_out: LeftOut = field(default_factory=LeftOut)
-    why: list[str] = field(default_factory=list)
+from captum_hrcam.settling import Settled, settle
 
 
 @dataclass
@@ -74,30 +62,30 @@ def fit_head(
     part, held = sample[~sample.held], sample[sample.held]
     if val is not None:
         part, part_moments, held = sample, moments, val.rows().sample(group.part(MAX_SAMPLE))
-    chosen = _choose(recipe, part, part_moments, held, moments, channels, cascade, left_out)
-    linear = _solve(chosen, rows, sample, moments, channels)
+    settled = settle(recipe, part, part_moments, held, moments, channels, cascade, left_out)
+    linear = _solve(settled, rows, sample, moments, channels)
     if not all(values.float().isfinite().all() for values in linear):  # the dtype of maps
         raise ValueError(
             f"train_data: solver {recipe.solver!r} finds no finite head, as the features are too "
             "small or too large for float32. Scale the inputs as in the model's training."
         )
-    head = trial = _head(*linear, moments, channels, chosen.recipe)
+    head = trial = _head(*linear, moments, channels, settled.recipe)
     if val is None:  # figures are made with a head that has not seen the held-out images
-        linear = _solve(chosen, part, part, part_moments, channels)
-        trial = _head(*linear, part_moments, channels, chosen.recipe)
+        linear = _solve(settled, part, part, part_moments, channels)
+        trial = _head(*linear, part_moments, channels, settled.recipe)
     scores, y, outputs = map(group.gather, (held.scores(*linear), held.y, held.outputs))
-    path, layers = chosen.path, layer_scores(sample, head.weights)
+    path, layers = settled.path, layer_scores(sample, head.weights)
     figures = head_figures(moments, channels, layers, scores, y, outputs, recipe.loss)
     figures |= {
         "figures_from": f"{len(y)} {'held-out' if val is None else 'validation'} images",
         "solver": recipe.solver,
-        "balance_layers": chosen.recipe.balance_layers,
-        "penalty": float(chosen.recipe.penalty) if recipe.solver == "ridge" else None,
+        "balance_layers": settled.recipe.balance_layers,
+        "penalty": float(settled.recipe.penalty) if recipe.solver == "ridge" else None,
         "penalty_path": path.rows() if path else [],
-        "choices": chosen.why,
+        "choices": settled.why,
         "seconds_solve": time.perf_counter() - begin,
     }
-    return Fitted(head, trial, figures, chosen.left_out)
+    return Fitted(head, trial, figures, settled.left_out)
 
 
 def fit_heads(
@@ -119,72 +107,12 @@ def fit_heads(
     return fits
 
 
-def _unit(part: Features, loss: str) -> Tensor:
-    """(K,) each output's deviation for real values, so that the unit of one output does not change
-    the others' maps; 1 for classes."""
-    spread = group.gather(part.y.double()).std(0, correction=0)
-    ones = torch.ones_like(spread)
-    return torch.where(spread > 0, spread, ones) if loss == "mse" else ones
-
-
-def _choose(
-    recipe: Recipe,
-    part: Features,
-    moments: Moments,
-    held: Features,
-    of_all: Moments,
-    channels: dict[str, int],
-    cascade: Cascade | None,
-    left_out: LeftOut,
-) -> Chosen:
-    """Decide on held-out features: every "auto", and how a cascade counts layers or leaves some
-    out."""
-    chosen = _settle(recipe, part, moments, held, channels)
-    if recipe.solver == "cascade":
-        assert cascade is not None, "it was built for this recipe"
-        chosen.weight, lines, left_out = cascade_weight(
-            cascade, part, moments, held, of_all, channels, recipe.loss
-        )
-        chosen.why = lines + chosen.why
-    chosen.left_out, chosen.why = left_out, [*left_out.why, *chosen.why]
-    return chosen
-
-
-def _settle(
-    recipe: Recipe, part: Features, moments: Moments, held: Features, channels: dict[str, int]
-) -> Chosen:
-    """Settle every "auto" on held-out features."""
-    unit = _unit(part, recipe.loss)
-    chosen = Chosen(recipe, unit)
-    if recipe.solver == "ridge" and recipe.penalty == "auto":
-        x, held_x = (
-            torch.cat(list(_standardised(rows, moments, recipe.standardize)))
-            for rows in (part, held)
-        )
-        chosen.path = solvers.ridge_path(x, part.y / unit, held_x, held.y / unit, recipe.loss)
-        chosen.recipe = replace(chosen.recipe, penalty=chosen.path.chosen)
-        chosen.why.append(
-            f"penalty {chosen.path.chosen:g}: the strongest within one standard error of the best "
-            "held-out loss"
-        )
-    if recipe.balance_layers == "auto":
-        balance = "equal" if recipe.solver == "pattern" else None
-        chosen.recipe = replace(chosen.recipe, balance_layers=balance)
-        if recipe.solver != "cascade":  # a cascade says itself how its layers count
-            chosen.why.append(f"balance_layers {balance}: the default for {recipe.solver} heads")
-    if recipe.balance_layers == "information":
-        chosen.information = _information(part, moments, held, channels, recipe.loss)
-        told = ", ".join(f"{name} {value:.2f}" for name, value in chosen.information.items())
-        chosen.why.append(f"each layer alone tells, of 1, on held-out images: {told}")
-    return chosen
-
-
 def _solve(
-    chosen: Chosen, rows: Features, sample: Features, moments: Moments, channels: dict[str, int]
+    settled: Settled, rows: Features, sample: Features, moments: Moments, channels: dict[str, int]
 ) -> tuple[Tensor, Tensor]:
     """W (K, N) and b (K,) on raw features, solved on all ``rows``; for a softmax centred, but for a
     cascade. But for adam the scores are calibrated on the sample."""
-    recipe, unit = chosen.recipe, chosen.unit
+    recipe, unit = settled.recipe, settled.unit
     if recipe.solver == "adam":
         weight, bias = solvers.adam(
             rows,
@@ -195,10 +123,10 @@ def _solve(
             seed=recipe.seed,
         )
         return centre(weight, bias) if recipe.loss == "cross_entropy" else (weight, bias)
-    if chosen.weight is not None:
-        bias = -chosen.weight @ moments.mean_z
+    if settled.weight is not None:
+        bias = -settled.weight @ moments.mean_z
         # A cascade learns each class apart from the others, so each has a scale of its own.
-        return solvers.calibrated(chosen.weight, bias, sample, recipe.loss, per_class=True)
+        return solvers.calibrated(settled.weight, bias, sample, recipe.loss, per_class=True)
     scale = moments.scale
     if recipe.solver == "pattern":
         weight = solvers.pattern(moments) / unit[:, None]
@@ -206,11 +134,11 @@ def _solve(
         weight = _ridge(recipe, rows, moments, unit)
         scale = scale if recipe.standardize else torch.ones_like(scale)
     for name, part in zip(channels, weight.split(list(channels.values()), 1), strict=True):
-        if name in chosen.left_out.layers:
+        if name in settled.left_out.layers:
             part.zero_()
     in_deviations = weight * (moments.scale / scale)
     factors = solvers.layer_norms(
-        in_deviations, channels, recipe.balance_layers, chosen.information
+        in_deviations, channels, recipe.balance_layers, settled.information
     )
     zero = torch.zeros(len(weight), dtype=weight.dtype)
     weight, bias = fold(weight * factors * unit[:, None], zero, moments.mean_z, scale)
@@ -224,7 +152,7 @@ def _ridge(recipe: Recipe, rows: Features, moments: Moments, unit: Tensor) -> Te
     Rows on disk are read again for each step; rows in memory are prepared once."""
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        x = _standardised(rows, moments, recipe.standardize)
+        x = rows.less_mean(moments, scaled=recipe.standardize)
         yield from zip(x, (part.y.double() / unit for part in rows.chunks()), strict=True)
 
     in_memory = None if rows.forget else list(batches())
@@ -248,31 +176,3 @@ def _head(
         centred=recipe.loss == "cross_entropy" and recipe.solver != "cascade",
         loss=recipe.loss,
     )
-
-
-def _standardised(rows: Features, moments: Moments, standardize: bool) -> Iterator[Tensor]:
-    """Features less their mean, (n, N) in float32, some rows at a time; divided by their scale if
-    ``standardize``."""
-    # Rounding the mean moves all rows alike, and the bias absorbs that.
-    mean, factor = moments.mean_z.float(), torch.ones_like(moments.mean_z)
-    if standardize:
-        factor = moments.informative / moments.scale
-    for part in rows.chunks():
-        yield (part.z.float() - mean).mul_(factor.float())
-
-
-def _information(
-    part: Features, moments: Moments, held: Features, channels: dict[str, int], loss: str
-) -> dict[str, float]:
-    """What each layer's pattern tells alone on held-out data: 1 - loss / loss of the mean."""
-    y, held_y = group.gather(part.y.double()), group.gather(held.y.double())
-    _, d = solvers.rescale(torch.zeros_like(y), y, loss)
-    base = loss_per_sample(torch.zeros_like(held_y) + d, held_y, loss).mean()
-    weights = split_layers(solvers.pattern(moments) / moments.scale, channels)
-    scores, held_scores = layer_scores(part, weights), layer_scores(held, weights)
-    information = {}
-    for name in channels:
-        a, d = solvers.rescale(scores[name], y, loss)
-        value = loss_per_sample(held_scores[name] * a + d, held_y, loss).mean()
-        information[name] = max(0.0, 1 - (value / base).item())
-    return information

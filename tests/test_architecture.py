@@ -53,7 +53,7 @@ ORDER = [
         "solvers",
         "storage",
     },
-    {"attribution", "cascade", "confirming", "fitting", "layer_counts"},
+    {"attribution", "cascade", "confirming", "fitting", "layer_counts", "settling"},
     {"fewer_layers", "reading", "revisit"},
     {"cam", "hrcam"},
     {"compare", "visualize"},

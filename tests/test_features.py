@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from captum_hrcam.features import FeatureCollector, Features, Sample, held_out
+from captum_hrcam.moments import Moments
 
 
 def test_sample_keeps_all_that_fits_in_order():
@@ -67,6 +68,18 @@ def test_moments_see_rows_that_are_not_kept():
     moments, _ = collector.moments()
     assert len(collector.rows()) == 5
     torch.testing.assert_close(moments.mean_z.float(), z.mean(0))
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_rows_less_their_mean_and_in_deviations_if_asked_for(scaled):
+    z, y = torch.randn(100, 3, dtype=torch.float64), torch.zeros(100, 1)
+    z[:, 2] = 0.3  # an average that does not vary
+    moments = Moments.of(z, y, torch.zeros_like(z))
+    rows = Features(torch.zeros(100, dtype=torch.bool), z.float(), y, y)
+    (found,) = rows.less_mean(moments, scaled=scaled)
+    expected = (z - z.mean(0)) / (z.std(0, correction=0) if scaled else 1)
+    expected[:, 2] = 0
+    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-6)
 
 
 def test_a_sample_is_drawn_fairly_in_order_and_the_same_again(monkeypatch):
