@@ -27,14 +27,14 @@ from torch import Tensor
 
 from captum_hrcam.asking import Asking
 from captum_hrcam.cells import CellMoments, Covariances, MapMoments, pool, solve, unit
-from captum_hrcam.confirming import confirm, fused, kept, places
+from captum_hrcam.confirming import confirm, fineness, fused, kept
 from captum_hrcam.few_images import FewImages, ReadModel, gains, maps_of
 from captum_hrcam.fusion import contract, upsample
 from captum_hrcam.grain import Sizes
 
 IMAGES = 160  # with a thousand instead of 200, no figure changed by more than .02
 
-BY_PLACE = "confirmation times place"
+BY_FINENESS = "confirmation times fineness"
 Weights = dict[str, Tensor]  # layer name -> (K, C_l), shallow to deep
 
 
@@ -105,7 +105,7 @@ class Cascade:
             few, what_lights_up(start * deviations[last]), self.resolutions
         )
         head = _towards_fused_map(few, taught, covariance)
-        found, by, why = confirm(few, head), BY_PLACE, list[str]()
+        found, by, why = confirm(few, head), BY_FINENESS, list[str]()
         if self.asking is not None:
             sizes = {name: self.resolutions[name] for name in head}
             layers, why = kept(found.confirmed, few, head, sizes, self.asking)
@@ -114,9 +114,9 @@ class Cascade:
                 head = _towards_fused_map(few, {name: taught[name] for name in layers}, covariance)
                 found = confirm(few, head)
         counts = found.confirmed
-        if by == BY_PLACE:
-            ranks = places(self.resolutions[name] for name in counts)
-            counts = {n: r * p for (n, r), p in zip(counts.items(), ranks, strict=True)}
+        if by == BY_FINENESS:
+            ranks = fineness(self.resolutions[name] for name in counts)
+            counts = {n: r * rank for (n, r), rank in zip(counts.items(), ranks, strict=True)}
         weights = {name: weight * few.gains[name] for name, weight in head.items()}
         return Taught(weights, counts, by, why, found.moments)
 

@@ -1,7 +1,7 @@
 """What the layers' maps say of each other: which layers count in a cascade's sum, and how much.
 
 The weight of a layer is its confirmation (its map's correlation with what all deeper layers say)
-times its place, counted from the deepest, or the root or square of this product (see
+times its fineness, a rank counted from the deepest, or the root or square of this product (see
 ``layer_counts``). So a fine layer that the deeper ones do not confirm counts less. Layers do not
 count at all if the deeper ones hardly confirm them, as in textures (see ``grain``), or if they mark
 edges everywhere (see ``edges``). The others then count by confirmation alone.
@@ -82,20 +82,20 @@ def kept(
 
 def fused(maps: Sequence[Tensor], size: tuple[int, ...]) -> Tensor:
     """The harmonic mean of the layers' maps (n, 1, *cells), shallow to deep, at this size; each
-    counts by the root of its place."""
-    counts = [place**0.5 for place in places(tuple(z.shape[2:]) for z in maps)]
+    counts by the root of its fineness."""
+    counts = [fine**0.5 for fine in fineness(tuple(z.shape[2:]) for z in maps)]
     return agree(list(maps), counts, size)
 
 
-def places(resolutions: Iterable[tuple[int, ...]]) -> list[float]:
-    """How much each layer counts by its place, shallow to deep. A resolution's place is its rank,
-    counted from the deepest. Its layers share the place, so that more of them make no map finer.
+def fineness(resolutions: Iterable[tuple[int, ...]]) -> list[float]:
+    """Each layer's fineness, shallow to deep: the rank of its resolution, counted from the deepest.
+    Layers of one resolution share it, so that more of them make no map finer.
 
     Examples::
 
-        >>> places([(64, 64), (32, 32), (16, 16)])
+        >>> fineness([(64, 64), (32, 32), (16, 16)])
         [3.0, 2.0, 1.0]
-        >>> places([(64, 64), (32, 32), (32, 32)])
+        >>> fineness([(64, 64), (32, 32), (32, 32)])
         [2.0, 0.5, 0.5]
     """
     counts = [len(list(same)) for _, same in groupby(resolutions)]

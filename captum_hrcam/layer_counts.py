@@ -1,6 +1,6 @@
-"""How much each layer of a cascade counts in the sum: confirmation times place, to some power.
+"""How much each layer of a cascade counts in the sum: confirmation times fineness, to some power.
 
-Confirmation is how well the deeper layers' maps agree with the layer's map. Place is the layer's
+Confirmation is how well the deeper layers' maps agree with the layer's map. Fineness is the layer's
 rank, counted from the deepest. The power is one of ``POWERS``; ``steepest`` chooses it.
 If fine layers have been left out, only confirmation counts.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from captum_hrcam import group
-from captum_hrcam.cascade import BY_PLACE, Cascade
+from captum_hrcam.cascade import BY_FINENESS, Cascade
 from captum_hrcam.cells import varies
 from captum_hrcam.features import Features
 from captum_hrcam.head import split_layers
@@ -64,7 +64,7 @@ def cascade_weight(
     taught = cascade.fit(start[names[-1]], means, deviations)
     none = {name: torch.zeros_like(rows) for name, rows in start.items()}
     tried: dict[str, tuple[Tensor, float, float]] = {}
-    for name, power in list(POWERS.items())[: 3 if taught.by == BY_PLACE else 2]:
+    for name, power in list(POWERS.items())[: 3 if taught.by == BY_FINENESS else 2]:
         counted = {n: taught.weights[n] * count**power for n, count in taught.counts.items()}
         weight = torch.cat(list((none | counted).values()), 1)
         candidate = calibrated(weight, -weight @ moments.mean_z, part, loss, per_class=True)

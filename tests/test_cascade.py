@@ -108,9 +108,9 @@ class TestTexture:
             length = [hrcam.weights[name].norm(dim=1, keepdim=True) for hrcam in (ours, alone)]
             longer[name] = length[0] / length[1]
             torch.testing.assert_close(ours.weights[name], alone.weights[name] * longer[name])
-        (by,) = (name for name in POWERS if f"times place, {name}:" in str(alone.report))
+        (by,) = (name for name in POWERS if f"times fineness, {name}:" in str(alone.report))
         assert "layers count by confirmation, as it is: " in str(ours.report)
-        twice = torch.full_like(longer["middle"], 2.0) ** POWERS[by]  # places 2 and 1
+        twice = torch.full_like(longer["middle"], 2.0) ** POWERS[by]  # a fineness of 2 and 1
         torch.testing.assert_close(longer["coarse"] / longer["middle"], twice)
 
     def test_a_cascade_that_was_asked_for_keeps_all(self):
@@ -258,7 +258,8 @@ def test_a_fine_layer_counts_less_where_it_blurs_the_score(level, by):
     x, y, _ = squares(200, 0)
     x = x + level * torch.randn(200, 3, 1, 1, generator=torch.Generator().manual_seed(0))
     hrcam = fit_quietly(HRCAM(Levelled(), ["fine", "coarse"]), [(x, y)], solver="cascade")
-    assert hrcam.report.choices[0].startswith(f"layers count by confirmation times place, {by}: ")
+    told = f"layers count by confirmation times fineness, {by}: "
+    assert hrcam.report.choices[0].startswith(told)
     spread = {name: s.mean() for name, s in hrcam.head.spread.items()}
     assert (spread["fine"] > spread["coarse"]) == (level == 0)
 
@@ -324,10 +325,10 @@ def test_weights_follow_the_definition_in_loops():
     def up(a):
         return F.interpolate(a, size=case.size, mode="bilinear")
 
-    place = torch.tensor([2.0, 1.0]).sqrt()
-    place = place / place.sum()
+    fineness = torch.tensor([2.0, 1.0]).sqrt()
+    fineness = fineness / fineness.sum()
     z = [standard(taught, fine), standard(pattern, deep)]
-    fused = 1 / sum(w / F.softplus(up(a)) for w, a in zip(place.tolist(), z, strict=True))
+    fused = 1 / sum(w / F.softplus(up(a)) for w, a in zip(fineness.tolist(), z, strict=True))
     fused = fused * y[:, :, None, None]
     for name, f in zip(layers, (fine, deep), strict=True):
         target, channels = cells(F.adaptive_avg_pool2d(fused, f.shape[2:])), cells(f)
@@ -384,7 +385,7 @@ def test_layers_are_scaled_by_how_well_the_deeper_ones_confirm_them(name):
         return a if a.shape[2:] == size else F.interpolate(a, size=size, mode=mode)
 
     told = hrcam.report.choices[0]
-    (power,) = (p for name, p in POWERS.items() if f"times place, {name}:" in told)
+    (power,) = (p for name, p in POWERS.items() if f"times fineness, {name}:" in told)
     sizes = [a.shape[2:] for a in z]
     share = [len({s for s in sizes if s <= own}) / sizes.count(own) for own in sizes]
     expected = []
