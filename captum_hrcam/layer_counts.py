@@ -5,14 +5,14 @@ rank, counted from the deepest. The power is one of ``POWERS``; ``steepest`` cho
 If fine layers have been left out, only confirmation counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from captum_hrcam import group
-from captum_hrcam.cascade import BY_FINENESS, Cascade
+from captum_hrcam.cascade import BY_FINENESS, Cascade, Taught
 from captum_hrcam.cells import varies
 from captum_hrcam.features import Features
 from captum_hrcam.head import split_layers
@@ -56,13 +56,53 @@ def cascade_weight(
     start = split_layers(torch.where(own.any(1, keepdim=True), own, whole), channels)
     rows = (split_layers(v[None], channels) for v in (moments.mean_z, moments.deviation))
     means, deviations = ({name: row[name][0] for name in cascade.resolutions} for row in rows)
+    names, lines = _telling(start, means, deviations)
+    means, deviations = ({name: of[name] for name in names} for of in (means, deviations))
+    taught = cascade.fit(start[names[-1]], means, deviations)
+    none = {name: torch.zeros_like(rows) for name, rows in start.items()}
+    weight, how = _counted(taught, none, part, moments, held, loss)
+    left_out = [name for name in channels if name not in taught.counts]
+    return weight, lines + how, LeftOut(left_out, taught.why)
+
+
+def _telling(
+    start: Mapping[str, Tensor], means: Mapping[str, Tensor], deviations: Mapping[str, Tensor]
+) -> tuple[list[str], list[str]]:
+    """The layers that vary, down to the deepest that has something to teach, and lines for the
+    report on the others.
+
+    Args:
+        start: layer name -> (K, C_l), its pattern.
+        means: layer name -> (C_l,), its averages, shallow to deep.
+        deviations: layer name -> (C_l,), over images and cells.
+    """
     names = [n for n in means if varies(means[n], deviations[n]).any()] or list(means)
     constant, mute = [name for name in means if name not in names], list[str]()
     while len(names) > 1 and not start[names[-1]].any():
         mute.insert(0, names.pop())
-    means, deviations = ({name: of[name] for name in names} for of in (means, deviations))
-    taught = cascade.fit(start[names[-1]], means, deviations)
-    none = {name: torch.zeros_like(rows) for name, rows in start.items()}
+    others = ((CONSTANT, constant), (MUTE, mute))
+    return names, [line.format(", ".join(layers)) for line, layers in others if layers]
+
+
+def _counted(
+    taught: Taught,
+    none: dict[str, Tensor],
+    part: Features,
+    moments: Moments,
+    held: Features,
+    loss: str,
+) -> tuple[Tensor, list[str]]:
+    """The weights (K, N) of all layers with the power that ``steepest`` chooses, and a line for the
+    report; no line if only one layer counts.
+
+    Args:
+        taught: the layers' weights, and how much they count to the power of 1.
+        none: layer name -> (K, C_l) zeros, of all layers in the order of the features.
+        part: rows to scale the scores on.
+        moments: the moments of these images.
+        held: rows to measure accuracy on.
+        loss: see ``labels.LOSSES``.
+    """
     tried: dict[str, tuple[Tensor, float, float]] = {}
     for name, power in list(POWERS.items())[: 3 if taught.by == BY_FINENESS else 2]:
         counted = {n: taught.weights[n] * count**power for n, count in taught.counts.items()}
@@ -72,15 +112,13 @@ def cascade_weight(
         tried[name] = weight, accuracy(scores, y, loss), taught.likeness(power)
     found, right, like = zip(*tried.values(), strict=True)
     best = steepest(right, like)
+    if len(taught.counts) == 1:
+        return found[best], []
     told = "; ".join(f"{name} {r:.3f}, {c:.3f}" for name, (_, r, c) in tried.items())
-    lines = [line.format(", ".join(of)) for line, of in ((CONSTANT, constant), (MUTE, mute)) if of]
-    if len(taught.counts) > 1:
-        lines.append(
-            f"layers count by {taught.by}, {list(tried)[best]}: held-out accuracy (a loss of "
-            f"{TOLERANCE} is accepted) and correlation with what the layers agree on are {told}"
-        )
-    left_out = [name for name in channels if name not in taught.counts]
-    return found[best], lines, LeftOut(left_out, taught.why)
+    return found[best], [
+        f"layers count by {taught.by}, {list(tried)[best]}: held-out accuracy (a loss of "
+        f"{TOLERANCE} is accepted) and correlation with what the layers agree on are {told}"
+    ]
 
 
 def steepest(right: Sequence[float], like: Sequence[float]) -> int:
