@@ -26,41 +26,50 @@ def split_batch(batch: Any, argument: str, targets: str) -> tuple[tuple[Tensor, 
     items = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
     labels = None
     if targets == "labels":
-        if len(items) < 2:
-            raise TypeError(
-                f"{argument}: a batch holds {len(items)} item, expected (*inputs, label). For data "
-                "without labels use targets='model'."
-            )
-        *rest, labels = items
-        items = tuple(rest)
-        if _is_text(labels):
-            raise TypeError(
-                f"{argument}: the last item of a batch is text, {labels!r:.60}, expected the label "
-                f"of (*inputs, label). Leave out file names and the like, {ALTER}."
-            )
+        items, labels = _label_apart(items, argument)
     elif len(items) > 1 and not (isinstance(items[-1], Tensor) and items[-1].ndim > 2):
         items = items[:-1]
+    _check_inputs(items, argument)
+    return tuple(map(plain, items)), plain(labels) if isinstance(labels, Tensor) else labels
+
+
+def _label_apart(items: tuple[Any, ...], argument: str) -> tuple[tuple[Any, ...], Any]:
+    """A batch's inputs and its last item, refused if this is no label of a batch."""
+    if len(items) < 2:
+        raise TypeError(
+            f"{argument}: a batch holds {len(items)} item, expected (*inputs, label). For data "
+            "without labels use targets='model'."
+        )
+    *inputs, labels = items
+    if _is_text(labels):
+        raise TypeError(
+            f"{argument}: the last item of a batch is text, {labels!r:.60}, expected the label "
+            f"of (*inputs, label). Leave out file names and the like, {ALTER}."
+        )
     if isinstance(labels, (int, float)) or getattr(labels, "ndim", 1) == 0:
         raise TypeError(
             f"{argument}: it gave one sample, with the label {labels!r:.40}, expected batches. "
             "Wrap it in torch.utils.data.DataLoader(..., batch_size=32); the label of a batch of "
             "one is label[None]."
         )
+    return tuple(inputs), labels
+
+
+def _check_inputs(items: tuple[Any, ...], argument: str) -> None:
+    """Refuse inputs that are not tensors with a row for each of the same images."""
     # The first input holds images; the others may hold just one number for each image.
     is_fine = [
         isinstance(x, Tensor) and x.ndim >= (1 if i else 2) and 0 not in x.shape
         for i, x in enumerate(items)
     ]
+    got = ", ".join(map(brief, items))
     if not is_fine or not all(is_fine):
-        got = ", ".join(brief(x) for x in items) or "nothing"
         raise TypeError(
             f"{argument}: a batch must be (*inputs, label) with inputs (N, C, *spatial), "
-            f"got inputs {got}."
+            f"got inputs {got or 'nothing'}."
         )
     if len({len(x) for x in items}) > 1:
-        got = ", ".join(brief(x) for x in items)
         raise ValueError(f"{argument}: a batch's inputs must hold the same images, got {got}.")
-    return tuple(map(plain, items)), plain(labels) if isinstance(labels, Tensor) else labels
 
 
 def not_taken(

@@ -187,6 +187,18 @@ class FrozenPass:
 
     def _target_rows(self, labels: object, outputs: Tensor) -> Tensor:
         """(n, K) of one batch, from its labels or from the model's own outputs."""
+        k = self._n_outputs(labels, outputs)
+        if self.targets == "model":
+            if not torch.isfinite(outputs).all():
+                raise ValueError(
+                    "targets: NaN or infinity in the model's outputs. Check the inputs and the "
+                    "model's weights."
+                )
+            return model_targets(outputs, self.loss)
+        return target_rows(labels, len(outputs), k, self.loss)
+
+    def _n_outputs(self, labels: object, outputs: Tensor) -> int:
+        """K, the number of the head's outputs, as one batch tells it."""
         if self.targets == "model":
             if outputs.shape[1] == 0:
                 raise ValueError(
@@ -213,14 +225,7 @@ class FrozenPass:
                 "loss: got 'cross_entropy' for a model of one output, which a softmax cannot use. "
                 "Use loss='binary_cross_entropy' (one logit) or 'mse'."
             )
-        if self.targets == "model":
-            if not torch.isfinite(outputs).all():
-                raise ValueError(
-                    "targets: NaN or infinity in the model's outputs. Check the inputs and the "
-                    "model's weights."
-                )
-            return model_targets(outputs, self.loss)
-        return target_rows(labels, len(outputs), k, self.loss)
+        return k
 
 
 def keep(sample: Sample | None, rows: Tensor, inputs: tuple[Tensor, ...], y: Tensor) -> None:
