@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from captum_hrcam import group
+from captum_hrcam.labels import present
 from captum_hrcam.moments import Moments
 
 GOLDEN = (5**0.5 - 1) / 2
@@ -59,14 +61,39 @@ class Sample:
             columns = tuple(torch.cat(column) for column in zip(*self._batches, strict=True))
         if self.size is None or len(columns[0]) <= self.size:
             return columns
-        keep = columns[0].argsort()[: self.size].sort().values
+        keep = self._order(columns)[: self.size].sort().values
         return tuple(column[keep] for column in columns)
+
+    def _order(self, columns: tuple[Tensor, ...]) -> Tensor:
+        """The rows in the order in which they are kept."""
+        return columns[0].argsort()
 
     def rows(self) -> tuple[Tensor, ...]:
         """The rows kept, in the columns that were added; joined once, however often read."""
         self._batches = [self._thin()]
         self._held = len(self._batches[0][0])
         return self._batches[0][1:]
+
+
+class OfEachClass(Sample):
+    """Keeps rows of each class in turn: one of each, then a second of each, and so on, so that a
+    rare class is seen. Of several labels per image, each combination is a class.
+
+    Args:
+        size: rows to keep.
+        loss: see ``labels.LOSSES``; the last column that is added are targets (n, K).
+    """
+
+    def __init__(self, size: int, loss: str) -> None:
+        super().__init__(size)
+        self._loss = loss
+
+    def _order(self, columns: tuple[Tensor, ...]) -> Tensor:
+        by_key = super()._order(columns)
+        classes = present(columns[-1][by_key], self._loss)
+        of_row = classes.unique(dim=0, return_inverse=True)[1]
+        turn = F.one_hot(of_row).cumsum(0).gather(1, of_row[:, None])[:, 0]
+        return by_key[turn.argsort(stable=True)]
 
 
 @dataclass

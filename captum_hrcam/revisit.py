@@ -15,7 +15,7 @@ from captum_hrcam.asking import Asking, Inputs
 from captum_hrcam.batch import score_rows, to_device
 from captum_hrcam.cascade import Cascade
 from captum_hrcam.choosing import Judge, Verdict
-from captum_hrcam.features import Sample
+from captum_hrcam.features import OfEachClass, Sample
 from captum_hrcam.few_images import in_batches
 from captum_hrcam.fitting import Fitted
 from captum_hrcam.frozen_pass import Forward
@@ -58,8 +58,12 @@ class Revisit:
 
     def __post_init__(self) -> None:
         is_local = "cascade" in self.solvers
-        self.images = Sample(group.part(cascade.IMAGES if is_local else SPREAD_IMAGES))
-        self.held = Sample(group.part(choosing.IMAGES)) if len(self.solvers) > 1 else None
+        self.images = Sample(group.part(SPREAD_IMAGES))
+        if is_local:
+            self.images = OfEachClass(group.part(cascade.IMAGES), self.loss)
+        self.held = None
+        if len(self.solvers) > 1:
+            self.held = OfEachClass(group.part(choosing.IMAGES), self.loss)
         self._autocast = torch.is_autocast_enabled("cpu")
 
     def _read(self, inputs: tuple[Tensor, ...], read: Read) -> Any:

@@ -13,10 +13,17 @@ SIZES = {"1": (64, 64), "2": (32, 32), "3": (16, 16), "4": (8, 8)}
 
 
 def costs(finest: float, wide: float, n: int = 50, spread: float = 0.0) -> torch.Tensor:
-    """(n, 2) with these means; the differences have this deviation, the sums none."""
+    """(n, 2, 2), the same for both fractions, with these means; the differences have this
+    deviation, the sums none."""
     found = torch.tensor([[finest, wide]]).repeat(n, 1)
     sign = (-1.0) ** torch.arange(n)
-    return found + spread / 2 * torch.stack([-sign, sign], 1)
+    of_one = found + spread / 2 * torch.stack([-sign, sign], 1)
+    return of_one[:, None].repeat(1, 2, 1)
+
+
+def both(of_one: torch.Tensor, of_other: torch.Tensor) -> torch.Tensor:
+    """The costs of one fraction from each."""
+    return torch.cat([of_one[:, :1], of_other[:, 1:]], 1)
 
 
 @pytest.mark.parametrize(
@@ -25,8 +32,8 @@ def costs(finest: float, wide: float, n: int = 50, spread: float = 0.0) -> torch
         (costs(0.1, 0.3), "34"),
         (costs(0.3, 0.3), "1234"),
         (costs(0.3, 0.1), "1234"),
-        (costs(0.59, 1.0), "34"),
-        (costs(0.61, 1.0), "1234"),  # enough
+        (costs(0.79, 1.0), "34"),
+        (costs(0.81, 1.0), "1234"),  # enough
         (costs(0.1, 0.3, spread=0.65), "34"),  # by 2.1 standard errors
         (costs(0.1, 0.3, spread=0.75), "1234"),  # by 1.9: too few images to tell
         (costs(0.0, 0.0), "1234"),  # a model that blur does not touch
@@ -34,6 +41,8 @@ def costs(finest: float, wide: float, n: int = 50, spread: float = 0.0) -> torch
         (costs(0.001, 0.011), "34"),
         (costs(-0.2, -0.1), "1234"),
         (costs(0.1, torch.nan), "1234"),  # a model that does not take blurred images
+        (both(costs(0.1, 0.3), costs(0.3, 0.3)), "1234"),  # as where the object is as large
+        (both(costs(0.3, 0.3), costs(0.1, 0.3)), "1234"),
         (costs(0.1, 0.3, n=8), "34"),
         (costs(0.1, 0.3, n=7), "1234"),
         (costs(0.1, 0.3, n=0), "1234"),
@@ -52,15 +61,16 @@ def test_images_where_nothing_is_at_stake_have_no_say():
 
 def test_says_what_it_did_and_by_how_much():
     by = (
-        "blurring away what it marks most costs the class 0.100 of its probability, and what 3, 4 "
-        "mark most 0.300 (± 0.014 of the difference, on 50 images; 0.6 times as much is enough)"
+        "blurring away the 2% and 5% of pixels that it marks most costs the class 0.100 and 0.200 "
+        "of its probability, and as many of those that 3, 4 mark most 0.300 and 0.400 (± 0.014 and "
+        "0.000 of the difference, on 50 images; 0.8 times as much is enough)"
     )
-    cost = costs(0.1, 0.3, spread=0.1)
+    cost = both(costs(0.1, 0.3, spread=0.1), costs(0.2, 0.4))
     assert without_edges(cost, SIZES)[1] == (
         f"layers: 1, 2 left out, as '1' marks edges all over the image: {by}; solver='cascade' "
         "keeps them"
     )
-    by = by.replace("0.100", "0.400")
+    by = by.replace("0.100 and 0.200", "0.400 and 0.500")
     assert without_edges(cost + torch.tensor([0.3, 0.0]), SIZES)[1] == (
         f"layers: '1' does not mark edges all over the image: {by}"
     )

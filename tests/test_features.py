@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from captum_hrcam.features import FeatureCollector, Features, Sample, held_out
+from captum_hrcam.features import FeatureCollector, Features, OfEachClass, Sample, held_out
 from captum_hrcam.moments import Moments
 
 
@@ -109,3 +110,32 @@ def test_a_rank_may_hold_nothing_out_or_all():
         weight = torch.zeros(3, 2, dtype=torch.float64)
         assert empty.scores(weight, weight[:, 0]).shape == (0, 3)
         assert empty.layer_scores({"a": weight})["a"].shape == (0, 3)
+
+
+def test_a_sample_of_each_class_keeps_a_rare_one_whole():
+    y = F.one_hot((torch.arange(1000) % 100 == 7).long()).double()
+    sample = OfEachClass(24, "cross_entropy")
+    for rows in torch.arange(1000).split(30):
+        sample.add(rows, y[rows])
+    kept, targets = sample.rows()
+    assert len(kept) == 24
+    assert targets.sum(0).tolist() == [14, 10]
+    assert kept.tolist() == sorted(kept.tolist())
+
+
+def test_a_sample_of_each_class_does_not_depend_on_the_batches():
+    y = torch.rand(300, 3, generator=torch.Generator().manual_seed(0)) > 0.7  # several labels
+    found = []
+    for size in (1, 7, 300):
+        sample = OfEachClass(20, "binary_cross_entropy")
+        for rows in torch.arange(300).split(size):
+            sample.add(rows, y[rows].double())
+        found.append(sample.rows()[0].tolist())
+    assert found[0] == found[1] == found[2]
+
+
+def test_classes_take_turns_by_their_combinations():
+    y = torch.tensor([[0, 0], [1, 0], [1, 0], [1, 0], [0, 1], [1, 1]]).double()
+    sample = OfEachClass(4, "binary_cross_entropy")
+    sample.add(torch.arange(6), y)
+    assert len({tuple(row) for row in sample.rows()[1].tolist()}) == 4
