@@ -13,6 +13,7 @@ the first test and a higher one in the second.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ IMAGES = 24
 TRIFLE = 0.01  # in probability; an image where less changes says nothing about its map
 FEW = 4  # fewer images that say something are too few
 ENOUGH = 0.5  # support, which is 1.00 for the CNNs of the benchmark
+SAY = 0.25  # of the largest change; a class with less says too little to outweigh another
 GOOD = torch.tensor([1.0, -1.0])  # more is better in insertion, less in deletion
 
 
@@ -66,7 +68,8 @@ class Judge(Asking):
         whose class the model sees, take the class's probability after blurring what the map marks
         least, less that after blurring what it marks most. The support is the sum of these
         differences over the sum of their sizes, for the class where it is largest (of two classes,
-        one may be just what the other is not).
+        one may be just what the other is not). Classes whose differences are less than a
+        quarter of another's have no say, as on their maps little depends.
 
         Another candidate must be better in both tests, averaged over the images, by more than a
         standard error. Each test alone can mislead: a digit that lost one stroke is no digit,
@@ -137,9 +140,10 @@ def _margins(of_one: Tensor, of_other: Tensor) -> list[tuple[float, float]]:
 def _support(margins: Tensor, label: Tensor) -> tuple[float, float]:
     """The support of a head's maps, and the mean size of the margins behind it.
 
-    Both are of the class with the largest support, since others may have no place. They are of all
-    images together if no class has enough images. They are NaN if too few images say anything, or
-    if only a class with too few images is spoken for, such as a tumour among healthy slices.
+    Both are of the class with the largest support, since others may have no place, of those whose
+    margins are not small beside another's. They are of all images together if no class has enough
+    images. They are NaN if too few images say anything, or if only a class with too few images is
+    spoken for, such as a tumour among healthy slices.
 
     Examples::
 
@@ -148,31 +152,38 @@ def _support(margins: Tensor, label: Tensor) -> tuple[float, float]:
         (0.846..., 0.185...)
         >>> _support(torch.cat([margins, -margins]), torch.arange(14) // 7)
         (0.846..., 0.185...)
+        >>> _support(torch.cat([margins / 5, -margins]), torch.arange(14) // 7)  # a small change
+        (-0.846..., 0.185...)
         >>> _support(torch.cat([margins[:3], -margins]), (torch.arange(10) >= 3).int())
         (nan, nan)
     """
-    telling = margins.abs() >= TRIFLE
-    if telling.sum() < FEW:
+    of_all = _Said.by(margins)
+    if of_all.n < FEW:
         return math.nan, math.nan
-    each = [label == c for c in label.unique()]
-    enough = [rows for rows in each if (telling & rows).sum() >= FEW]
-    if not enough:
-        enough = each = [torch.ones_like(telling)]
-    support, change = max(
-        (_net_share(margins[telling & rows]), _size(margins[rows])) for rows in enough
-    )
-    of_any = max(_net_share(margins[telling & rows]) for rows in each if (telling & rows).any())
-    if doubtful(support) and not doubtful(of_any):
+    said = [_Said.by(margins[label == c]) for c in label.unique()]
+    if all(of_class.n < FEW for of_class in said):
+        said = [of_all]
+    least = SAY * max(of_class.change for of_class in said if of_class.n >= FEW)
+    heard = [of_class for of_class in said if of_class.n and of_class.change >= least]
+    best = max(of_class for of_class in heard if of_class.n >= FEW)
+    if doubtful(best.support) and not doubtful(max(heard).support):
         return math.nan, math.nan
-    return support, change
+    return best.support, best.change
 
 
-def _net_share(margins: Tensor) -> float:
-    return (margins.sum() / margins.abs().sum()).item()
+class _Said(NamedTuple):
+    """What the margins of some images say of their maps."""
 
+    support: float
+    change: float
+    n: int  # images that say something
 
-def _size(margins: Tensor) -> float:
-    return margins.abs().mean().item()
+    @classmethod
+    def by(cls, margins: Tensor) -> "_Said":
+        margins = margins.nan_to_num()  # of a model that does not take blurred images
+        telling = margins[margins.abs() >= TRIFLE]
+        support = (telling.sum() / telling.abs().sum()).item()
+        return cls(support, margins.abs().mean().item(), len(telling))
 
 
 def doubtful(support: float | None) -> bool:

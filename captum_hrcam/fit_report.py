@@ -102,8 +102,22 @@ class FitReport(HeadReport):
         return found + self._of_maps() + self._of_frames()
 
     @property
+    def _is_supported(self) -> bool:
+        return self.support is not None and self.support >= ENOUGH  # not if it is NaN
+
+    def _unlike(self, how: str) -> str:
+        if self.solver != "cascade" or not self._is_supported:
+            return super()._unlike(how)
+        return (
+            f"the maps explain the head {how} the model. The model's outputs speak for the places "
+            f"that they mark (support {self.support:.2f}), but a place may matter more or less to "
+            "the model than to the head. solver='ridge' gives scores nearer to the model's, and "
+            "worse maps"
+        )
+
+    @property
     def _at_chance(self) -> str:
-        if self.support is None or not self.support >= ENOUGH:  # NaN, too
+        if not self._is_supported:
             return super()._at_chance
         return (
             "its scores mean nothing, though the model's outputs speak for its maps (support "

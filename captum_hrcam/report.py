@@ -146,15 +146,19 @@ class HeadReport:
             ]
         if self.agreement < 0.9:
             return [
-                f"head and model agree on only {self.agreement:.1%} of their decisions: the map "
-                f"explains the head, not the model. More layers may help{self._remedy}."
+                f"head and model agree on only {self.agreement:.1%} of their decisions: "
+                f"{self._unlike('not')}."
             ]
         if self.r_squared < 0.5:
             return [
-                f"R^2 of the head's and the model's scores is {self.r_squared:.2f}: the map "
-                f"explains the head more than the model. More layers may help{self._remedy}."
+                f"R^2 of the head's and the model's scores is {self.r_squared:.2f}: "
+                f"{self._unlike('more than')}."
             ]
         return []
+
+    def _unlike(self, how: str) -> str:
+        """What it means that a head's scores are not the model's."""
+        return f"the map explains the head {how} the model. More layers may help{self._remedy}"
 
     @property
     def _at_chance(self) -> str:
@@ -191,7 +195,7 @@ class HeadReport:
     def _of_guesses(self) -> list[str]:
         """Warnings about single classes that head or model guess, or order the other way, if
         overall they do neither."""
-        no_better = f"not clearly better than chance: its maps mean nothing there. {MORE_IMAGES}"
+        no_better = f"not clearly better than chance: {self._at_chance}. {MORE_IMAGES}"
         hardly = f"hardly more than a guess. {ORDER}"
         told = (
             ("the head's", self.head_by_class, self.head_auroc, no_better, self._order_of_head),
