@@ -55,16 +55,20 @@ def target_rows(labels: object, n: int, n_classes: int, loss: str) -> Tensor:
             "of the head's outputs."
         )
     missing = ""
-    if loss == "binary_cross_entropy" and n_classes > 1:
-        missing = " Where some are missing, fit a head for each label from the images that have it."
+    if loss == "binary_cross_entropy":
+        head = "the head" if n_classes == 1 else "a head for each label"
+        missing = f"missing, fit {head} from the images that have it"
     if not torch.isfinite(rows).all():
-        raise ValueError(
-            "labels: NaN or infinity among them; remove or mend these samples." + missing
-        )
-    if loss != "mse" and ((rows < 0) | (rows > 1)).any():
+        told = f" Where a label is {missing}." if missing else ""
+        raise ValueError("labels: NaN or infinity among them; remove or mend these samples." + told)
+    outside = rows[(rows < 0) | (rows > 1)]
+    if loss != "mse" and len(outside):
+        remedy = "For real-valued labels use loss='mse'."
+        if missing and (outside == -1).all():  # as a real value, it would be fitted
+            remedy = f"Where -1 means {missing}; where it means no, write 0."
         raise ValueError(
             f"labels: values from {rows.min():g} to {rows.max():g}, expected 0 to 1 for "
-            f"loss={loss!r}. For real-valued labels use loss='mse'.{missing}"
+            f"loss={loss!r}. {remedy}"
         )
     if loss == "cross_entropy" and (rows.sum(1) - 1).abs().max() > 1e-3:
         raise ValueError(
@@ -110,19 +114,31 @@ def check_classes(mean: Tensor, loss: str) -> None:
     """
     if loss == "mse":
         return
-    absent = (mean <= 0).nonzero().flatten().tolist()
+    absent, always = (found.nonzero().flatten().tolist() for found in (mean <= 0, mean >= 1))
+    found = []
     if absent:
-        raise ValueError(
-            f"labels: class {absent[0]} has no sample in train_data ({len(absent)} of "
-            f"{len(mean)} classes have none): it cannot be fitted. Add samples, pass n_classes, or "
-            "use targets='model'."
-        )
-    always = (mean >= 1).nonzero().flatten().tolist()
+        found.append(f"no sample in train_data has class {_listed(absent)}")
     if always:
+        found.append(f"every sample has class {_listed(always)}")
+    if found:
         raise ValueError(
-            f"labels: every sample has class {always[0]}, expected at least two kinds. Add samples "
-            "of the others."
+            f"labels: {'; '.join(found)} (of {len(mean)}, counted from 0), expected samples with "
+            f"and without each. {_remedy(absent, len(mean), loss)}"
         )
+
+
+def _remedy(absent: list[int], k: int, loss: str) -> str:
+    """What to do about classes that never, or always, occur."""
+    others, n = "", k - len(absent)
+    if loss == "binary_cross_entropy" and k > 1:
+        others = "leave these columns out of labels and scores, as lambda x: model(x)[:, kept], "
+    elif absent and 1 < n == absent[0]:  # the classes after the first n
+        others = f"pass n_classes={n}, "
+    return f"Add samples, {others}or use targets='model'."
+
+
+def _listed(classes: list[int]) -> str:
+    return ", ".join(map(str, classes[:8])) + (", ..." if len(classes) > 8 else "")
 
 
 def model_targets(outputs: Tensor, loss: str) -> Tensor:

@@ -330,8 +330,8 @@ LABELS = {
     ),
     "real NaN": (ValueError, "labels: NaN", labels(with_value(SOFT, NAN), loss="mse")),
     "real infinite": (ValueError, "labels: NaN", labels(with_value(SOFT, INF), loss="mse")),
-    "one class": (ValueError, "class 1 has no sample.*Add samples", labels(Y * 0)),
-    "absent class": (ValueError, "class 2 has no sample.*Add samples", labels(Y % 2)),
+    "one class": (ValueError, "no sample .* has class 1, 2; every .*Add samples", labels(Y * 0)),
+    "absent class": (ValueError, "no sample .* has class 2 .*Add samples", labels(Y % 2)),
 }  # fmt: skip
 MAPS = {
     "not fitted": (

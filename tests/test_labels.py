@@ -6,6 +6,8 @@ import torch.nn.functional as F
 
 from captum_hrcam.labels import check_classes, loss_per_sample, model_targets, target_rows
 
+CE, BCE = "cross_entropy", "binary_cross_entropy"
+
 
 @pytest.mark.parametrize("off", [5e-4, -5e-4])
 def test_soft_rows_may_miss_1_by_rounding(off):
@@ -36,19 +38,34 @@ def test_labels_beyond_0_and_1_are_real_values(value):
 
 
 @pytest.mark.parametrize("value", [-1, torch.nan])
-def test_where_some_of_several_labels_are_missing_the_way_is_told(value):
-    labels = torch.tensor([[0.0, 1.0], [1.0, value]])
-    with pytest.raises(ValueError, match="missing, fit a head for each label"):
-        target_rows(labels, 2, 2, "binary_cross_entropy")
+@pytest.mark.parametrize(("k", "head"), [(1, "the head"), (2, "a head for each label")])
+def test_where_labels_are_missing_the_way_is_told(value, k, head):
+    labels = torch.tensor([[0.0, 1.0], [1.0, value]])[:, -k:]
+    with pytest.raises(ValueError, match=f"missing, fit {head} from the images that") as refused:
+        target_rows(labels, 2, k, "binary_cross_entropy")
+    assert "mse" not in str(refused.value)  # it would fit -1 as a value
 
 
 def test_a_class_that_is_rare_is_fitted():
     check_classes(torch.tensor([1e-6, 1 - 1e-6]), "cross_entropy")
-    with pytest.raises(ValueError, match=r"class 1 has no sample in train_data \(2 of 3"):
-        check_classes(torch.tensor([0.5, 0.0, 0.0]), "binary_cross_entropy")
-    with pytest.raises(ValueError, match="every sample has class 1"):
-        check_classes(torch.tensor([0.5, 1.0]), "binary_cross_entropy")
     check_classes(torch.tensor([0.0, 7.0]), "mse")
+
+
+@pytest.mark.parametrize(
+    ("mean", "loss", "message"),
+    [
+        ([0.5, 0, 0], CE, r"has class 1, 2 \(of 3, .*each\. Add samples, or use targets='model'"),
+        ([0.5, 0.5, 0], CE, r"has class 2 \(of 3, .*, pass n_classes=2, or use targets='model'"),
+        ([0.5, 0, 0.5], CE, r"has class 1 \(of 3, .*each\. Add samples, or use targets='model'"),
+        ([1.0, 0], CE, r"has class 1; every sample has class 0 \(.*each\. Add samples, or use"),
+        ([0.5, 0, 1, 0], BCE, r"has class 1, 3; every sample has class 2 \(.*\[:, kept\]"),
+        ([1.0], BCE, r"^labels: every sample has class 0 \(of 1, .*each\. Add samples, or use"),
+        ([0.5] + [0] * 9, CE, r"has class 1, 2, 3, 4, 5, 6, 7, 8, \.\.\. \(of 10"),
+    ],
+)
+def test_classes_that_never_or_always_occur_are_refused_all_at_once(mean, loss, message):
+    with pytest.raises(ValueError, match=message):
+        check_classes(torch.tensor(mean), loss)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
