@@ -48,12 +48,25 @@ def whole(argument: str, value: int, least: int) -> None:
 
 
 def batches(argument: str, data: object) -> None:
-    """Refuse what cannot be read batch by batch."""
+    """Refuse what cannot be read batch by batch, and a batch (inputs, label) that is in no list."""
+    if isinstance(data, (tuple, list)) and len(data) > 1 and _is_one_batch(data[0], data[-1]):
+        raise TypeError(
+            f"{argument}: got one batch, {brief(data[0])} to {brief(data[-1])}, expected batches. "
+            f"Put it into a list, {argument}=[(x, y)]."
+        )
     if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
         raise TypeError(
             f"{argument}: got {type(data).__name__}, expected batches (*inputs, label), as a "
             "DataLoader gives them."
         )
+
+
+def _is_one_batch(first: object, last: object) -> bool:
+    """Whether these are images, and labels of as many; not two batches of images without labels."""
+    is_label = not isinstance(last, tuple) and getattr(last, "ndim", 1) < 3
+    if not isinstance(first, Tensor) or first.ndim < 3 or not is_label:
+        return False
+    return hasattr(last, "__len__") and len(last) == len(first)
 
 
 def on_device(argument: str, inputs: Sequence[Tensor], model: object) -> None:

@@ -233,6 +233,19 @@ DATA = {
         ValueError, "val_data: it gave no batch", fit([(X, Y)], val_data=[])
     ),
     "no data": (TypeError, "train_data: got NoneType, expected batches .*DataLoader", fit(None)),
+    "one batch in no list": (
+        TypeError, r"^train_data: got one batch, a tensor \(12, 2, .* to a tensor \(12,\), exp"
+        r".*train_data=\[\(x, y\)\]", fit((X, Y)),
+    ),
+    "one batch in no list, rows of labels": (
+        TypeError, "val_data: got one batch", fit([(X, Y)], val_data=[X, SOFT.numpy()])
+    ),
+    "one batch in no list, without labels": (
+        TypeError, "got one batch, .* to a list of 12", fit((X, [0] * 12), targets="model")
+    ),
+    "one batch in no list, in check": (
+        TypeError, "^data: got one batch", lambda h: h.check((X, X, Y))
+    ),
     "number as validation": (
         TypeError, "val_data: got int, expected batches", fit([(X, Y)], val_data=5)
     ),

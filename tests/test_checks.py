@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from captum_hrcam.checks import batch_axis_named, no_channels_last, shallow_to_deep
+from captum_hrcam.checks import batch_axis_named, batches, no_channels_last, shallow_to_deep
 
 # image, layer, whether the layer itself tells that its last axis are channels
 LAST = {
@@ -38,6 +38,16 @@ def test_refuses_channels_that_come_last(name):
 @pytest.mark.parametrize("name", FIRST)
 def test_takes_channels_that_come_first(name):
     check(*FIRST[name])
+
+
+X, Y = torch.zeros(2, 1, 4, 4), [0, 1]
+
+
+@pytest.mark.parametrize(
+    "data", [[(X, Y)], [X], [X, X], (X, X), [X, (X, Y)], [(X, Y), (X, Y)], [X, X[0, 0, :3]], []]
+)
+def test_takes_batches_in_a_list_or_tuple_with_or_without_labels(data):
+    batches("data", data)
 
 
 def test_a_cascade_takes_layers_of_one_resolution_in_any_order():
