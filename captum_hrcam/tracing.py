@@ -52,7 +52,7 @@ class Call:
 
     def __post_init__(self) -> None:
         kind = type(self.module).__name__
-        self.learned = next(self.module.parameters(), None) is not None
+        self.learned = any(map(_has_weights, self.module.modules()))
         self.adds_nothing = not self.learned and bool(_ADDS_NOTHING.search(kind))
         self.bare = _bare(self.module)
 
@@ -98,6 +98,12 @@ class Call:
             else:
                 unseen = run.inside + unseen
         return found
+
+
+def _has_weights(module: nn.Module) -> bool:
+    """Whether it has weights of its own; quantised layers pack them and give them by a method."""
+    parameter = next(module.parameters(recurse=False), None)
+    return parameter is not None or callable(getattr(module, "weight", None))
 
 
 def n_weights(modules: Iterable[nn.Module]) -> int:

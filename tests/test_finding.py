@@ -283,6 +283,20 @@ class TestHomeMade:
         network = stage(3, 4), nn.ZeroPad2d(1), nn.MaxPool2d(2), stage(4, 4)
         assert self.find(*network, *head(4)) == ["0", "3"]
 
+    def test_quantised_layers_hold_their_weights_in_no_parameter(self):
+        quantised = torch.ao.nn.quantized
+        model = nn.Sequential(
+            quantised.Quantize(0.1, 0, torch.quint8),
+            nn.Sequential(quantised.Conv2d(3, 4, 3, padding=1), nn.ReLU()),
+            nn.MaxPool2d(2),
+            nn.Sequential(quantised.Conv2d(4, 4, 3, padding=1), nn.ReLU()),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            quantised.Linear(4, 3),
+            quantised.DeQuantize(),
+        )
+        assert find_layers(model, X) == ["1", "3"]
+
     @pytest.mark.parametrize("frozen", [False, True])
     @pytest.mark.parametrize("gives_both", [False, True])
     def test_a_decoder_beside_the_scores_is_passed_over(self, gives_both, frozen):
