@@ -17,7 +17,7 @@ from captum_hrcam._captum import (
 )
 from captum_hrcam.activations import Read, ReshapeTransform, read_feature_maps
 from captum_hrcam.checks import (
-    batch_axis_named,
+    failure_explained,
     in_eval_mode,
     on_device,
     one_row_per_image,
@@ -139,8 +139,9 @@ class HeadAttribution(LayerAttribution):
                 that is in training mode.
             TypeError: a layer gave something other than one tensor.
             ValueError: another number of channels than the head's; an unknown option; inputs on
-                another device, without batch axis, or without spatial dimensions; a fusion that the
-                head has no statistics for, such as CAM's head.
+                another device, of another dtype than the model's weights, or without batch,
+                channel or spatial axes; a fusion that the head has no statistics for, such as
+                CAM's head.
         """
         fuse = Fusion(fusion, interpolate_mode, evidence_threshold)
         is_tuple, maps, sizes, spreads = self._fusable(
@@ -363,6 +364,6 @@ class HeadAttribution(LayerAttribution):
                 from_input=self.attribute_to_layer_input,
                 reshape_transform=self.reshape_transform,
             ),
-            batch_axis_named("inputs", inputs, model),
+            failure_explained("inputs", inputs, model),
         ):
             return self.forward_func(*inputs, *args)

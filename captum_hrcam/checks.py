@@ -85,28 +85,44 @@ def on_device(argument: str, inputs: Sequence[Tensor], model: object) -> None:
 
 
 @contextmanager
-def batch_axis_named(
+def failure_explained(
     argument: str, inputs: Sequence[object], model: nn.Module | None
 ) -> Iterator[None]:
-    """If the model fails on a single image without a batch axis, say that the axis is missing.
-
-    An input is taken for such an image if it has the axes and channels that the model's first
-    convolution expects of one. If the model runs, it may have added the axis itself.
-    """
+    """If the model fails on images that lack an axis or are of another dtype than its weights, say
+    so. If it runs, it may have added the axis or converted them itself."""
     try:
         yield
     except Exception as error:
         modules = () if model is None else model.modules()
         first = next((m for m in modules if isinstance(m, CONVOLUTIONS)), None)
-        one = () if first is None else (len(first.kernel_size) + 1, first.in_channels)
-        shapes = [tuple(x.shape) for x in inputs if isinstance(x, Tensor)]
-        alone = [shape for shape in shapes if (len(shape), *shape[:1]) == one]
-        if not alone:
+        tensors = [x for x in inputs if isinstance(x, Tensor)]
+        causes = [] if first is None else [_cause(x, first, error) for x in tensors]
+        if not any(causes):
             raise
-        raise ValueError(
-            f"{argument}: got shape {alone[0]}, on which the model fails; its first convolution "
-            f"takes (N, {alone[0][0]}, *spatial). Give one image as a batch of one, image[None]."
-        ) from error
+        raise ValueError(f"{argument}: got {next(filter(None, causes))}") from error
+
+
+def _cause(x: Tensor, first: nn.Conv1d | nn.Conv2d | nn.Conv3d, error: Exception) -> str:
+    """What the model's first convolution cannot take of an input, and what to do; "" for nothing.
+
+    An input is taken for one image if it has the axes and channels that are expected of one.
+    """
+    shape, n, c = tuple(x.shape), len(first.kernel_size) + 1, first.in_channels
+    dtype = first.weight.dtype
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    takes = (
+        f"shape {shape}, on which the model fails; its first convolution takes (N, {c}, *spatial)"
+    )
+    if x.ndim == n and len(x) == c:
+        return f"{takes}. Give one image as a batch of one, image[None]."
+    if x.ndim == n and "channels" in said:
+        return f"{takes}. Give images their channel axis, images[:, None] for one channel."
+    if x.ndim == n + 1 and "type" in said and x.dtype != dtype:
+        return (
+            f"{x.dtype}, but the model's weights are {dtype}. Convert the images as for its "
+            f"training, at last .to({dtype})."
+        )
+    return ""
 
 
 def one_row_per_image(layer: str, f: Tensor, n: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from captum_hrcam.activations import ReshapeTransform
-from captum_hrcam.checks import CHANNEL_AXIS, batch_axis_named
+from captum_hrcam.checks import CHANNEL_AXIS, failure_explained
 from captum_hrcam.layers import refuse_parallel, refuse_scripted, unwrap
 from captum_hrcam.tracing import Call, map_shapes, n_weights, trace
 
@@ -73,8 +73,8 @@ def find_layers(
 
     Raises:
         TypeError: ``model`` is not a module, or ``example_inputs`` is neither tensor nor tuple.
-        ValueError: no input is (N, C, \*spatial), or the model fails on one image without its
-            batch axis; no layer gives such feature maps.
+        ValueError: no input is (N, C, \*spatial), or the model fails on images without their batch
+            or channel axis, or of another dtype; no layer gives such feature maps.
 
     Examples::
 
@@ -109,7 +109,7 @@ def find_layers(
         )
     image = max(images, key=lambda x: x.ndim)
     model = unwrap(model)  # type: ignore[assignment]
-    with batch_axis_named("example_inputs", inputs, model):
+    with failure_explained("example_inputs", inputs, model):
         run = trace(model, inputs, map_shapes(image, reshape_transform))
     layers = _layers_in(run, [])
     # The scores depend on none of them if the model detaches its features.

@@ -283,6 +283,16 @@ DATA = {
         RuntimeError, "expected .* to have 2 channels, but got 3",
         fit([(torch.zeros(12, 3, 8, 12), Y)]),
     ),
+    "no channels": (
+        ValueError, r"^inputs: got shape \(12, 8, 12\), .*channel axis", fit([(X[:, 0], Y)])
+    ),
+    "bytes": (
+        ValueError, r"^inputs: got torch.uint8, but .*\.to\(torch.float32\)",
+        fit([(X.to(torch.uint8), Y)]),
+    ),
+    "doubles, in check": (
+        ValueError, "^inputs: got torch.float64, but", lambda h: h.check([(X.double(), Y)])
+    ),
     "other channels in one batch": (
         ValueError, r"is \(3, 8, 12\) in one batch and \(2, 8, 12\)",
         fit([(X, Y), (torch.zeros(12, 3, 8, 12), Y)]),
@@ -371,6 +381,8 @@ MAPS = {
     "no batch": (
         ValueError, r"inputs: got shape \(2, 8, 12\), on which .*image\[None\]", attribute(X[0])
     ),
+    "no channels": (ValueError, "inputs: got shape .*images.:, None", attribute(X[:5, 0])),
+    "doubles": (ValueError, "inputs: got torch.float64, but the mod", attribute(X.double())),
     "vector among inputs": (
         ValueError, r"shape \(12, 5\).*additional_forward_args", attribute((X, torch.ones(12, 5)))
     ),

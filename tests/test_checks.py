@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from captum_hrcam.checks import batch_axis_named, batches, no_channels_last, shallow_to_deep
+from captum_hrcam.checks import batches, failure_explained, no_channels_last, shallow_to_deep
 
 # image, layer, whether the layer itself tells that its last axis are channels
 LAST = {
@@ -65,7 +65,7 @@ def test_an_image_alone_is_told_by_the_first_convolution(d):
     x = torch.zeros(2, *[4] * d)
     with (
         pytest.raises(ValueError, match=r"data: got shape \(2, 4.*takes \(N, 2, .*image\[None\]"),
-        batch_axis_named("data", (torch.zeros(7), "other", x), model),
+        failure_explained("data", (torch.zeros(7), "other", x), model),
     ):
         model(x)
 
@@ -81,10 +81,44 @@ def test_an_image_alone_is_told_by_the_first_convolution(d):
     ],
 )
 def test_other_errors_stay_as_they_are(shape, model):
-    with pytest.raises(KeyError), batch_axis_named("data", (torch.zeros(shape),), model):
+    with pytest.raises(KeyError), failure_explained("data", (torch.zeros(shape),), model):
         raise KeyError
 
 
 def test_a_model_that_runs_on_an_image_alone_is_left_alone():
-    with batch_axis_named("data", (torch.zeros(2, 4, 4),), nn.Conv2d(2, 3, 1)):
+    with failure_explained("data", (torch.zeros(2, 4, 4),), nn.Conv2d(2, 3, 1)):
         pass
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_images_without_their_channels_are_told_by_the_first_convolution(d):
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[d - 1](1, 3, 3)
+    x = torch.zeros(5, *[4] * d)
+    message = r"data: got shape \(5, 4.*takes \(N, 1, .*images\[:, None\]"
+    with pytest.raises(ValueError, match=message), failure_explained("data", (x,), conv):
+        conv(x)
+
+
+@pytest.mark.parametrize("of_images", [torch.float64, torch.float16, torch.uint8])
+def test_images_of_another_dtype_are_told(of_images):
+    conv = nn.Conv2d(1, 3, 3).bfloat16()
+    x = torch.zeros(5, 1, 4, 4, dtype=of_images)
+    message = rf"data: got {of_images}, but the .* weights are torch.bfloat16.*\.to\(torch.bfloat16"
+    with (
+        pytest.raises(ValueError, match=message) as refused,
+        failure_explained("data", (torch.zeros(5, dtype=int), x), conv),
+    ):
+        conv(x)
+    assert isinstance(refused.value.__cause__, RuntimeError)
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 4, 4), (5, 4, 4), (5, 4)])
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), OSError("no type, no channels")])
+def test_other_failures_of_a_model_stay_as_they_are(shape, error):
+    x = torch.zeros(shape, dtype=torch.float64)
+    with (
+        pytest.raises(type(error)) as raised,
+        failure_explained("data", (x,), nn.Conv2d(1, 3, 3)),
+    ):
+        raise error
+    assert raised.value is error
