@@ -24,6 +24,7 @@ from captum_hrcam.frozen_pass import FrozenPass
 from captum_hrcam.head import Head
 from captum_hrcam.head_and_model import check_head
 from captum_hrcam.labels import LOSSES
+from captum_hrcam.layers import UnknownLayer
 from captum_hrcam.modes import own_tensors
 from captum_hrcam.reading import Reading, open_cache
 from captum_hrcam.recipe import Recipe
@@ -369,12 +370,21 @@ class HRCAM(HeadAttribution):
                 quantised weights, and files of versions 1 to 3.
         """
         head, to_input = storage.load(path)
-        loaded = cls(
-            forward_func,
-            list(head.weights) if layer is None else layer,
-            attribute_to_layer_input=to_input,
-            reshape_transform=reshape_transform,
-        )
+        try:
+            loaded = cls(
+                forward_func,
+                list(head.weights) if layer is None else layer,
+                attribute_to_layer_input=to_input,
+                reshape_transform=reshape_transform,
+            )
+        except UnknownLayer as error:
+            if layer is not None:
+                raise
+            raise ValueError(
+                f"layer: the head of {os.fspath(path)!r} is of layers {', '.join(head.weights)}, "
+                "of which forward_func lacks one or more. Name its layers, in this order, as "
+                "layer=[...], or give them as modules."
+            ) from error
         names = list(loaded.layers)
         if names != list(head.weights) and set(names) == set(head.weights):
             raise ValueError(

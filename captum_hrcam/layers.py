@@ -8,6 +8,10 @@ import torch
 from torch import nn
 
 
+class UnknownLayer(ValueError):
+    """A name that cannot be looked up: the model has no such layer, or is not known."""
+
+
 def unwrap(forward_func: Callable[..., Any]) -> Callable[..., Any]:
     """The module inside ``torch.compile``'s wrapper: compiled code may skip late hooks."""
     return getattr(forward_func, "_orig_mod", forward_func)
@@ -71,12 +75,12 @@ def _resolve(
 ) -> tuple[str, nn.Module]:
     if isinstance(item, str):
         if named is None:
-            raise ValueError(
+            raise UnknownLayer(
                 f"layer: got the name {item!r}, but forward_func is no module to look it up in. "
                 "Pass the module itself."
             )
         if item not in named:
-            raise ValueError(
+            raise UnknownLayer(
                 f"layer: the model has no layer {item!r}. See "
                 "[name for name, _ in model.named_modules()], or use find_layers."
             )

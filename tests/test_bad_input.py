@@ -423,7 +423,12 @@ FILES = {
     "missing": (FileNotFoundError, "path: no file .*; save a", load(FILE / "x")),
     "folder": (FileNotFoundError, "path: no file .*; save a", load(FILE.parent)),
     "foreign": (ValueError, "path: .*test_bad_input.py' is truncated or", load(Path(__file__))),
-    "for another model": (ValueError, "no layer 'stage1'", load(model=nn.Sequential())),
+    "of layers with other names": (
+        ValueError, r"^layer: the head of .*head_v1.* of layers stage1, .*layer=\[\.\.\.\]",
+        load(model=nn.Sequential(CASE.model())),
+    ),
+    "for a function": (ValueError, "^layer: the head of .*as modules", load(model=lambda x: x)),
+    "of a layer named wrongly": (ValueError, "no layer 'stage9'", load(layer="stage9")),
     "for no model": (TypeError, "forward_func: got int", load(model=3)),
     "fewer layers": (ValueError, "got 1 layers, but .* holds 3", load(layer="stage1")),
     "nowhere to save": (

@@ -327,7 +327,7 @@ def test_other_number_of_layers_is_refused(tmp_path):
 
 def test_other_model_is_refused_by_layer_name(tmp_path):
     fitted(CASE).save(tmp_path / "head.pt")
-    with pytest.raises(ValueError, match="no layer 'stage1'"):
+    with pytest.raises(ValueError, match=r"of layers stage1, stage2, .*, as layer=\[...\], or"):
         HRCAM.load(tmp_path / "head.pt", torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)))
 
 
