@@ -109,7 +109,7 @@ def agreement_figures(scores: Tensor, y: Tensor, outputs: Tensor, loss: str) -> 
         "by_chance": _by_chance(y, loss),
         "has_model": has_model,
         "says_contrary": False,
-        "gives_probabilities": has_model and _are_probabilities(outputs, loss),
+        "gives_probabilities": has_model and are_probabilities(outputs, loss),
     }
     if loss != "mse":
         figures["head_accuracy"] = accuracy(scores, y, loss)
@@ -196,8 +196,8 @@ def _by_chance(y: Tensor, loss: str) -> Tensor:
     return torch.where(torch.minimum(positive, n - positive) >= FEW, chance, torch.nan)
 
 
-def _are_probabilities(outputs: Tensor, loss: str) -> bool:
-    """Whether the outputs look like probabilities already, instead of scores."""
+def are_probabilities(outputs: Tensor, loss: str) -> bool:
+    """Whether outputs (n, K) look like probabilities already, instead of scores."""
     if loss == "mse" or len(outputs) < 2 or ((outputs < 0) | (outputs > 1)).any():
         return False
     if loss == "cross_entropy":

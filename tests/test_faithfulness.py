@@ -1,6 +1,7 @@
 """What holds for every figure: a model made by hand, nothing left behind, what is refused."""
 
 import functools
+import warnings
 
 import numpy as np
 import pytest
@@ -34,6 +35,22 @@ def test_each_figure_is_its_images_own_whatever_the_batch(size):
     for name, together in figures(x, maps).items():
         one_by_one = np.concatenate([each[name] for each in alone])
         np.testing.assert_allclose(together, one_by_one, rtol=1e-4, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("figure", [deletion, insertion, road])
+@pytest.mark.parametrize(("k", "inverse"), [(3, torch.log), (1, torch.logit)])
+def test_outputs_that_are_probabilities_are_warned_of(figure, k, inverse):
+    linear, (x, maps) = linear_model((6, 7), k=k), batch((6, 7))
+    model = nn.Sequential(linear, nn.Softmax(1) if k > 1 else nn.Sigmoid())
+    with pytest.warns(
+        UserWarning, match=f"are probabilities, .*x: model.x.\\.{inverse.__name__}"
+    ) as w:
+        figure(model, x, maps, 0)
+    assert [warning.filename for warning in w] == [__file__]  # of who called it, once
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected = figure(linear, x, maps, 0)
+        np.testing.assert_allclose(figure(lambda x: inverse(model(x)), x, maps, 0), expected)
 
 
 def sensitivity_of_gradients(model, x, maps, target, **options):

@@ -13,6 +13,7 @@ from captum_hrcam.faithfulness.scores import (
     modules_of,
     outputs_of,
     probability,
+    warn_of_probabilities,
 )
 from captum_hrcam.metrics.pairs import Array
 from captum_hrcam.modes import eval_mode
@@ -61,6 +62,9 @@ def deletion(
         TypeError: ``forward_func`` is not callable; ``inputs`` is not a tensor.
         ValueError: maps or inputs of another shape, NaN in a map, fractions that do not rise.
 
+    Warns:
+        UserWarning: the outputs are probabilities, of which a softmax or sigmoid is taken again.
+
     Examples::
 
         >>> import torch
@@ -100,6 +104,9 @@ def insertion(
     Raises:
         AssertionError, TypeError, ValueError: as :func:`deletion`.
 
+    Warns:
+        UserWarning: as :func:`deletion`.
+
     Examples::
 
         >>> import torch
@@ -131,10 +138,14 @@ def _area(
             "(0, 0.1, 0.5, 1)."
         )
 
+    given: list[Tensor] = []
+
     def score(images: Tensor) -> Tensor:
-        return probability(outputs_of(forward_func, images, additional_forward_args), target)
+        given.append(outputs_of(forward_func, images, additional_forward_args))
+        return probability(given[-1], target)
 
     with eval_mode(*modules_of(forward_func)):
         heights = curve(score, inputs, maps, steps).cpu()
+    warn_of_probabilities(given, stacklevel=4)  # past the decorator, to the caller
     area = torch.trapezoid(heights, torch.tensor(steps, dtype=torch.float64), dim=1)
     return (area / (steps[-1] - steps[0])).numpy()

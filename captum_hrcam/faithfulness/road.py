@@ -16,6 +16,7 @@ from captum_hrcam.faithfulness.scores import (
     modules_of,
     outputs_of,
     probability,
+    warn_of_probabilities,
 )
 from captum_hrcam.metrics.extras import require
 from captum_hrcam.metrics.pairs import Array, Mask
@@ -71,6 +72,9 @@ def road(
         ValueError: likewise; a percentile that removes all pixels; an unknown order.
         ImportError: scipy, of the extra ``eval``, is not installed.
 
+    Warns:
+        UserWarning: as :func:`~captum_hrcam.faithfulness.deletion`.
+
     Examples::
 
         >>> import torch
@@ -89,17 +93,22 @@ def road(
     _check_percentiles(percentiles, maps[0].numel())
     fill = _Imputer(inputs, noise, seed)
 
+    given: list[Tensor] = []
+
     @torch.no_grad()
     def left(ranking: Tensor) -> Array:
         images = (fill(inputs, marked(ranking, p / 100) > 0) for p in percentiles)
-        scores = (outputs_of(forward_func, x, additional_forward_args) for x in images)
-        kept = [probability(given, target) for given in scores]
-        return torch.stack(kept).mean(0).cpu().numpy()
+        scores = [outputs_of(forward_func, x, additional_forward_args) for x in images]
+        given.extend(scores)
+        return torch.stack([probability(s, target) for s in scores]).mean(0).cpu().numpy()
 
     with eval_mode(*modules_of(forward_func)):
         if order == "combined":
-            return (left(-maps) - left(maps)) / 2
-        return left(maps if order == "MoRF" else -maps)
+            figures = (left(-maps) - left(maps)) / 2
+        else:
+            figures = left(maps if order == "MoRF" else -maps)
+    warn_of_probabilities(given, stacklevel=2)
+    return figures
 
 
 def _check_percentiles(percentiles: Sequence[float], pixels: int) -> None:

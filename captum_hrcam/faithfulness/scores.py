@@ -1,6 +1,7 @@
 """What the model says about a target, and checks of the inputs and maps it is compared with."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from captum_hrcam._captum import TargetType, forward_args, target_classes
 from captum_hrcam.batch import plain
+from captum_hrcam.head_and_model import are_probabilities
 from captum_hrcam.layers import module_behind
 from captum_hrcam.pooling import accumulator_dtype
 
@@ -119,3 +121,17 @@ def probability(scores: Tensor, target: TargetType) -> Tensor:
     scores = scores.double()
     shares = scores.sigmoid() if scores.shape[1] == 1 else scores.softmax(1)
     return shares.gather(1, classes.to(scores.device)[:, None])[:, 0]
+
+
+def warn_of_probabilities(given: Sequence[Tensor], stacklevel: int) -> None:
+    """Warn of outputs, each (N, K), whose softmax or sigmoid is taken though they have one."""
+    outputs = torch.cat(list(given))
+    is_one = outputs.shape[1] == 1
+    if are_probabilities(outputs, "binary_cross_entropy" if is_one else "cross_entropy"):
+        again, inverse = ("sigmoid", "logit") if is_one else ("softmax", "log")
+        warnings.warn(
+            f"forward_func: its outputs are probabilities, where scores as before a {again} are "
+            f"expected: another {again} is taken, so the figures say little. Pass the model "
+            f"without its last activation, or lambda x: model(x).{inverse}().",
+            stacklevel=stacklevel + 1,
+        )
