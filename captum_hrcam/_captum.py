@@ -84,6 +84,8 @@ def target_classes(target: TargetType, n: int, n_outputs: int) -> Tensor:
 
 
 def _expected(target: TargetType, n: int, n_outputs: int) -> str:
+    if isinstance(target, Tensor):  # each class once, as far as there is one for each image
+        target = (target.unique() if target.shape == (n,) else target).tolist()
     if n_outputs == 1:
         return (
             f"target: got {target!r:.80} for {n} images, expected 0, the only output, or None. A "

@@ -77,3 +77,19 @@ def test_missing_cam_warns_of_the_reason(methods, reason):
     assert "CAM" not in result.methods
     assert "centred Gaussian" in result.methods
     state.assert_unchanged()
+
+
+def test_a_class_that_no_method_has_is_told_by_its_number_and_not_as_a_missing_cam(model):
+    hrcam = fit_quietly(HRCAM(model, "3"), [batches(N)[0][:2]], solver="pattern")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(AssertionError, match=r"^target: got \[5\] for 12 .* class in 0\.\.1"):
+            evaluate(hrcam, DATA, target=5)
+
+
+def test_a_class_of_the_head_alone_leaves_out_cam_for_a_reason_of_one_sentence(model):
+    images, _, masks, _ = batches(N)[0]
+    train = [(images, torch.arange(N) % 4)]
+    hrcam = fit_quietly(HRCAM(model, "3"), train, solver="pattern", n_classes=4)
+    with pytest.warns(UserWarning, match=r"missing: target: got \[3\] .* each image\. Add CAM"):
+        evaluate(hrcam, [(images, torch.full((N,), 3), masks)])

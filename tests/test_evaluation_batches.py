@@ -116,6 +116,13 @@ REFUSED = {
     "batch mask None": (
         lambda: first(masks=None), {}, ValueError, r"no mask \(None\), expected \(4, 32, 32\)"
     ),
+    "masks in a list": (
+        lambda: first(masks=list(batches(4)[0][2])), {}, TypeError,
+        r"masks are a list of 4, expected one tensor \(4, 32, 32\) .*torch.stack",
+    ),
+    "a mask None": (
+        lambda: first(masks=[torch.zeros(32, 32), None]), {}, TypeError, "masks are a list of 2"
+    ),
     "mask size": (
         lambda: first(masks=torch.zeros(4, 16, 16)), {}, ValueError,
         r"masks of shape \(4, 16, 16\) for inputs .*expected \(4, 32, 32\).* override mask",

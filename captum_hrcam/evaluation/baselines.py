@@ -86,7 +86,7 @@ def _last_layer_cam(
                     warnings.simplefilter("ignore", UserWarning)
                     cam.attribute(first, targets[:1], first_args)
             except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-                reason = str(error).split(". ")[0]
+                reason = str(error).split(". ")[0].rstrip(".")
             else:
                 cams.setdefault(next(iter(cam.layers)), cam)
     return _last_to_run(cams, first, first_args) if cams else reason

@@ -147,7 +147,13 @@ def _masks(mask: Any, images: Tensor) -> Tensor:
             f"data: a batch has no mask (None), expected {(n, *space)}. Leave these images out, "
             "or use metrics={} for figures that need no mask."
         )
-    m = plain(torch.as_tensor(mask)).detach().cpu()
+    try:
+        m = plain(torch.as_tensor(mask)).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"data: masks are {brief(mask)}, expected one tensor {(n, *space)} of 0 and 1. Stack "
+            "those of single images, torch.stack(masks)."
+        ) from error
     m = m[:, 0] if m.shape == (n, 1, *space) else m
     if m.shape != (n, *space):
         raise ValueError(

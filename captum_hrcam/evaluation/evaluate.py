@@ -115,10 +115,13 @@ def evaluate(
     device = device_of(models[0]) if models else None
     with eval_mode(*models):
         bar = tqdm(batches, desc="evaluating", total=total, disable=not show_progress)
-        for batch in (checked.on(device) for checked in bar):
-            if baselines and not figures.kinds:  # the first batch
-                named = with_baselines(named, batch.inputs, batch.targets, batch.args)
+        for i, batch in enumerate(checked.on(device) for checked in bar):
+            figures.kinds += batch.kinds
             figures.add(named, batch)
+            if baselines and i == 0:  # after the methods: what they refuse is no fault of CAM's
+                rows = with_baselines(named, batch.inputs, batch.targets, batch.args)
+                figures.add({name: rows[name] for name in rows if name not in named}, batch)
+                named = rows
     return figures.evaluation()
 
 
@@ -132,7 +135,7 @@ class _Figures:
         self.of_set: dict[str, SetFigures] = {}
 
     def add(self, methods: Mapping[str, Method], batch: MaskedBatch) -> None:
-        self.kinds += batch.kinds
+        """The methods' figures of a batch, whose kinds were added before."""
         for name, method in methods.items():  # one at a time: one method's maps in memory
             maps = compare({name: method}, batch.inputs, batch.targets, batch.args or None)[name]
             finite = torch.isfinite(maps.flatten(1)).all(1).cpu()
