@@ -256,7 +256,9 @@ def test_colour_images_of_any_scale():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"images": IMAGES[0]}, r"images: got shape \(1, 12, 16\)"),
+        ({"images": IMAGES[0]}, r"images: got shape \(1, 12, 16\).*image\[None\].*signals"),
+        ({"maps": SPOT[0, 0]}, r"maps\['map'\]: got shape \(12, 16\).*image\[None\]"),
+        ({"masks": [SPOT[0, 0], None]}, "masks: got a list of 2, expected .*zeros for a mask"),
         ({"images": IMAGES[:, None]}, r"images: got shape .* Of a volume draw slices_figure"),
         ({"images": torch.rand(2, 2, 12, 16)}, "images: got 2 channels"),
         (

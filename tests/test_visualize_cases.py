@@ -58,6 +58,8 @@ def test_cases_of_other_fusions_add_up_to_their_map(fusion):
         ({"targets": []}, ValueError, "targets: got none"),
         ({"targets": [3]}, AssertionError, "target: got 3"),
         ({"masks": torch.ones(4, 3, 3)}, ValueError, "masks: got shape"),
+        ({"masks": [*torch.ones(3, *OF.size), None]}, ValueError, "masks: got a list of 4.*zeros"),
+        ({"shown": torch.rand(1, *OF.size)}, ValueError, r"^shown: got shape .*image\[None\]"),
         ({"titles": ["a"]}, ValueError, "titles: got 1 for 4"),
         (
             {"scores": torch.ones(4, 2)},

@@ -8,7 +8,15 @@ from torch import Tensor
 
 from captum_hrcam.attribution import HeadAttribution
 from captum_hrcam.compare import Methods, compare
-from captum_hrcam.visualize.panels import Array, ImageLike, array, one_for_each, planes, to_numpy
+from captum_hrcam.visualize.panels import (
+    FEWER_AXES,
+    Array,
+    ImageLike,
+    array,
+    one_for_each,
+    planes,
+    to_numpy,
+)
 
 SLICES = "Of a volume draw slices_figure, or make a Case of each slice."
 
@@ -179,7 +187,7 @@ def _layers(
 
 def _pictures(argument: str, values: ImageLike, ndim: int) -> Array:
     """(..., C, H, W), with one or three channels, which can be shown."""
-    pictures = array(argument, values, ndim, remedy=SLICES)
+    pictures = array(argument, values, ndim, remedy=SLICES, of_fewer=FEWER_AXES)
     if pictures.shape[-3] not in (1, 3):
         raise ValueError(
             f"{argument}: got shape {pictures.shape}, expected 1 or 3 channels. Choose those to be "

@@ -10,7 +10,7 @@ from matplotlib.patheffects import AbstractPathEffect, Normal, Stroke
 from torch import Tensor
 
 from captum_hrcam.batch import plain
-from captum_hrcam.checks import positive
+from captum_hrcam.checks import brief, positive
 from captum_hrcam.metrics.scaling import scale_batch
 
 Array = np.ndarray[Any, Any]
@@ -29,6 +29,7 @@ DIVERGING = "RdBu_r"
 # Line and casing: cyan is bright on grey tissue and on heat, but lost on blue.
 OUTLINE, SIGNED_OUTLINE = ("#19d3e6", "k"), ("k", "w")
 SLICES = "Of a volume draw slices_figure, or pass slices."
+FEWER_AXES = "Give one image its leading axis, image[None]. Plot signals and their maps as lines."
 
 
 def image_grid(
@@ -142,13 +143,25 @@ def to_numpy(values: Any) -> Array:
     return np.asarray(values, dtype=np.float64)
 
 
-def array(argument: str, values: ImageLike, *ndim: int, remedy: str) -> Array:
-    """The values as an array, refused if not finite or of none of these numbers of dimensions."""
-    a = to_numpy(values)
+def array(
+    argument: str, values: ImageLike, *ndim: int, remedy: str, of_fewer: str | None = None
+) -> Array:
+    """The values as an array, refused if not finite or of none of these numbers of dimensions.
+
+    ``of_fewer`` is the remedy for fewer dimensions than these, if it is another.
+    """
+    try:
+        a = to_numpy(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{argument}: got {brief(values)}, expected numbers that make one array. Give zeros "
+            "for a mask that is missing."
+        ) from error
     if a.ndim not in ndim or 0 in a.shape:
+        told = of_fewer if of_fewer and a.ndim < min(ndim) else remedy
         raise ValueError(
             f"{argument}: got shape {a.shape}, expected {' or '.join(map(str, ndim))} dimensions, "
-            f"none empty. {remedy}"
+            f"none empty. {told}"
         )
     if not np.isfinite(a).all():
         raise ValueError(
@@ -174,7 +187,7 @@ def by_name(argument: str, values: Any, remedy: str) -> Mapping[str, ImageLike]:
 
 def planes(argument: str, values: ImageLike, n: int, size: tuple[int, ...]) -> Array:
     """(N, H, W) from (N, 1, H, W) or (N, H, W)."""
-    given = array(argument, values, 3, 4, remedy=SLICES)
+    given = array(argument, values, 3, 4, remedy=SLICES, of_fewer=FEWER_AXES)
     a = given[:, 0] if given.ndim == 4 and given.shape[1] == 1 else given
     if a.shape != (n, *size):
         raise ValueError(
@@ -186,7 +199,7 @@ def planes(argument: str, values: ImageLike, n: int, size: tuple[int, ...]) -> A
 
 def to_pictures(images: ImageLike) -> list[Array]:
     """(N, C, H, W) -> N of (H, W, C) in 0..1."""
-    stack = array("images", images, 4, remedy=SLICES)
+    stack = array("images", images, 4, remedy=SLICES, of_fewer=FEWER_AXES)
     if stack.shape[1] not in (1, 3):
         raise ValueError(
             f"images: got {stack.shape[1]} channels, expected 1 or 3. Choose those to be shown."
