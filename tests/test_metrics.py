@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -346,11 +347,16 @@ def test_best_threshold_passes_over_images_without_object_and_says_so():
     with pytest.warns(UserWarning, match="1 of 5 images"):
         found = metrics.oracle_threshold(maps, masks)
     assert found.value == metrics.oracle_threshold(maps[rest], masks[rest]).value
-    with (
-        pytest.warns(UserWarning, match="5 of 5"),
-        pytest.raises(ValueError, match="all 5 masks are empty"),
-    ):
-        metrics.oracle_threshold(maps, np.zeros_like(masks))
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_no_threshold_is_best_for_empty_masks_alone(several):
+    maps, masks = images(5)
+    given, n = ((maps, masks), 5) if several else ((maps[0], masks[0]), 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # none of the other images, as there are no others
+        with pytest.raises(ValueError, match=f"masks: .* {n} of {n} images, as for an empty mask"):
+            metrics.oracle_threshold(given[0], np.zeros_like(given[1]))
 
 
 # Scaling and the baseline.

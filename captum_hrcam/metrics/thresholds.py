@@ -121,10 +121,10 @@ def _best(
     if len(grid) == 0:
         raise ValueError("grid is empty: expected thresholds in 0..1, as [0.1, 0.5, 0.9]")
     scores = np.stack([np.atleast_1d(score(maps, masks, float(t))) for t in grid], axis=1)
-    scores = defined(scores, "the threshold's score", stacklevel=4)  # (images, thresholds)
-    if len(scores) == 0:
+    if np.isnan(scores).any(1).all():
         raise ValueError(
-            f"all {len(maps)} masks are empty: expected at least one image with an object, "
-            "by which to choose a threshold"
+            f"masks: the score is undefined for {len(scores)} of {len(scores)} images, as for an "
+            "empty mask: expected at least one image with an object, by which to choose a threshold"
         )
+    scores = defined(scores, "the threshold's score", stacklevel=4)  # (images, thresholds)
     return Threshold(float(grid[int(scores.mean(0).argmax())]), source)

@@ -91,6 +91,11 @@ def _curve(name: str, curve: Curve) -> Curve:
     remedy = "Use (fpr, tpr) as of sklearn.metrics.roc_curve."
     if fpr.ndim != 1 or fpr.shape != tpr.shape or len(fpr) < 2:
         raise ValueError(f"{said}: got shapes {fpr.shape} and {tpr.shape}, expected (P,). {remedy}")
+    if np.isnan(tpr).all():
+        raise ValueError(
+            f"{said}: got true positive rates that are all NaN, as where every mask is empty, "
+            "expected some pixel inside an object. Evaluate images with objects, too."
+        )
     rising = (np.diff(fpr) >= 0).all() and (np.diff(tpr) >= 0).all()
     if not (rising and fpr[0] == 0 and fpr[-1] == 1 and tpr[0] >= 0 and tpr[-1] <= 1):
         raise ValueError(
