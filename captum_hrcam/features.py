@@ -52,26 +52,31 @@ class Sample:
         self._batches.append((key, *rows))
         self._held += batch
         if self.size is not None and self._held > 2 * self.size:
-            self._batches = [self._thin()]
-            self._held = self.size
+            self._thin()
 
-    def _thin(self) -> tuple[Tensor, ...]:
-        columns = self._batches[0]
-        if len(self._batches) > 1:
-            columns = tuple(torch.cat(column) for column in zip(*self._batches, strict=True))
-        if self.size is None or len(columns[0]) <= self.size:
-            return columns
-        keep = self._order(columns)[: self.size].sort().values
-        return tuple(column[keep] for column in columns)
+    def _thin(self) -> None:
+        """Leave the rows that stay, as one batch. No more than twice ``size`` rows are held, so
+        copies are made batch by batch: from the last, as the first is large and needs room."""
+        sizes = [len(batch[0]) for batch in self._batches]
+        if self.size is not None and sum(sizes) > self.size:
+            stay = torch.zeros(sum(sizes), dtype=torch.bool)
+            stay[self._order()[: self.size]] = True
+            for i, rows in reversed(list(enumerate(stay.split(sizes)))):
+                self._batches[i] = tuple(column[rows] for column in self._batches[i])
+        if len(sizes) > 1:
+            self._batches = [tuple(map(torch.cat, zip(*self._batches, strict=True)))]
+        self._held = len(self._batches[0][0])
 
-    def _order(self, columns: tuple[Tensor, ...]) -> Tensor:
+    def _order(self) -> Tensor:
         """The rows in the order in which they are kept."""
-        return columns[0].argsort()
+        return self._column(0).argsort()
+
+    def _column(self, i: int) -> Tensor:
+        return torch.cat([batch[i] for batch in self._batches])
 
     def rows(self) -> tuple[Tensor, ...]:
         """The rows kept, in the columns that were added; joined once, however often read."""
-        self._batches = [self._thin()]
-        self._held = len(self._batches[0][0])
+        self._thin()
         return self._batches[0][1:]
 
 
@@ -88,9 +93,9 @@ class OfEachClass(Sample):
         super().__init__(size)
         self._loss = loss
 
-    def _order(self, columns: tuple[Tensor, ...]) -> Tensor:
-        by_key = super()._order(columns)
-        classes = present(columns[-1][by_key], self._loss)
+    def _order(self) -> Tensor:
+        by_key = super()._order()
+        classes = present(self._column(-1)[by_key], self._loss)
         of_row = classes.unique(dim=0, return_inverse=True)[1]
         turn = F.one_hot(of_row).cumsum(0).gather(1, of_row[:, None])[:, 0]
         return by_key[turn.argsort(stable=True)]

@@ -1,5 +1,8 @@
 """What is kept of the pooled features: fair samples, a fifth held out, moments of all."""
 
+import weakref
+from typing import ClassVar
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -30,6 +33,36 @@ def test_sample_is_fair_and_bounded():
         assert kept.tolist() == sorted(kept.tolist())
         counts[kept] += 1
     assert (counts / 300 - 0.2).abs().max() < 0.1  # four standard errors of a fair draw
+
+
+class Counted(torch.Tensor):
+    """Counts the rows that are held at one time in tensors made from it."""
+
+    live: ClassVar[list[weakref.ref[torch.Tensor]]] = []
+    most = 0
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        given = super().__torch_function__(func, types, args, kwargs)
+        if isinstance(given, cls):
+            Counted.live.append(weakref.ref(given))
+            held = [x for x in (ref() for ref in Counted.live) if x is not None]
+            Counted.most = max(Counted.most, sum(map(len, held)))
+        return given
+
+
+@pytest.mark.parametrize("n", [40, 45, 80, 130, 400])
+def test_sample_holds_twice_its_size_and_a_batch_at_most(n):
+    """Its rows may be volumes. Those that stay have the smallest keys of all."""
+    Counted.live, Counted.most = [], 0
+    sample, generator = Sample(40), torch.Generator().manual_seed(0)
+    batches = torch.arange(n).split(4)
+    for rows in batches:
+        sample.add(rows.as_subclass(Counted) * 1)
+    (kept,) = sample.rows()
+    keys = torch.cat([torch.rand(len(rows), generator=generator) for rows in batches])
+    assert kept.tolist() == keys.argsort()[:40].sort().values.tolist()
+    assert Counted.most <= 2 * 40 + 2 * 4  # a batch being added, one being copied
 
 
 @pytest.mark.parametrize("period", range(2, 13))
