@@ -5,8 +5,8 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -110,13 +110,25 @@ class FeatureCache:
                 old.unlink()
         return RowFile(self.folder / f"{self._stem}.{secrets.token_hex(8)}.rows")
 
+    @contextmanager
+    def writing(self) -> Iterator[RowFile]:
+        """A new file of rows, closed and removed if its use fails or is interrupted."""
+        rows = self.begin()
+        try:
+            yield rows
+        except BaseException:
+            with suppress(OSError):  # a full disk does not take what is still buffered
+                rows.close()
+            (self.folder / rows.path.name).unlink(missing_ok=True)  # nothing outside the folder
+            raise
+
     def complete(
         self, collector: FeatureCollector, digest: DataDigest, seen: dict[str, Any]
     ) -> None:
         """Mark the pass as complete, so that later fits trust it.
 
         Args:
-            collector: has taken the whole pass; its rows are in the file from ``begin``.
+            collector: has taken the whole pass; its rows are in the file from ``writing``.
             digest: has taken all images and labels.
             seen: what else the pass found, in types that JSON can hold.
         """

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,29 @@ class Reading:
 
     def _train(self, data: Iterable[Any], held: Sample | None) -> FeatureCollector:
         """One frozen pass, or several over an augmenting loader."""
-        if self.cache is not None:
-            collector = FeatureCollector(self.cache.begin())
-        else:
+        if self.cache is None:
             collector = FeatureCollector(AllRows()) if self.keep_all else FeatureCollector()
-        digest = None if self.cache is None else DataDigest()
+            self._passes(data, collector, held)
+            if collector.kept.forget is not None:
+                self.notes.append(
+                    "features: on disk while fitting, as they exceed a quarter of the memory; name "
+                    "a folder with cache to keep them"
+                )
+            return collector
+        with self.cache.writing() as rows:
+            collector, digest = FeatureCollector(rows), DataDigest()
+            self._passes(data, collector, held, digest)
+            seen = {"channels": self.frozen.channels, "resolutions": self.frozen.resolutions}
+            self.cache.complete(collector, digest, seen)
+        return collector
+
+    def _passes(
+        self,
+        data: Iterable[Any],
+        collector: FeatureCollector,
+        held: Sample | None,
+        digest: DataDigest | None = None,
+    ) -> None:
         for i in range(self.n_passes):
             self.frozen.read(
                 data,
@@ -93,15 +112,6 @@ class Reading:
                 digest=digest,
                 progress=self._progress("pass", i),
             )
-        if self.cache is not None and digest is not None:
-            seen = {"channels": self.frozen.channels, "resolutions": self.frozen.resolutions}
-            self.cache.complete(collector, digest, seen)
-        elif collector.kept.forget is not None:
-            self.notes.append(
-                "features: on disk while fitting, as they exceed a quarter of the memory; name a "
-                "folder with cache to keep them"
-            )
-        return collector
 
     def _known(self, data: Iterable[Any]) -> FeatureCollector | None:
         """What an earlier fit on the same data left in the cache, or None; no forward pass."""
@@ -109,12 +119,14 @@ class Reading:
         if self.cache is None or candidate is None:
             return None
         digest, images = DataDigest(), Sample(self.revisit.images.size)
-        for i in range(self.n_passes):
-            progress = self._progress("comparison", i)
-            self.frozen.fingerprint(data, "train_data", digest, images, progress=progress)
-        if digest.value() != candidate["about"]["data"]:
-            candidate["file"].close()
-            return None
+        with ExitStack() as unless_known:
+            unless_known.callback(candidate["file"].close)
+            for i in range(self.n_passes):
+                progress = self._progress("comparison", i)
+                self.frozen.fingerprint(data, "train_data", digest, images, progress=progress)
+            if digest.value() != candidate["about"]["data"]:
+                return None
+            unless_known.pop_all()
         self.revisit.images = self._with_targets(images, candidate)
         self.frozen.channels = candidate["seen"]["channels"]
         self.frozen.resolutions = {k: tuple(v) for k, v in candidate["seen"]["resolutions"].items()}

@@ -1,7 +1,9 @@
 """A cache is used for the same model, layers, options and images, and for nothing else."""
 
 import errno
+import gc
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +161,28 @@ def test_an_interrupted_pass_leaves_nothing_to_trust(tmp_path):
         assert torch.equal(again.weights[name], weight)
 
 
+class Interrupted:
+    """The same images, read until the user stops; not once, so that a cache may be compared."""
+
+    def __iter__(self):
+        return interrupted()
+
+
+@pytest.mark.parametrize("is_compared", [False, True])
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupted_fit_leaves_no_file_open_and_none_that_is_incomplete(tmp_path, is_compared):
+    if is_compared:
+        fit(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path, loader=Interrupted())
+        gc.collect()
+    assert sorted(tmp_path.iterdir()) == before
+    assert is_from_cache(fit(tmp_path)) == is_compared
+
+
 @pytest.mark.parametrize("damage", ["shorter rows", "broken note", "pickled note"])
 def test_a_damaged_cache_is_written_anew(tmp_path, damage):
     fit(tmp_path)
@@ -187,11 +211,17 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path):
     assert count.n == n
 
 
-def test_a_full_disk_keeps_the_old_head(tmp_path, monkeypatch):
+class OnAFullDisk(RowFile):
+    def __init__(self, path: Path) -> None:
+        super().__init__(Path("/dev/full"))
+
+
+@pytest.mark.parametrize("times", [1, 60])  # 1: the rows are buffered up to the end
+def test_a_full_disk_keeps_the_old_head(tmp_path, monkeypatch, times):
     hrcam = fit_quietly(HRCAM(model(), CASE.layers), [data().tensors])
     head = hrcam.head
-    monkeypatch.setattr("captum_hrcam.cache.RowFile", lambda path: RowFile(Path("/dev/full")))
-    x, y = (t.repeat(60, *[1] * (t.ndim - 1)) for t in data().tensors)
+    monkeypatch.setattr("captum_hrcam.cache.RowFile", OnAFullDisk)
+    x, y = (t.repeat(times, *[1] * (t.ndim - 1)) for t in data().tensors)
     with pytest.raises(OSError, match="cannot take more features") as told:
         hrcam.fit([(x, y)], solver="ridge", penalty=1.0, cache=tmp_path)
     assert told.value.errno == errno.ENOSPC
