@@ -42,11 +42,11 @@ class Asking:
         Args:
             attribute: f(inputs, classes (n,)) that gives k maps (n, 1, \\*spatial).
             k: how many.
-            fractions: shares of the pixels.
+            fractions: shares of the pixels; the costs are means over them.
 
         Returns:
-            (n, len(fractions), k), losses of probability of the images' classes, of all ranks'
-            images whose class the model sees; n = 0 if it gives no score of each class.
+            (n, k), losses of probability of the images' classes, of all ranks' images
+            whose class the model sees; n = 0 if it gives no score of each class.
         """
         image, label = self.present()
         if self.is_mute():
@@ -55,13 +55,13 @@ class Asking:
         whole = torch.cat([torch.zeros(0), *(score(first) for score, first in asked)])
         sees = whole >= PRESENT
         image, label = image[sees], label[sees]
-        left = [torch.zeros(0, len(fractions), k)]
+        left = [torch.zeros(0, k)]
         for rows in batches(len(image)):
             score, first = self._score_and_first(image[rows], label[rows])
             maps = attribute(self._inputs(image[rows]), label[rows])
-            each = [deletion_curve(score, first, m.cpu(), fractions) for m in maps]
-            left.append(torch.stack(each, 2))
-        return group.gather((whole[sees, None, None] - torch.cat(left)).double())
+            each = [deletion_curve(score, first, m.cpu(), fractions).mean(1) for m in maps]
+            left.append(torch.stack(each, 1))
+        return group.gather((whole[sees, None] - torch.cat(left)).double())
 
     def is_mute(self) -> bool:
         """Whether the model gives no score of each class. A rank may have no images to ask it."""

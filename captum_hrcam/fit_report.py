@@ -1,5 +1,6 @@
 """The report of a fit: how the head does on data, and how the head came about."""
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,6 +15,11 @@ FAINT = 0.05  # in probability; CNNs of the benchmark have several times as much
 FAINTLY = (
     "the model's outputs say little of the maps: on held-out images the class's probability "
     "differs by {:.3f} only between blurring away what they mark most and what they mark least."
+)
+UNTOLD = (
+    "whether the maps mark what the model uses is not known: too few held-out images change in "
+    "their class's probability where these are blurred. Give more images of each class, or some "
+    "with val_data."
 )
 
 
@@ -109,7 +115,7 @@ class FitReport(HeadReport):
         if self.solver != "cascade" or not self._is_supported:
             return super()._unlike(how)
         return (
-            f"the maps explain the head {how} the model. The model's outputs speak for the places "
+            f"the maps explain the head{how} the model. The model's outputs speak for the places "
             f"that they mark (support {self.support:.2f}), but a place may matter more or less to "
             "the model than to the head. solver='ridge' gives scores nearer to the model's, and "
             "worse maps"
@@ -125,7 +131,10 @@ class FitReport(HeadReport):
         )
 
     def _of_maps(self) -> list[str]:
-        """A warning about maps that the model's outputs do not speak for."""
+        """A warning about maps that the model's outputs do not speak for, or of which they cannot
+        tell."""
+        if self.support is not None and math.isnan(self.support):
+            return [UNTOLD]
         if not doubtful(self.support):
             faint = self.change is not None and self.change < FAINT
             return [FAINTLY.format(self.change)] if faint else []

@@ -147,18 +147,18 @@ class HeadReport:
         if self.agreement < 0.9:
             return [
                 f"head and model agree on only {self.agreement:.1%} of their decisions: "
-                f"{self._unlike('not')}."
+                f"{self._unlike(', not')}."
             ]
         if self.r_squared < 0.5:
             return [
                 f"R^2 of the head's and the model's scores is {self.r_squared:.2f}: "
-                f"{self._unlike('more than')}."
+                f"{self._unlike(' more than')}."
             ]
         return []
 
     def _unlike(self, how: str) -> str:
         """What it means that a head's scores are not the model's."""
-        return f"the map explains the head {how} the model. More layers may help{self._remedy}"
+        return f"the map explains the head{how} the model. More layers may help{self._remedy}"
 
     @property
     def _at_chance(self) -> str:
@@ -247,7 +247,8 @@ class HeadReport:
                 low, high = (f"{end(counts[few]):.3g}" for end in (min, max))
                 whose = f"class {few[0]}" if len(few) == 1 else f"each of classes {_listed(few)}"
                 number = low if low == high else f"{low} to {high}"
-                soft = "" if counts[few].eq(counts[few].round()).all() else ", by its soft labels"
+                by = "by the model's probabilities" if self.targets == "model" else "by soft labels"
+                soft = "" if counts[few].eq(counts[few].round()).all() else f", {by}"
                 found.append(f"{whose} {has} {number} images{soft}: {self._of_few}")
         return found
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from captum_hrcam import HRCAM
 from captum_hrcam.features import held_out
-from captum_hrcam.fit_report import FitReport
+from captum_hrcam.fit_report import UNTOLD, FitReport
 from captum_hrcam.framing import Seen
 
 
@@ -50,6 +50,12 @@ def test_what_is_printed():
     assert others[-1] == (
         "pass 1.0 s, solve 2.0 s, all else 3.0 s; further forward passes of single images: 4"
     )
+
+
+def test_a_guess_whose_maps_are_not_known_to_be_right():
+    found = fit_report(support=math.nan, head_auroc=0.5).warnings
+    assert "than chance: its maps mean nothing. Check" in found[0]
+    assert len(found) == 2
 
 
 def test_layers_that_stay_where_they_are():
@@ -91,7 +97,15 @@ WEAK = "a weakly penalised head on 12 features of 100 images uses channels that 
         ({"support": 0.5, "change": 0.05}, None),
         ({"support": 0.49, "change": 0.01}, "do not speak for the maps: .* .support 0.49, 0.5 is"),
         ({"support": 0.5, "change": 0.049}, "say little of the maps: .* differs by 0.049 only"),
-        ({"support": math.nan, "head_auroc": 0.5}, "than chance: its maps mean nothing. Check"),
+        ({"support": math.nan}, "uses is not known: too few held-out images change"),
+        (
+            {"solver": "cascade", "support": 0.9, "agreement": 0.6},
+            "the maps explain the head, not the model. The model's outputs speak for the places",
+        ),
+        (
+            {"solver": "cascade", "support": 0.9, "r_squared": 0.4},
+            "explain the head more than the model. .* worse maps.$",
+        ),
         (
             {"support": 0.9, "head_auroc": 0.5},
             "than chance: its scores mean nothing, though the model's outputs speak for its maps ",
@@ -129,7 +143,7 @@ class TestOfAFit:
         text, n = str(report), int(held_out(torch.arange(200)).sum())
         for expected in ("first", "4x4", "2x2", "accuracy", "AUROC", f"{n} held-out", "pass "):
             assert expected in text
-        assert "warning" not in text
+        assert report.warnings == [UNTOLD]  # blurring bars as wide as the image changes nothing
 
     def test_warns_when_the_head_does_not_explain_the_model(self):
         case = BY_NAME["vgg2d"]

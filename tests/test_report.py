@@ -227,7 +227,7 @@ def test_figures_against_the_model_itself_say_so():
         ),
         (
             {"class_counts": torch.tensor([99.5])},
-            "class 0 is not in 0.5 images, by its soft labels: its figures",
+            "class 0 is not in 0.5 images, by soft labels: its figures",
         ),
         ({"class_counts": torch.tensor([90.0, 10 - 1e-9])}, None),
         ({"class_counts": torch.tensor([100.0, 0.0])}, None),  # none here to be judged
