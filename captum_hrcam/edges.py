@@ -23,9 +23,9 @@ from captum_hrcam.few_images import FewImages, maps_of
 from captum_hrcam.fusion import upsample
 from captum_hrcam.grain import Sizes, leave_out, wider
 
-# Of what the wider layers' maps cost. Ultrasound has up to .82, and lesions, digits and brains have
-# .89 and more (documentation, "Choosing the head").
-ENOUGH = 0.85
+# Of what the wider layers' maps cost. Ultrasound has up to .75, and lesions, digits and brains have
+# .85 and more (documentation, "Choosing the head").
+ENOUGH = 0.8
 CLEAR = 2  # standard errors of the difference
 LITTLE = 0.01  # probability; a model that loses less depends on neither
 FEW = 8  # images; fewer are too few
