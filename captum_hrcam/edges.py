@@ -4,7 +4,7 @@ In breast ultrasound they mark all bright tissue. The next layers see the same e
 them, and the tumour is lost in the sum. The frozen model tells such layers, and no mask is needed.
 Blur away where the finest layer's map is high, and the class keeps most of its probability; blur as
 many pixels where layers with much wider cells are high, and it loses more. If the finest layer
-marks the object, it loses as much, as that layer hits the object more exactly.
+marks the object, it loses as much or more, as that layer hits the object more exactly.
 
 A fine map's highest pixels lie scattered, and blurring these costs less than blurring as many in
 one piece, even on the object. So the map is also averaged over the wider cells, and what it costs

@@ -114,7 +114,7 @@ def check_classes(mean: Tensor, loss: str) -> None:
     """
     if loss == "mse":
         return
-    absent, always = (found.nonzero().flatten().tolist() for found in (mean <= 0, mean >= 1))
+    absent, always = (which.nonzero().flatten().tolist() for which in (mean <= 0, mean >= 1))
     found = []
     if absent:
         found.append(f"no sample in train_data has class {_listed(absent)}")

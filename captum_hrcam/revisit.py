@@ -59,8 +59,9 @@ class Revisit:
     def __post_init__(self) -> None:
         is_local = "cascade" in self.solvers
         self.images = Sample(group.part(cascade.IMAGES if is_local else SPREAD_IMAGES))
-        several, size = len(self.solvers) > 1, group.part(choosing.IMAGES)
-        self.held = OfEachClass(size, self.loss) if several else None
+        self.held = None
+        if len(self.solvers) > 1:
+            self.held = OfEachClass(group.part(choosing.IMAGES), self.loss)
         self._autocast = torch.is_autocast_enabled("cpu")
 
     def _read(self, inputs: tuple[Tensor, ...], read: Read) -> Any:
