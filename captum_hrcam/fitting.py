@@ -15,6 +15,7 @@ from captum_hrcam.head import Head, centre, fold, split_layers
 from captum_hrcam.head_and_model import head_figures, layer_scores
 from captum_hrcam.labels import check_classes
 from captum_hrcam.layer_counts import LeftOut
+from captum_hrcam.levels import levelled
 from captum_hrcam.modes import full_precision
 from captum_hrcam.moments import Moments
 from captum_hrcam.recipe import Recipe
@@ -126,7 +127,8 @@ def _solve(
     if settled.weight is not None:
         bias = -settled.weight @ moments.mean_z
         # A cascade learns each class apart from the others, so each has a scale of its own.
-        return solvers.calibrated(settled.weight, bias, sample, recipe.loss, per_class=True)
+        linear = solvers.calibrated(settled.weight, bias, sample, recipe.loss, per_class=True)
+        return levelled(*linear, sample, moments, recipe.loss)
     scale = moments.scale
     if recipe.solver == "pattern":
         weight = solvers.pattern(moments) / unit[:, None]

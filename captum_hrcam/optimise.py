@@ -14,6 +14,7 @@ def minimise(
     *,
     over_ranks: bool = False,
     tolerance: float = 1e-7,
+    history: int = 100,
 ) -> None:
     """Minimise a convex sum by full-batch L-BFGS, changing the parameters in place.
 
@@ -25,6 +26,7 @@ def minimise(
             rounding never sends two ranks different ways; the others evaluate what it asks for.
         tolerance: stop once no element of the gradient exceeds this; also after 200 iterations, or
             once a step changes hardly anything.
+        history: how many steps are remembered, each at twice the memory of the parameters.
     """
 
     def evaluate() -> Tensor:
@@ -49,6 +51,7 @@ def minimise(
             optimiser = torch.optim.LBFGS(
                 parameters,
                 max_iter=200,
+                history_size=history,
                 tolerance_grad=tolerance,
                 # What the sum can still fall by once the gradient is that small.
                 tolerance_change=min(1e-12, tolerance**2),

@@ -40,9 +40,7 @@ def rescale(
     """The temperature a and bias d with which a s + d predicts best.
 
     A softmax has one temperature unless ``per_class``; with other losses each output has its own.
-    Targets of "cross_entropy" are drawn a little towards their mean, those of
-    "binary_cross_entropy" towards a half (Platt 1999), so that separable data keep a finite
-    temperature.
+    Targets are softened, so that separable data keep a finite temperature.
 
     Args:
         scores: (n, K).
@@ -54,7 +52,7 @@ def rescale(
     Returns:
         a (K,) and d (K,); a is never negative.
     """
-    n, k = scores.shape
+    k = scores.shape[1]
     scores, y = scores.double(), y.double()
     if loss == "mse":
         centred = scores - scores.mean(0)
@@ -62,7 +60,7 @@ def rescale(
         slope = (centred * (y - y.mean(0))).sum(0) / variance.clamp(min=1e-300)
         a = torch.where(variance > 0, slope, torch.zeros_like(slope))
         return a, y.mean(0) - a * scores.mean(0)
-    y = (n * y + (y.mean(0) if loss == "cross_entropy" else 0.5)) / (n + 1)
+    y = softened(y, y, loss)
     mean = scores.mean(0)
     unit = (scores - mean).std(0, correction=0).mean().clamp(min=1e-12)
     centred = (scores - mean) / unit
@@ -83,6 +81,19 @@ def rescale(
     if per_class:
         a = a.clamp(min=a.max().item() / 100)
     return a, d.detach() - a * mean
+
+
+def softened(y: Tensor, all_y: Tensor, loss: str) -> Tensor:
+    """Targets of "cross_entropy" drawn a little towards their mean, those of
+    "binary_cross_entropy" towards a half (Platt 1999).
+
+    Args:
+        y: (n, K) targets of this rank.
+        all_y: (m, K) targets of all ranks.
+        loss: see ``labels.LOSSES``.
+    """
+    towards = all_y.mean(0) if loss == "cross_entropy" else 0.5
+    return (len(all_y) * y + towards) / (len(all_y) + 1)
 
 
 def calibrated(

@@ -49,6 +49,7 @@ ORDER = [
         "fit_report",
         "frozen_pass",
         "head_and_model",
+        "levels",
         "report",
         "solvers",
         "storage",

@@ -1,0 +1,71 @@
+"""Levels: raise and lower each image's whole map, so that its mean tells the class.
+
+A cascade learns where a class is, not whether it is there. But the mean of a map is the head's
+score, and how high a map lies as a whole changes nothing of where it is highest. So together with
+a temperature a and a bias d, the weights W of each class get a small change D::
+
+    min  mean_n L(a (W + D) z_n + d, y_n) + STRENGTH / 2 sum_c |D_c|^2 / |W_c|^2
+
+with features in deviations over images and cells. Averages vary most beside cells in deep layers,
+so most of the change falls on these, whose maps are flat.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from captum_hrcam import group
+from captum_hrcam.features import Features
+from captum_hrcam.labels import loss_per_sample
+from captum_hrcam.moments import Moments
+from captum_hrcam.optimise import minimise
+from captum_hrcam.solvers import softened
+
+STRENGTH = 10.0
+TOLERANCE = 1e-5
+HISTORY = 10  # steps that L-BFGS remembers: for a thousand classes each takes 60 MB
+
+
+def levelled(
+    weight: Tensor, bias: Tensor, sample: Features, moments: Moments, loss: str
+) -> tuple[Tensor, Tensor]:
+    """Change calibrated weights and bias by little, so that they predict the targets best.
+
+    Args:
+        weight: (K, N) on raw features. A feature that no class uses stays unused.
+        bias: (K,).
+        sample: this rank's rows; those of all ranks count.
+        moments: of the features.
+        loss: "cross_entropy" or "binary_cross_entropy".
+
+    Returns:
+        The new weights and bias.
+    """
+    used = weight.any(0) & moments.informative
+    size = (weight * moments.deviation * used).norm(dim=1)  # |W_c|
+    x = torch.cat(list(sample.less_mean(moments, scaled=True))) * used  # (n, N)
+    scores, all_y = sample.scores(weight, bias), group.gather(sample.y.double())
+    y, mean = softened(sample.y.double(), all_y, loss), group.gather(scores).mean(0)
+    change = torch.zeros_like(weight, requires_grad=True)  # D_c / |W_c|
+    # Of a softmax, all classes share it: with two, one class could take over from the other.
+    log_a = torch.zeros(1 if loss == "cross_entropy" else len(mean), dtype=torch.float64)
+    log_a, d = log_a.requires_grad_(), mean.clone().requires_grad_()
+
+    def parts() -> Iterator[Tensor]:
+        moved = (change.to(x) @ x.T).T.double() * size
+        told = (scores - mean + moved) * log_a.clamp(-10, 10).exp() + d
+        yield loss_per_sample(told, y, loss).sum() / len(all_y)
+        yield STRENGTH / 2 * (change**2).sum() / group.size()
+
+    minimise(
+        parts,
+        [change, log_a, d],
+        over_ranks=group.size() > 1,
+        tolerance=TOLERANCE,
+        history=HISTORY,
+    )
+    with torch.no_grad():
+        a = log_a.clamp(-10, 10).exp()
+        moved = change * size[:, None] / moments.scale
+        return (weight + moved) * a[:, None], (bias - mean - moved @ moments.mean_z) * a + d
