@@ -116,8 +116,8 @@ def _counted(
         return found[best], []
     told = "; ".join(f"{name} {r:.3f}, {c:.3f}" for name, (_, r, c) in tried.items())
     return found[best], [
-        f"layers count by {taught.by}, {list(tried)[best]}: held-out accuracy (a loss of "
-        f"{TOLERANCE} is accepted) and correlation with what the layers agree on are {told}"
+        f"layers count by {taught.by}, {list(tried)[best]}: held-out accuracy (before levels; a "
+        f"loss of {TOLERANCE} is accepted) and correlation with what the layers agree on are {told}"
     ]
 
 

@@ -44,7 +44,7 @@ def levelled(
     """
     used = weight.any(0) & moments.informative
     size = (weight * moments.deviation * used).norm(dim=1)  # |W_c|
-    x = torch.cat(list(sample.less_mean(moments, scaled=True))) * used  # (n, N)
+    x = torch.cat(list(sample.less_mean(moments, scaled=True))).mul_(used)  # (n, N)
     scores, all_y = sample.scores(weight, bias), group.gather(sample.y.double())
     y, mean = softened(sample.y.double(), all_y, loss), group.gather(scores).mean(0)
     change = torch.zeros_like(weight, requires_grad=True)  # D_c / |W_c|
