@@ -7,12 +7,18 @@ import torch.nn.functional as F
 from conftest import BY_NAME, fit_quietly, training_batches
 from torch import nn
 
-from captum_hrcam import HRCAM, metrics
+from captum_hrcam import HRCAM, levels, metrics
 from captum_hrcam.cascade import what_lights_up
 from captum_hrcam.features import held_out
 from captum_hrcam.fusion import Fusion
 from captum_hrcam.layer_counts import POWERS, steepest
 from captum_hrcam.revisit import Revisit
+
+
+@pytest.fixture
+def without_levels(monkeypatch):
+    """Weights as they were learned, but for a temperature of each class."""
+    monkeypatch.setattr(levels, "STRENGTH", 1e12)
 
 
 class Squares(nn.Module):
@@ -287,7 +293,7 @@ class TestSteepest:
         assert any(line.startswith("layers count by") and "squared" not in line for line in told)
 
 
-def test_weights_follow_the_definition_in_loops():
+def test_weights_follow_the_definition_in_loops(without_levels):
     """Two layers, by hand: the positive part of the deep layer's pattern, its evidence, then both
     towards their map."""
     case = BY_NAME["vgg2d"]
@@ -363,7 +369,7 @@ def test_class_that_nothing_lights_up_for_keeps_its_pattern():
 
 
 @pytest.mark.parametrize("name", ["vgg2d", "residual2d", "depthwise1d"])
-def test_layers_are_scaled_by_how_well_the_deeper_ones_confirm_them(name):
+def test_layers_are_scaled_by_how_well_the_deeper_ones_confirm_them(name, without_levels):
     case = BY_NAME[name]
     batches = training_batches(case)
     hrcam = HRCAM(case.model(), case.layers)
@@ -422,7 +428,7 @@ def test_any_dimension_and_no_class_without_a_map(name):
 @pytest.mark.parametrize(
     ("loss", "low", "high"), [("cross_entropy", 0.3, 0.7), ("binary_cross_entropy", 0, 0.5)]
 )
-def test_a_class_is_in_an_image_from_a_half_on(loss, low, high):
+def test_a_class_is_in_an_image_from_a_half_on(loss, low, high, without_levels):
     """So softer labels give the same weights, but for their size."""
     x, y, _ = squares(120, 0)
     layers, hard = ["fine", "middle", "coarse"], F.one_hot(y).double()
