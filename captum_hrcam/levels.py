@@ -22,7 +22,7 @@ from captum_hrcam.moments import Moments
 from captum_hrcam.optimise import minimise
 from captum_hrcam.solvers import softened
 
-STRENGTH = 10.0
+STRENGTH = 10.0  # of the penalty; with 3, maps of a single logit lose .01 of pixel AP
 TOLERANCE = 1e-5
 HISTORY = 10  # steps that L-BFGS remembers: for a thousand classes each takes 60 MB
 
