@@ -6,8 +6,11 @@ a temperature a and a bias d, the weights W of each class get a small change D::
 
     min  mean_n L(a (W + D) z_n + d, y_n) + STRENGTH / 2 sum_c |D_c|^2 / |W_c|^2
 
-with features in deviations over images and cells. Averages vary most beside cells in deep layers,
-so most of the change falls on these, whose maps are flat.
+with features in deviations over images and cells, of channels whose averages vary; softened
+targets; and one temperature for a softmax, one for each output otherwise. Averages vary most beside
+cells in deep layers, so most of the change falls on these, whose maps are flat.
+
+The sum is smooth, but not convex in a and D together; it is descended from the calibrated head.
 """
 
 from collections.abc import Iterator
@@ -24,7 +27,9 @@ from captum_hrcam.solvers import softened
 
 STRENGTH = 10.0  # of the penalty; with 3, maps of a single logit lose .01 of pixel AP
 TOLERANCE = 1e-5
+STEPS = 50
 HISTORY = 10  # steps that L-BFGS remembers: for a thousand classes each takes 60 MB
+LEAST = -1.0  # log of a; a class that nothing tells would fade from the maps
 
 
 def levelled(
@@ -44,7 +49,7 @@ def levelled(
     """
     used = weight.any(0) & moments.informative
     size = (weight * moments.deviation * used).norm(dim=1)  # |W_c|
-    x = torch.cat(list(sample.less_mean(moments, scaled=True))).mul_(used)  # (n, N)
+    x = [part.mul_(used) for part in sample.less_mean(moments, scaled=True)]  # (n, N) in all
     scores, all_y = sample.scores(weight, bias), group.gather(sample.y.double())
     y, mean = softened(sample.y.double(), all_y, loss), group.gather(scores).mean(0)
     change = torch.zeros_like(weight, requires_grad=True)  # D_c / |W_c|
@@ -52,9 +57,12 @@ def levelled(
     log_a = torch.zeros(1 if loss == "cross_entropy" else len(mean), dtype=torch.float64)
     log_a, d = log_a.requires_grad_(), mean.clone().requires_grad_()
 
+    def temperature() -> Tensor:
+        return log_a.clamp(LEAST, 10).exp()
+
     def parts() -> Iterator[Tensor]:
-        moved = (change.to(x) @ x.T).T.double() * size
-        told = (scores - mean + moved) * log_a.clamp(-10, 10).exp() + d
+        moved = torch.cat([(change.to(part) @ part.T).T for part in x]).double() * size
+        told = (scores - mean + moved) * temperature() + d
         yield loss_per_sample(told, y, loss).sum() / len(all_y)
         yield STRENGTH / 2 * (change**2).sum() / group.size()
 
@@ -63,9 +71,10 @@ def levelled(
         [change, log_a, d],
         over_ranks=group.size() > 1,
         tolerance=TOLERANCE,
+        steps=STEPS,
         history=HISTORY,
     )
     with torch.no_grad():
-        a = log_a.clamp(-10, 10).exp()
+        a = temperature()
         moved = change * size[:, None] / moments.scale
         return (weight + moved) * a[:, None], (bias - mean - moved @ moments.mean_z) * a + d

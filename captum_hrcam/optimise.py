@@ -14,9 +14,10 @@ def minimise(
     *,
     over_ranks: bool = False,
     tolerance: float = 1e-7,
+    steps: int = 200,
     history: int = 100,
 ) -> None:
-    """Minimise a convex sum by full-batch L-BFGS, changing the parameters in place.
+    """Minimise a smooth sum by full-batch L-BFGS, changing the parameters in place.
 
     Args:
         parts: gives the terms of the sum; each is differentiated as it comes, so that only one
@@ -24,8 +25,9 @@ def minimise(
         parameters: what the sum is minimised over; all of one dtype.
         over_ranks: add up the terms of all ranks of a group. The first rank steers, so that
             rounding never sends two ranks different ways; the others evaluate what it asks for.
-        tolerance: stop once no element of the gradient exceeds this; also after 200 iterations, or
-            once a step changes hardly anything.
+        tolerance: stop once no element of the gradient exceeds this; also once a step changes
+            hardly anything.
+        steps: stop after so many.
         history: how many steps are remembered, each at twice the memory of the parameters.
     """
 
@@ -50,7 +52,7 @@ def minimise(
         if not over_ranks or group.rank() == 0:
             optimiser = torch.optim.LBFGS(
                 parameters,
-                max_iter=200,
+                max_iter=steps,
                 history_size=history,
                 tolerance_grad=tolerance,
                 # What the sum can still fall by once the gradient is that small.

@@ -147,3 +147,17 @@ def test_maps_stay_and_scores_gain(loss, monkeypatch):
     inside = [m - m.mean(1, keepdim=True) for m in maps]
     assert F.cosine_similarity(*inside).min() > 0.95
     assert losses[0] < 0.97 * losses[1]
+
+
+def test_no_label_fades_because_nothing_tells_it():
+    """In this draw, two labels at random stand beside the class."""
+    x, y = exposed(120, 3)
+    at_random = torch.randint(2, (120, 2), generator=torch.Generator().manual_seed(3))
+    rows = torch.cat([y[:, None], at_random], 1)
+    model = Squares()
+    model.fc = nn.Linear(3, 3)
+    hrcam = HRCAM(model, ["fine", "middle", "coarse"])
+    options = {"loss": "binary_cross_entropy", "solver": "cascade"}
+    fit_quietly(hrcam, [(x, rows)], **options)
+    sizes = torch.cat(list(hrcam.weights.values()), 1).norm(dim=1)
+    assert sizes.min() > sizes.max() / 1000
