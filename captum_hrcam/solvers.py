@@ -47,7 +47,7 @@ def rescale(
         y: (n, K) targets.
         loss: see ``labels.LOSSES``.
         per_class: give each class of a softmax its own temperature, at least a hundredth of the
-            largest, so that no class's map vanishes.
+            largest, so that no class's map vanishes; the biases are found for these.
 
     Returns:
         a (K,) and d (K,); a is never negative.
@@ -77,9 +77,11 @@ def rescale(
         return log_a.clamp(-10, 10).exp()
 
     minimise(lambda: [loss_per_sample(centred * temperature() + d, y, loss).mean()], [log_a, d])
-    a = (temperature().detach() / unit).expand(k).clone()
-    if per_class:
+    a = temperature().detach()
+    if per_class and (a < a.max() / 100).any():
         a = a.clamp(min=a.max().item() / 100)
+        minimise(lambda: [loss_per_sample(centred * a + d, y, loss).mean()], [d])
+    a = (a / unit).expand(k).clone()
     return a, d.detach() - a * mean
 
 

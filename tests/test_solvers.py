@@ -146,6 +146,8 @@ def test_classes_apart_have_each_their_own_scale_and_none_vanishes(data):
     a, d = solvers.rescale(scores, y, "cross_entropy", per_class=True)
     assert a[0] > 10 * a[1]
     assert a.min() >= a.max() / 100
+    shares = (scores * a + d).softmax(1).mean(0)  # as with the best biases for these scales
+    torch.testing.assert_close(shares, y.mean(0), rtol=1e-4, atol=1e-5)
     better = loss_per_sample(scores * a + d, y, "cross_entropy").mean()
     _, shared_d = solvers.rescale(scores, y, "cross_entropy")
     assert better < loss_per_sample(scores * shared + shared_d, y, "cross_entropy").mean()
