@@ -76,5 +76,5 @@ def levelled(
     )
     with torch.no_grad():
         a = temperature()
-        moved = change * size[:, None] / moments.scale
-        return (weight + moved) * a[:, None], (bias - mean - moved @ moments.mean_z) * a + d
+        added = change * size[:, None] / moments.scale  # D, on raw features
+        return (weight + added) * a[:, None], (bias - mean - added @ moments.mean_z) * a + d

@@ -153,11 +153,11 @@ def test_no_label_fades_because_nothing_tells_it():
     """In this draw, two labels at random stand beside the class."""
     x, y = exposed(120, 3)
     at_random = torch.randint(2, (120, 2), generator=torch.Generator().manual_seed(3))
-    rows = torch.cat([y[:, None], at_random], 1)
+    labels = torch.cat([y[:, None], at_random], 1)
     model = Squares()
     model.fc = nn.Linear(3, 3)
     hrcam = HRCAM(model, ["fine", "middle", "coarse"])
     options = {"loss": "binary_cross_entropy", "solver": "cascade"}
-    fit_quietly(hrcam, [(x, rows)], **options)
+    fit_quietly(hrcam, [(x, labels)], **options)
     sizes = torch.cat(list(hrcam.weights.values()), 1).norm(dim=1)
     assert sizes.min() > sizes.max() / 1000
