@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_hrcam import group, solvers
+from captum_hrcam.calibration import calibrated
 from captum_hrcam.cascade import Cascade
 from captum_hrcam.features import MAX_SAMPLE, FeatureCollector, Features
 from captum_hrcam.head import Head, centre, fold, split_layers
@@ -127,7 +128,7 @@ def _solve(
     if settled.weight is not None:
         bias = -settled.weight @ moments.mean_z
         # A cascade learns each class apart from the others, so each has a scale of its own.
-        linear = solvers.calibrated(settled.weight, bias, sample, recipe.loss, per_class=True)
+        linear = calibrated(settled.weight, bias, sample, recipe.loss, per_class=True)
         return levelled(*linear, sample, moments, recipe.loss)
     scale = moments.scale
     if recipe.solver == "pattern":
@@ -146,7 +147,7 @@ def _solve(
     weight, bias = fold(weight * factors * unit[:, None], zero, moments.mean_z, scale)
     if recipe.loss == "cross_entropy":
         weight, bias = centre(weight, bias)
-    return solvers.calibrated(weight, bias, sample, recipe.loss)
+    return calibrated(weight, bias, sample, recipe.loss)
 
 
 def _ridge(recipe: Recipe, rows: Features, moments: Moments, unit: Tensor) -> Tensor:

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 
 from captum_hrcam import group
+from captum_hrcam.calibration import softened
 from captum_hrcam.features import Features
 from captum_hrcam.labels import loss_per_sample
 from captum_hrcam.moments import Moments
 from captum_hrcam.optimise import minimise
-from captum_hrcam.solvers import softened
 
 STRENGTH = 10.0  # of the penalty; with 3, maps of a single logit lose .01 of pixel AP
 TOLERANCE = 1e-5
-STEPS = 50
+STEPS = 30
 HISTORY = 10  # steps that L-BFGS remembers: for a thousand classes each takes 60 MB
 LEAST = -1.0  # log of a; a class that nothing tells would fade from the maps
 
@@ -53,28 +53,30 @@ def levelled(
     scores, all_y = sample.scores(weight, bias), group.gather(sample.y.double())
     y, mean = softened(sample.y.double(), all_y, loss), group.gather(scores).mean(0)
     change = torch.zeros_like(weight, requires_grad=True)  # D_c / |W_c|
-    # Of a softmax, all classes share it: with two, one class could take over from the other.
+    # Of a softmax, all classes share a: with two, one class could take over from the other.
     log_a = torch.zeros(1 if loss == "cross_entropy" else len(mean), dtype=torch.float64)
-    log_a, d = log_a.requires_grad_(), mean.clone().requires_grad_()
+    shift = torch.zeros_like(mean)
+    # In these units the sum is about as curved as in the change, which spares half of the steps.
+    of_log_a, of_shift = 4.0, (STRENGTH * len(mean)) ** 0.5
 
-    def temperature() -> Tensor:
-        return log_a.clamp(LEAST, 10).exp()
+    def a_and_d() -> tuple[Tensor, Tensor]:
+        return (of_log_a * log_a).clamp(LEAST, 10).exp(), mean + of_shift * shift
 
     def parts() -> Iterator[Tensor]:
         moved = torch.cat([(change.to(part) @ part.T).T for part in x]).double() * size
-        told = (scores - mean + moved) * temperature() + d
-        yield loss_per_sample(told, y, loss).sum() / len(all_y)
+        a, d = a_and_d()
+        yield loss_per_sample((scores - mean + moved) * a + d, y, loss).sum() / len(all_y)
         yield STRENGTH / 2 * (change**2).sum() / group.size()
 
     minimise(
         parts,
-        [change, log_a, d],
+        [change, log_a.requires_grad_(), shift.requires_grad_()],
         over_ranks=group.size() > 1,
         tolerance=TOLERANCE,
         steps=STEPS,
         history=HISTORY,
     )
     with torch.no_grad():
-        a = temperature()
+        a, d = a_and_d()
         added = change * size[:, None] / moments.scale  # D, on raw features
         return (weight + added) * a[:, None], (bias - mean - added @ moments.mean_z) * a + d

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from captum_hrcam import group, solvers
+from captum_hrcam import calibration, group, solvers
 from captum_hrcam.cascade import Cascade
 from captum_hrcam.features import Features
 from captum_hrcam.head import split_layers
@@ -104,13 +104,13 @@ def _information(
 ) -> dict[str, float]:
     """What each layer's pattern tells alone on held-out data: 1 - loss / loss of the mean."""
     y, held_y = group.gather(part.y.double()), group.gather(held.y.double())
-    _, d = solvers.rescale(torch.zeros_like(y), y, loss)
+    _, d = calibration.rescale(torch.zeros_like(y), y, loss)
     base = loss_per_sample(torch.zeros_like(held_y) + d, held_y, loss).mean()
     weights = split_layers(solvers.pattern(moments) / moments.scale, channels)
     scores, held_scores = layer_scores(part, weights), layer_scores(held, weights)
     information = {}
     for name in channels:
-        a, d = solvers.rescale(scores[name], y, loss)
+        a, d = calibration.rescale(scores[name], y, loss)
         value = loss_per_sample(held_scores[name] * a + d, held_y, loss).mean()
         information[name] = max(0.0, 1 - (value / base).item())
     return information

@@ -1,8 +1,7 @@
-"""Heads from pooled features: pattern, ridge, and the paper's Adam; calibration and layer balance.
+"""Heads from pooled features: pattern, ridge, and the paper's Adam; layer balance.
 
-``pattern`` and ``ridge`` return weights (K, N) on *standardised* features; ``rescale`` then turns
-their scores into calibrated ones, s -> a s + d, which keeps maps complete. ``adam`` returns weights
-and bias on raw features, which are used as they are.
+``pattern`` and ``ridge`` return weights (K, N) on *standardised* features, whose scores are then
+calibrated. ``adam`` returns weights and bias on raw features, which are used as they are.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_hrcam import group
+from captum_hrcam.calibration import rescale
 from captum_hrcam.features import Features
 from captum_hrcam.labels import loss_per_sample
 from captum_hrcam.moments import Moments
@@ -32,79 +32,6 @@ def pattern(moments: Moments) -> Tensor:
     """
     weight = moments.covariance / moments.scale
     return torch.where(moments.informative, weight, torch.zeros_like(weight))
-
-
-def rescale(
-    scores: Tensor, y: Tensor, loss: str, *, per_class: bool = False
-) -> tuple[Tensor, Tensor]:
-    """The temperature a and bias d with which a s + d predicts best.
-
-    A softmax has one temperature unless ``per_class``; with other losses each output has its own.
-    Targets are softened, so that separable data keep a finite temperature.
-
-    Args:
-        scores: (n, K).
-        y: (n, K) targets.
-        loss: see ``labels.LOSSES``.
-        per_class: give each class of a softmax its own temperature, at least a hundredth of the
-            largest, so that no class's map vanishes; the biases are found for these.
-
-    Returns:
-        a (K,) and d (K,); a is never negative.
-    """
-    k = scores.shape[1]
-    scores, y = scores.double(), y.double()
-    if loss == "mse":
-        centred = scores - scores.mean(0)
-        variance = (centred**2).sum(0)
-        slope = (centred * (y - y.mean(0))).sum(0) / variance.clamp(min=1e-300)
-        a = torch.where(variance > 0, slope, torch.zeros_like(slope))
-        return a, y.mean(0) - a * scores.mean(0)
-    y = softened(y, y, loss)
-    mean = scores.mean(0)
-    unit = (scores - mean).std(0, correction=0).mean().clamp(min=1e-12)
-    centred = (scores - mean) / unit
-    if per_class and unit < 1e-6:  # maps have unit deviation over cells, so this is mere rounding
-        unit, centred = torch.ones_like(unit), torch.zeros_like(centred)
-    shared = loss == "cross_entropy" and not per_class
-    log_a = torch.zeros(1 if shared else k, dtype=torch.float64)
-    d = torch.zeros(k, dtype=torch.float64)
-    log_a.requires_grad_(True)
-    d.requires_grad_(True)
-
-    def temperature() -> Tensor:
-        # Scores that tell nothing drive it to 0, and a step on the way there may go anywhere.
-        return log_a.clamp(-10, 10).exp()
-
-    minimise(lambda: [loss_per_sample(centred * temperature() + d, y, loss).mean()], [log_a, d])
-    a = temperature().detach()
-    if per_class and (a < a.max() / 100).any():
-        a = a.clamp(min=a.max().item() / 100)
-        minimise(lambda: [loss_per_sample(centred * a + d, y, loss).mean()], [d])
-    a = (a / unit).expand(k).clone()
-    return a, d.detach() - a * mean
-
-
-def softened(y: Tensor, all_y: Tensor, loss: str) -> Tensor:
-    """Targets of "cross_entropy" drawn a little towards their mean, those of
-    "binary_cross_entropy" towards a half (Platt 1999).
-
-    Args:
-        y: (n, K) targets of this rank.
-        all_y: (m, K) targets of all ranks.
-        loss: see ``labels.LOSSES``.
-    """
-    towards = all_y.mean(0) if loss == "cross_entropy" else 0.5
-    return (len(all_y) * y + towards) / (len(all_y) + 1)
-
-
-def calibrated(
-    weight: Tensor, bias: Tensor, sample: Features, loss: str, per_class: bool = False
-) -> tuple[Tensor, Tensor]:
-    """W (K, N) and b (K,), rescaled to predict the targets of all ranks' samples best."""
-    scores, y = group.gather(sample.scores(weight, bias)), group.gather(sample.y)
-    a, d = rescale(scores, y, loss, per_class=per_class)
-    return weight * a[:, None], bias * a + d
 
 
 @dataclass

@@ -41,7 +41,7 @@ ORDER = [
         "spread",
         "tracing",
     },
-    {"asking", "cache", "few_images", "rows"},
+    {"asking", "cache", "calibration", "few_images", "rows"},
     {
         "choosing",
         "edges",

@@ -1,4 +1,4 @@
-"""Heads from features, against closed forms and scikit-learn; balance, calibration, path."""
+"""Heads from features, against closed forms and scikit-learn; balance and path."""
 
 import numpy as np
 import pytest
@@ -115,75 +115,6 @@ def test_path_takes_the_strongest_within_one_standard_error(data):
     assert path.losses[chosen] <= limit
     assert all(loss > limit for loss in path.losses[:chosen])
     assert path.rows()[0][0] == max(path.penalties)
-
-
-@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "mse"])
-def test_rescale_finds_the_best_temperature_and_bias(data, loss):
-    x, y = data
-    scores = x[:, :3] * 0.01 + 5
-    a, d = solvers.rescale(scores, y, loss)
-    assert (a >= 0).all()
-
-    def value(a, d):
-        return loss_per_sample(scores * a + d, y, loss).mean().item()
-
-    best = value(a, d)
-    for factor in (0.8, 1.25):
-        shifted = d + (1 - factor) * a * scores.mean(0)  # turn around the mean: only steeper
-        assert value(a * factor, shifted) > best - 1e-3
-    for k in range(3):
-        for step in (-0.3, 0.3):
-            moved = d.clone()
-            moved[k] += step
-            assert value(a, moved) > best - 1e-3
-
-
-def test_classes_apart_have_each_their_own_scale_and_none_vanishes(data):
-    x, y = data
-    scores = torch.stack([x[:, 0], 100 * x[:, 1], -x[:, 5]], 1)  # the last tells nothing
-    shared, _ = solvers.rescale(scores, y, "cross_entropy")
-    assert (shared == shared[0]).all()
-    a, d = solvers.rescale(scores, y, "cross_entropy", per_class=True)
-    assert a[0] > 10 * a[1]
-    assert a.min() >= a.max() / 100
-    shares = (scores * a + d).softmax(1).mean(0)  # as with the best biases for these scales
-    torch.testing.assert_close(shares, y.mean(0), rtol=1e-4, atol=1e-5)
-    better = loss_per_sample(scores * a + d, y, "cross_entropy").mean()
-    _, shared_d = solvers.rescale(scores, y, "cross_entropy")
-    assert better < loss_per_sample(scores * shared + shared_d, y, "cross_entropy").mean()
-
-
-def test_scores_that_tell_nothing_become_the_shares_of_the_classes():
-    y = torch.eye(3)[[0] * 8 + [1, 2]].double()
-    _, d = solvers.rescale(torch.zeros(10, 3), y, "cross_entropy")
-    torch.testing.assert_close(d.softmax(0), y.mean(0), rtol=1e-4, atol=1e-5)
-
-
-def test_real_values_of_constant_scores_are_their_mean():
-    y = torch.randn(10, 2, generator=torch.Generator().manual_seed(0)).double()
-    scores = torch.stack([torch.full((10,), 3.0), torch.arange(10.0)], 1)
-    a, d = solvers.rescale(scores, y, "mse")
-    assert a[0] == 0
-    torch.testing.assert_close(d[0], y[:, 0].mean())
-    slope, intercept = np.polyfit(np.arange(10), y[:, 1].numpy(), 1)
-    assert [a[1].item(), d[1].item()] == pytest.approx([slope, intercept])
-
-
-@pytest.mark.parametrize(("size", "is_told"), [(1e-8, False), (1e-4, True)])
-def test_rounding_is_not_made_a_score_of_classes_apart(size, is_told):
-    """Of two classes that the signs tell without an error."""
-    y = torch.eye(2).double().repeat(20, 1)
-    a, d = solvers.rescale(size * (2 * y - 1), y, "cross_entropy", per_class=True)
-    scores = size * (2 * y - 1) * a + d
-    assert (scores.std(0) > 1e-2).all() == is_told
-
-
-def test_separable_classes_keep_a_finite_temperature():
-    y = torch.nn.functional.one_hot(torch.arange(40) % 2, 2).double()
-    a, d = solvers.rescale(y * 2 - 1, y, "cross_entropy")
-    assert torch.isfinite(a).all()
-    assert torch.isfinite(d).all()
-    assert a.max() < 1e3
 
 
 def test_adam_reaches_the_unpenalised_minimum(data):

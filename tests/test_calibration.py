@@ -1,0 +1,136 @@
+"""Temperatures and biases, against scipy and by what must hold at the minimum."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from scipy.special import expit, log_softmax
+
+from captum_hrcam.calibration import rescale, softened
+from captum_hrcam.labels import loss_per_sample
+
+
+def drawn(k: int, n: int = 300, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores (n, k) on scales far apart, each of which tells its class more or less well, and
+    one-hot classes. With two classes or more, the last one's score speaks against it."""
+    rng = np.random.default_rng(seed)
+    y = np.eye(k)[np.arange(n) % k] if k > 1 else (np.arange(n) % 2)[:, None].astype(float)
+    told = rng.uniform(0.3, 1.5, k) * np.where((np.arange(k) == k - 1) & (k > 1), -1, 1)
+    scores = (y * told + rng.normal(0, 1, (n, k))) * 10 ** rng.uniform(-1, 1, k) + 5
+    return torch.from_numpy(scores), torch.from_numpy(y)
+
+
+def least(scores: torch.Tensor, y: torch.Tensor, loss: str, *, shared: bool) -> tuple[float, float]:
+    """The smallest loss with a >= 0 that scipy finds, and that of these functions in numpy."""
+    s, soft = scores.numpy(), softened(y, y, loss).numpy()
+    k = s.shape[1]
+    m, unit = (1, s.std(0).mean()) if shared else (k, s.std(0))
+
+    def value(x: np.ndarray) -> float:
+        moved = (s - s.mean(0)) / unit * x[:m] + x[m:]
+        if loss == "cross_entropy":
+            return -(soft * log_softmax(moved, 1)).sum(1).mean()
+        return -(soft * np.log(expit(moved)) + (1 - soft) * np.log(expit(-moved))).sum(1).mean()
+
+    bounds = [(0, None)] * m + [(None, None)] * k
+    start = np.concatenate([np.ones(m), np.zeros(k)])
+    options = {"ftol": 1e-14, "gtol": 1e-9, "maxiter": 5000, "maxfun": 10**6}
+    return minimize(value, start, method="L-BFGS-B", bounds=bounds, options=options).fun
+
+
+def reached(scores, y, loss, a, d) -> float:
+    return loss_per_sample(scores * a + d, softened(y, y, loss), loss).mean().item()
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("loss", "per_class"),
+    [("cross_entropy", False), ("binary_cross_entropy", False), ("binary_cross_entropy", True)],
+)
+def test_reaches_the_least_that_scipy_finds(loss, per_class, k):
+    scores, y = drawn(k)
+    a, d = rescale(scores, y, loss, per_class=per_class)
+    assert (a >= 0).all()
+    best = least(scores, y, loss, shared=loss == "cross_entropy")
+    if per_class and k > 1:  # a class that is told wrongly keeps a hundredth
+        assert a[-1].item() == pytest.approx(a.max().item() / 100)
+        assert best < reached(scores, y, loss, a, d) < best + 0.05
+    else:
+        assert reached(scores, y, loss, a, d) == pytest.approx(best, abs=1e-7)
+
+
+@pytest.mark.parametrize("k", [2, 5, 12])
+def test_classes_apart_reach_the_least_that_scipy_finds(k):
+    scores, y = drawn(k, 100 * k)
+    scores[:, -1] *= -1  # now all scores speak for their classes
+    scores = scores / scores.std(0, correction=0)
+    a, d = rescale(scores, y, "cross_entropy", per_class=True)
+    best = least(scores, y, "cross_entropy", shared=False)
+    assert reached(scores, y, "cross_entropy", a, d) == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
+def test_a_hundred_classes_are_solved_to_the_end(loss):
+    """Nothing is left of the slope in any temperature or bias that is free."""
+    scores, y = drawn(100, 1000)
+    a, d = (v.requires_grad_() for v in rescale(scores, y, loss, per_class=True))
+    at_least = a.detach() <= a.max().item() / 99.9
+    of_loss = loss_per_sample(scores * a + d, softened(y, y, loss), loss).mean()
+    slope_a, slope_d = torch.autograd.grad(of_loss, [a, d])
+    slope_a = slope_a * a.detach()
+    assert slope_d.abs().max() < 1e-5
+    assert slope_a[~at_least].abs().max() < 1e-5
+    assert (slope_a[at_least] > -1e-5).all()
+    assert at_least.sum() in range(1, 20)
+
+
+def test_classes_apart_have_each_their_own_scale_and_none_vanishes():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 6, generator=generator, dtype=torch.float64)
+    noise = torch.randn(200, 3, generator=generator, dtype=torch.float64)
+    classes = (torch.stack([x[:, 0], x[:, 1], -x[:, 0]], 1) + noise).argmax(1)
+    y = torch.nn.functional.one_hot(classes, 3).double()
+    scores = torch.stack([x[:, 0], 100 * x[:, 1], -x[:, 5]], 1)  # the last tells nothing
+    shared, _ = rescale(scores, y, "cross_entropy")
+    assert (shared == shared[0]).all()
+    a, d = rescale(scores, y, "cross_entropy", per_class=True)
+    assert a[0] > 10 * a[1]
+    assert a.min() >= a.max() / 105  # a hundredth of what was the largest without this bound
+    shares = (scores * a + d).softmax(1).mean(0)  # as with the best biases for these scales
+    torch.testing.assert_close(shares, y.mean(0), rtol=1e-4, atol=1e-5)
+    better = loss_per_sample(scores * a + d, y, "cross_entropy").mean()
+    _, shared_d = rescale(scores, y, "cross_entropy")
+    assert better < loss_per_sample(scores * shared + shared_d, y, "cross_entropy").mean()
+
+
+def test_scores_that_tell_nothing_become_the_shares_of_the_classes():
+    y = torch.eye(3)[[0] * 8 + [1, 2]].double()
+    _, d = rescale(torch.zeros(10, 3), y, "cross_entropy")
+    torch.testing.assert_close(d.softmax(0), y.mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_real_values_of_constant_scores_are_their_mean():
+    y = torch.randn(10, 2, generator=torch.Generator().manual_seed(0)).double()
+    scores = torch.stack([torch.full((10,), 3.0), torch.arange(10.0)], 1)
+    a, d = rescale(scores, y, "mse")
+    assert a[0] == 0
+    torch.testing.assert_close(d[0], y[:, 0].mean())
+    slope, intercept = np.polyfit(np.arange(10), y[:, 1].numpy(), 1)
+    assert [a[1].item(), d[1].item()] == pytest.approx([slope, intercept])
+
+
+@pytest.mark.parametrize(("size", "is_told"), [(1e-8, False), (1e-4, True)])
+def test_rounding_is_not_made_a_score_of_classes_apart(size, is_told):
+    """Of two classes that the signs tell without an error."""
+    y = torch.eye(2).double().repeat(20, 1)
+    a, d = rescale(size * (2 * y - 1), y, "cross_entropy", per_class=True)
+    scores = size * (2 * y - 1) * a + d
+    assert (scores.std(0) > 1e-2).all() == is_told
+
+
+def test_separable_classes_keep_a_finite_temperature():
+    y = torch.nn.functional.one_hot(torch.arange(40) % 2, 2).double()
+    a, d = rescale(y * 2 - 1, y, "cross_entropy")
+    assert torch.isfinite(a).all()
+    assert torch.isfinite(d).all()
+    assert a.max() < 1e3
