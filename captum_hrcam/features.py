@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from captum_hrcam import group
@@ -79,10 +78,15 @@ class Sample:
         self._thin()
         return self._batches[0][1:]
 
+    def weights(self) -> Tensor:
+        """How many of all rows each row kept stands for, up to a factor, (n,)."""
+        return torch.ones(len(self.rows()[0]))
+
 
 class OfEachClass(Sample):
     """Keeps rows of each class in turn: one of each, then a second of each, and so on, so that a
-    rare class is seen. Of several labels per image, each combination is a class.
+    rare class is seen. Of several labels per image, each label is a class, and so is none of them;
+    an image comes with whichever of its labels is first to want another.
 
     Args:
         size: rows to keep.
@@ -92,12 +96,29 @@ class OfEachClass(Sample):
     def __init__(self, size: int, loss: str) -> None:
         super().__init__(size)
         self._loss = loss
+        self._counts: Tensor | int = 0  # of rows of each class, and of none
+
+    def add(self, *rows: Tensor) -> None:
+        """Take one batch: tensors, each with one row per image."""
+        self._counts = self._counts + self._shown(rows[-1]).sum(0)
+        super().add(*rows)
+
+    def weights(self) -> Tensor:
+        """How many of all rows each row kept stands for, up to a factor, (n,)."""
+        shown = self._shown(self.rows()[-1])
+        # A row is kept for that of its classes of which most are kept.
+        of_class = self._counts / shown.sum(0)
+        return torch.where(shown, of_class, torch.inf).amin(1)
+
+    def _shown(self, y: Tensor) -> Tensor:
+        """Which classes a row shows, or that it shows none, (n, K + 1) bool."""
+        shown = present(y, self._loss)
+        return torch.cat([shown, ~shown.any(1, keepdim=True)], 1)
 
     def _order(self) -> Tensor:
         by_key = super()._order()
-        classes = present(self._column(-1)[by_key], self._loss)
-        of_row = classes.unique(dim=0, return_inverse=True)[1]
-        turn = F.one_hot(of_row).cumsum(0).gather(1, of_row[:, None])[:, 0]
+        shown = self._shown(self._column(-1)[by_key])
+        turn = shown.cumsum(0).masked_fill(~shown, len(shown)).amin(1)
         return by_key[turn.argsort(stable=True)]
 
 

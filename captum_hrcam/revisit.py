@@ -40,7 +40,8 @@ class Revisit:
         loss: see ``labels.LOSSES``.
 
     Attributes:
-        images: a sample to fit a cascade and to measure spreads and displacements on.
+        images: a sample to fit a cascade, of each class in turn, and to measure spreads and
+            displacements on.
         held: a sample to choose on, of images that no trial head has seen; None if there is nothing
             to choose.
     """
@@ -57,8 +58,9 @@ class Revisit:
     _autocast: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        is_local = "cascade" in self.solvers
-        self.images = Sample(group.part(cascade.IMAGES if is_local else SPREAD_IMAGES))
+        self.images = Sample(group.part(SPREAD_IMAGES))
+        if "cascade" in self.solvers:  # each class is learned from its own images, and may be rare
+            self.images = OfEachClass(group.part(cascade.IMAGES), self.loss)
         self.held = None
         if len(self.solvers) > 1:
             self.held = OfEachClass(group.part(choosing.IMAGES), self.loss)
@@ -89,7 +91,7 @@ class Revisit:
         fits = list(fits)
         *inputs, y = self.images.rows()
         step = -(-len(y) // group.part(SPREAD_IMAGES))
-        inputs, y = [x[::step] for x in inputs], y[::step]
+        weights, *inputs, y = (x[::step] for x in (self.images.weights(), *inputs, y))
         variances: list[dict[str, list[Tensor]]] = [
             {name: [] for name in fit.head.weights} for fit in fits
         ]
@@ -106,7 +108,7 @@ class Revisit:
         self._few = (*inputs, y)
         for fit, of_head in zip(fits, variances, strict=True):
             by_layer = {name: torch.cat(rows) for name, rows in of_head.items()}
-            fit.head.spread = {name: spread.typical(v) for name, v in by_layer.items()}
+            fit.head.spread = {n: spread.typical(v, weights) for n, v in by_layer.items()}
             # A layer of a single cell shows no place.
             deepest = [n for n, deviation in fit.head.spread.items() if deviation.any()][-1:]
             fit.figures["contrast_layer"] = "".join(deepest)

@@ -20,9 +20,11 @@ def over_space(maps: Tensor) -> Tensor:
     return maps.flatten(2).double().var(2, correction=0).cpu()
 
 
-def typical(variance: Tensor) -> Tensor:
-    """(K,), the root of the mean of a layer's variances (n, K) over the images of all ranks."""
-    return (group.total(variance.sum(0)) / group.count(len(variance))).sqrt()
+def typical(variance: Tensor, weights: Tensor) -> Tensor:
+    """(K,), the root of the mean of a layer's variances (n, K) over the images of all ranks, each
+    weighted by how many it stands for (n,)."""
+    weights = weights.double()
+    return (group.total(weights @ variance) / group.total(weights.sum())).sqrt()
 
 
 def contrast(variance: Tensor, y: Tensor) -> Tensor:

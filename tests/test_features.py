@@ -167,8 +167,25 @@ def test_a_sample_of_each_class_does_not_depend_on_the_batches():
     assert found[0] == found[1] == found[2]
 
 
-def test_classes_take_turns_by_their_combinations():
-    y = torch.tensor([[0, 0], [1, 0], [1, 0], [1, 0], [0, 1], [1, 1]]).double()
-    sample = OfEachClass(4, "binary_cross_entropy")
-    sample.add(torch.arange(6), y)
-    assert len({tuple(row) for row in sample.rows()[1].tolist()}) == 4
+def test_of_several_labels_each_takes_its_turn_and_so_does_none():
+    counts = {(0, 0): 700, (1, 0): 200, (0, 1): 10, (1, 1): 90}
+    y = torch.cat([torch.tensor([row] * n) for row, n in counts.items()]).double()
+    sample = OfEachClass(24, "binary_cross_entropy")
+    sample.add(torch.arange(1000), y)
+    kept = sample.rows()[1]
+    assert len(kept) == 24
+    shown = torch.cat([kept, 1 - kept.amax(1, keepdim=True)], 1)
+    assert (shown.sum(0) >= 24 // 3).all()
+
+
+def test_rows_of_each_class_stand_for_as_many_as_there_are():
+    """Of several labels, an image stands for its rarest."""
+    y = (torch.rand(20_000, 3, generator=torch.Generator().manual_seed(1)) < 0.1).double()
+    y[:, 2] *= y[:, 0]  # never alone
+    sample = OfEachClass(2000, "binary_cross_entropy")
+    for rows in torch.arange(20_000).split(700):
+        sample.add(rows, y[rows])
+    kept, weights = sample.rows()[1], sample.weights().double()
+    shares = weights @ kept / weights.sum()
+    torch.testing.assert_close(shares, y.mean(0), rtol=0.15, atol=0)
+    assert kept.mean(0)[2] > 10 * y.mean(0)[2]

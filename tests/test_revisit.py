@@ -9,6 +9,7 @@ from torch import nn
 from captum_hrcam import HRCAM
 from captum_hrcam.features import held_out
 from captum_hrcam.fusion import Fusion
+from captum_hrcam.revisit import Revisit
 from captum_hrcam.spread import contrast, over_space, typical
 
 
@@ -22,7 +23,21 @@ def test_contrast_is_of_the_deepest_layer_and_spread_of_each():
     expected = contrast(variance["stage3"], F.one_hot(y[fit]))
     torch.testing.assert_close(hrcam.report.contrast, expected, rtol=1e-4, atol=1e-4)
     for name, rows in variance.items():
-        torch.testing.assert_close(hrcam.head.spread[name], typical(rows), rtol=1e-4, atol=1e-6)
+        expected = typical(rows, torch.ones(len(rows)))
+        torch.testing.assert_close(hrcam.head.spread[name], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("solver", "ill"), [("pattern", [0, 5]), ("cascade", [30, 30])])
+def test_a_cascade_sees_a_rare_class_and_spreads_count_it_as_rare(solver, ill):
+    """One image in fifty shows the second class."""
+    few = Revisit(lambda *a: None, dict, None, [solver], "cross_entropy")
+    y = F.one_hot((torch.arange(1500) % 50 == 7).long()).double()
+    for rows in torch.arange(1500).split(40):
+        few.images.add(rows, y[rows])
+    kept, weights = few.images.rows()[1], few.images.weights()
+    assert ill[0] <= kept[:, 1].sum() <= ill[1]
+    if solver == "cascade":
+        assert (weights @ kept.float() / weights.sum())[1].item() == pytest.approx(1 / 50)
 
 
 @pytest.mark.parametrize("name", ["vgg1d", "vgg3d"])

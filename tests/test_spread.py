@@ -17,7 +17,11 @@ def test_variance_is_over_the_cells():
 
 
 def test_typical_is_the_root_of_the_mean_over_images():
-    np.testing.assert_allclose(typical(over_space(MAPS)), np.sqrt(VARIANCE.mean(0)))
+    weights = torch.ones(20)
+    np.testing.assert_allclose(typical(over_space(MAPS), weights), np.sqrt(VARIANCE.mean(0)))
+    weights[:5] = 3  # as if these came three times
+    expected = np.sqrt((VARIANCE.sum(0) + 2 * VARIANCE[:5].sum(0)) / 30)
+    np.testing.assert_allclose(typical(over_space(MAPS), weights), expected)
 
 
 def test_contrast_compares_images_of_a_class_with_the_others():
