@@ -39,11 +39,12 @@ FULL = {
     "kinds": {"lesions": 3, "dark digits": 3, "gratings": 3},  # seeds of each
 }
 SOURCES = KINDS | {kind: functools.partial(real, kind) for kind in SETS}
-MIRRORED = ["lesions", *SETS]  # kinds whose images may be mirrored in training
+MIRRORED = ["lesions", "rare lesions", *SETS]  # kinds whose images may be mirrored in training
 SIZES = {
     "quick": {"images": 1500, "epochs": 6, "tested": 30, "kinds": {"lesions": 1, "dark digits": 1}},
     "full": FULL,
     "fresh": FULL | {"tested": 60, "kinds": {"bright digits": 1, "weave": 1, "grain": 1}},
+    "rare": FULL | {"tested": 100, "kinds": {"rare lesions": 1}},
     "real": FULL | {"kinds": {"brain tumours": 1, "breast tumours": 2}},
 }
 BATCH = 50  # images that a fit or a method sees at once
