@@ -210,7 +210,7 @@ def test_a_constant_layer_is_named_and_changes_nothing(solver):
     )
     assert not with_it.weights["constant"].any()
     for name in layers:
-        # Rounding differs with the number of channels, and the solver ends before it levels that out.
+        # Rounding differs with the number of channels, and the solver stops before that is gone.
         torch.testing.assert_close(with_it.weights[name], without.weights[name], rtol=1e-4, atol=0)
     assert [c for c in with_it.report.choices if not c.startswith(told)] == without.report.choices
     assert sum(c.startswith(told) for c in with_it.report.choices) == 1
