@@ -69,7 +69,7 @@ bench: .venv/installed  ## time and memory of maps and fits, beside peers; write
 bench-scale: .venv/installed  ## time and memory of a ridge head on a million images' features (16 GB of disk)
 	$(BIN)/python benchmarks/scale.py
 
-bench-localization: .venv/installed  ## maps against masks, beside every peer (11 minutes; SIZE=full: two hours; SIZE=fresh, real, rare)
+bench-localization: .venv/installed  ## maps against masks, beside every peer (11 minutes; SIZE=full: two hours; SIZE=fresh, real)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/localization.py --size $(or $(SIZE),quick)
 

@@ -32,15 +32,6 @@ def lesions(n: int, seed: int, test: bool, size: int = 64) -> Images:
     return Images(x, torch.tensor(items) % 2, torch.stack([source.mask(i) for i in items]))
 
 
-def rare_lesions(n: int, seed: int, test: bool) -> Images:
-    """Lesions of which training sees few: one image in twelve has one."""
-    if test:
-        return lesions(n, seed, test)
-    many = lesions(24 * n // 13 + 1, seed, test)
-    kept = (many.y == 0) | (torch.arange(len(many.y)) // 2 % 11 == 0)
-    return Images(*(values[kept][:n] for values in many))
-
-
 def _drawn(draw: Draw, n: int, seed: int, test: bool) -> Images:
     items = [draw(np.random.default_rng((seed, int(test), i)), i, test) for i in range(n)]
     x, y, masks = zip(*items, strict=True)
@@ -160,7 +151,6 @@ def _grain(rng, i, test, size=64):
 
 KINDS: dict[str, Callable[[int, int, bool], Images]] = {
     "lesions": lesions,
-    "rare lesions": rare_lesions,
     "bright digits": functools.partial(_drawn, _bright_digit),
     "dark digits": functools.partial(_drawn, _dark_digit),
     "digits on photographs": functools.partial(_drawn, _photo_digit),

@@ -39,12 +39,11 @@ FULL = {
     "kinds": {"lesions": 3, "dark digits": 3, "gratings": 3},  # seeds of each
 }
 SOURCES = KINDS | {kind: functools.partial(real, kind) for kind in SETS}
-MIRRORED = ["lesions", "rare lesions", *SETS]  # kinds whose images may be mirrored in training
+MIRRORED = ["lesions", *SETS]  # kinds whose images may be mirrored in training
 SIZES = {
     "quick": {"images": 1500, "epochs": 6, "tested": 30, "kinds": {"lesions": 1, "dark digits": 1}},
     "full": FULL,
     "fresh": FULL | {"tested": 60, "kinds": {"bright digits": 1, "weave": 1, "grain": 1}},
-    "rare": FULL | {"tested": 100, "kinds": {"rare lesions": 1}},
     "real": FULL | {"kinds": {"brain tumours": 1, "breast tumours": 2}},
 }
 BATCH = 50  # images that a fit or a method sees at once
@@ -78,7 +77,7 @@ def cell(
     runs = [seconds(lambda: _forward(model, tested.x)) for _ in range(3)]
     forward = statistics.median(runs) / len(tested.x)
     rows = []
-    for method, attribute in methods(model, data):
+    for method, attribute in methods(model, thinned(data, options.share)):
         family, configuration = method.split(" | ")
         n = SUBSET if family in SLOW else len(tested.x)
         x, y, masks = tested.x[:n], tested.y[:n], tested.masks[:n]
@@ -89,6 +88,16 @@ def cell(
         about = {"method": family, "configuration": configuration, "passes": passes}
         rows.append(common | about | score(maps, masks) | {"n": n})
     return rows
+
+
+def thinned(data: Images, share: float | None) -> Images:
+    """Training images of which only this share is of the last class; None leaves all."""
+    if share is None:
+        return data
+    last = data.y == data.y.max()
+    rank = last.cumsum(0)  # 1, 2, ... over the images of the last class
+    kept = ~last | (rank <= share / (1 - share) * (~last).sum())
+    return Images(*(values[kept] for values in data))
 
 
 def network(
@@ -192,11 +201,14 @@ def report(frame: pd.DataFrame, options: argparse.Namespace) -> str:
     """The section of RESULTS.md."""
     kinds = ", ".join(f"{kind} ({seeds})" for kind, seeds in options.kinds.items())
     which = options.csv.stem.removeprefix("localization").lstrip("-")
+    rare = ""
+    if options.share is not None:
+        rare = f"heads fitted where the last class has {options.share:.0%} of the images; "
     text = [
         "## Localisation" + (f", {which}" if which else ""),
         f"`{options.command}`: {len(frame.groupby(CELL))} networks trained on up to "
         f"{options.images} images of {kinds} (seeds), maps of up to {options.tested} scored; "
-        f"all figures in `benchmarks/{options.csv.name}`. PxAP, mean pixel AP, IoU at the best "
+        f"{rare}all figures in `benchmarks/{options.csv.name}`. PxAP, mean pixel AP, IoU at the best "
         "common threshold and pointing, against masks that nothing was fitted or chosen on.",
         "### HR-CAM's default map over the best peer",
         "The best of all configurations of all peers but ScoreCAM, chosen for each column on the "
@@ -270,6 +282,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="for training")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--tested", type=int, help="images whose maps are scored")
+    parser.add_argument("--share", type=float, help="of the last class among the images of a fit")
     parser.add_argument("--keep", type=Path, help="folder for the trained networks")
     parser.add_argument(
         "--csv",
