@@ -208,8 +208,8 @@ def report(frame: pd.DataFrame, options: argparse.Namespace) -> str:
         "## Localisation" + (f", {which}" if which else ""),
         f"`{options.command}`: {len(frame.groupby(CELL))} networks trained on up to "
         f"{options.images} images of {kinds} (seeds), maps of up to {options.tested} scored; "
-        f"{rare}all figures in `benchmarks/{options.csv.name}`. PxAP, mean pixel AP, IoU at the best "
-        "common threshold and pointing, against masks that nothing was fitted or chosen on.",
+        f"{rare}all figures in `benchmarks/{options.csv.name}`. PxAP, mean pixel AP, IoU at the "
+        "best common threshold and pointing, against masks that nothing was fitted or chosen on.",
         "### HR-CAM's default map over the best peer",
         "The best of all configurations of all peers but ScoreCAM, chosen for each column on the "
         "test masks; mean over seeds, in brackets the worst seed.",
