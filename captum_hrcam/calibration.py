@@ -1,7 +1,8 @@
 """Calibration: scores s become a s + d, with the temperatures a and biases d that predict best.
 
 Maps stay complete: they are scaled by a, and their means with them. Classes' a and d minimise
-mean_n L(a s_n + d, y_n), which is convex, so some ten steps of Newton's method find them exactly.
+mean_n L(a s_n + d, y_n), which is convex. Newton's method takes ten to thirty steps to the minimum,
+unless scores are extreme.
 """
 
 import torch
@@ -18,6 +19,7 @@ HALVINGS = 40
 RIDGE = 1e-9  # of the curvature; a bias added to all classes of a softmax changes nothing
 ROUNDING = 1e-6  # maps have unit deviation over cells, so scores that vary less tell nothing
 LEAST = 0.01  # of the largest temperature: a class with less would vanish from the maps
+LOWEST = 4.5e-5  # of scores of unit deviation, so that no head is blank where all scores mislead
 
 
 def calibrated(
@@ -42,7 +44,8 @@ def rescale(
         y: (n, K) targets.
         loss: see ``labels.LOSSES``.
         per_class: give each class of a softmax its own temperature. So that no class's map
-            vanishes, each is at least a hundredth of what is the largest without this bound.
+            vanishes, each, times the deviation of its scores, is at least a hundredth of what is
+            the largest without this bound.
 
     Returns:
         a (K,) and d (K,); a is never negative but for "mse".
@@ -50,17 +53,21 @@ def rescale(
     scores, y = scores.double(), y.double()
     if loss == "mse":
         return _least_squares(scores, y)
-    k, y, mean = scores.shape[1], softened(y, y, loss), scores.mean(0)
-    unit = (scores - mean).std(0, correction=0).mean().clamp(min=1e-12)
-    z = (scores - mean) / unit
-    if per_class and unit < ROUNDING:
-        unit, z = torch.ones_like(unit), torch.zeros_like(z)
-    shared = loss == "cross_entropy" and not per_class
-    start = z.new_ones(1 if shared else k), z.new_zeros(k)
-    a, d = _newton(z, y, loss, *start)
+    if loss == "cross_entropy":  # rounded probabilities may miss 1, and then no bias is the best
+        y = y / y.sum(1, keepdim=True)
+    y, mean = softened(y, y, loss), scores.mean(0)
+    unit = (scores - mean).std(0, correction=0)
+    if loss == "cross_entropy" and not per_class:
+        unit = unit.mean(0, keepdim=True)  # one temperature for all classes
+    told = unit >= (ROUNDING if per_class else 1e-12)
+    unit = unit.where(told, 1.0)
+    z = (scores - mean) * told / unit
+    a, d = _newton(z, y, loss, torch.ones_like(unit), torch.zeros_like(mean), LOWEST)
     if per_class and (a < LEAST * a.max()).any():
-        a, d = _newton(z, y, loss, a, d, least=LEAST * a.max().item())
-    a = (a / unit).expand(k).clone()
+        a, d = _newton(z, y, loss, a, d, LEAST * a.max().item())
+    if loss == "cross_entropy":
+        d = d - d.mean()
+    a = (a / unit).expand_as(mean).clone()
     return a, d - a * mean
 
 
@@ -87,7 +94,7 @@ def _least_squares(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _newton(
-    z: Tensor, y: Tensor, loss: str, a: Tensor, d: Tensor, least: float = 0.0
+    z: Tensor, y: Tensor, loss: str, a: Tensor, d: Tensor, least: float
 ) -> tuple[Tensor, Tensor]:
     """Minimise mean L(a z + d, y) over a >= least and d by Newton's method, projected (Bertsekas
     1982, SIAM J. Control Optim. 20:221-246).

@@ -104,21 +104,28 @@ class OfEachClass(Sample):
         super().add(*rows)
 
     def weights(self) -> Tensor:
-        """How many of all rows each row kept stands for, up to a factor, (n,)."""
-        shown = self._shown(self.rows()[-1])
-        # A row is kept for that of its classes of which most are kept.
-        of_class = self._counts / shown.sum(0)
-        return torch.where(shown, of_class, torch.inf).amin(1)
+        """How many of all rows each row kept stands for, (n,)."""
+        self._thin()
+        by_key, shown, turn = self._turns()
+        # Of each class as many are kept as there were turns, and a row for any of its classes.
+        of_class = (self._counts / turn.max()).clamp(min=1)
+        weights = torch.empty(len(turn))
+        weights[by_key] = torch.where(shown, of_class, torch.inf).amin(1)
+        return weights
 
     def _shown(self, y: Tensor) -> Tensor:
         """Which classes a row shows, or that it shows none, (n, K + 1) bool."""
         shown = present(y, self._loss)
         return torch.cat([shown, ~shown.any(1, keepdim=True)], 1)
 
-    def _order(self) -> Tensor:
+    def _turns(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows in the order of their keys; what they show, and in which turn each comes."""
         by_key = super()._order()
         shown = self._shown(self._column(-1)[by_key])
-        turn = shown.cumsum(0).masked_fill(~shown, len(shown)).amin(1)
+        return by_key, shown, shown.cumsum(0).masked_fill(~shown, len(shown)).amin(1)
+
+    def _order(self) -> Tensor:
+        by_key, _, turn = self._turns()
         return by_key[turn.argsort(stable=True)]
 
 

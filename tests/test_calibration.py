@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax
 
-from captum_hrcam.calibration import rescale, softened
+from captum_hrcam.calibration import LOWEST, rescale, softened
 from captum_hrcam.labels import loss_per_sample
 
 
@@ -21,7 +21,7 @@ def drawn(k: int, n: int = 300, seed: int = 0) -> tuple[torch.Tensor, torch.Tens
 
 
 def least(scores: torch.Tensor, y: torch.Tensor, loss: str, *, shared: bool) -> tuple[float, float]:
-    """The smallest loss with a >= 0 that scipy finds, and that of these functions in numpy."""
+    """The smallest loss that scipy finds, with temperatures of at least LOWEST."""
     s, soft = scores.numpy(), softened(y, y, loss).numpy()
     k = s.shape[1]
     m, unit = (1, s.std(0).mean()) if shared else (k, s.std(0))
@@ -32,7 +32,7 @@ def least(scores: torch.Tensor, y: torch.Tensor, loss: str, *, shared: bool) -> 
             return -(soft * log_softmax(moved, 1)).sum(1).mean()
         return -(soft * np.log(expit(moved)) + (1 - soft) * np.log(expit(-moved))).sum(1).mean()
 
-    bounds = [(0, None)] * m + [(None, None)] * k
+    bounds = [(LOWEST, None)] * m + [(None, None)] * k
     start = np.concatenate([np.ones(m), np.zeros(k)])
     options = {"ftol": 1e-14, "gtol": 1e-9, "maxiter": 5000, "maxfun": 10**6}
     return minimize(value, start, method="L-BFGS-B", bounds=bounds, options=options).fun
@@ -53,7 +53,8 @@ def test_reaches_the_least_that_scipy_finds(loss, per_class, k):
     assert (a >= 0).all()
     best = least(scores, y, loss, shared=loss == "cross_entropy")
     if per_class and k > 1:  # a class that is told wrongly keeps a hundredth
-        assert a[-1].item() == pytest.approx(a.max().item() / 100)
+        moves = a * scores.std(0, correction=0)
+        assert moves[-1].item() == pytest.approx(moves.max().item() / 100)
         assert best < reached(scores, y, loss, a, d) < best + 0.05
     else:
         assert reached(scores, y, loss, a, d) == pytest.approx(best, abs=1e-7)
@@ -74,7 +75,8 @@ def test_a_hundred_classes_are_solved_to_the_end(loss):
     """Nothing is left of the slope in any temperature or bias that is free."""
     scores, y = drawn(100, 1000)
     a, d = (v.requires_grad_() for v in rescale(scores, y, loss, per_class=True))
-    at_least = a.detach() <= a.max().item() / 99.9
+    moves = (a * scores.std(0, correction=0)).detach()
+    at_least = moves <= moves.max() / 99.9
     of_loss = loss_per_sample(scores * a + d, softened(y, y, loss), loss).mean()
     slope_a, slope_d = torch.autograd.grad(of_loss, [a, d])
     slope_a = slope_a * a.detach()
@@ -95,7 +97,8 @@ def test_classes_apart_have_each_their_own_scale_and_none_vanishes():
     assert (shared == shared[0]).all()
     a, d = rescale(scores, y, "cross_entropy", per_class=True)
     assert a[0] > 10 * a[1]
-    assert a.min() >= a.max() / 105  # a hundredth of what was the largest without this bound
+    moves = a * scores.std(0, correction=0)
+    assert moves.min() >= moves.max() / 105  # a hundredth of the largest without this bound
     shares = (scores * a + d).softmax(1).mean(0)  # as with the best biases for these scales
     torch.testing.assert_close(shares, y.mean(0), rtol=1e-4, atol=1e-5)
     better = loss_per_sample(scores * a + d, y, "cross_entropy").mean()
@@ -134,3 +137,24 @@ def test_separable_classes_keep_a_finite_temperature():
     assert torch.isfinite(a).all()
     assert torch.isfinite(d).all()
     assert a.max() < 1e3
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
+def test_scores_that_all_mislead_leave_no_blank_head(loss, per_class):
+    scores, y = drawn(2)
+    scores[:, 0] *= -1  # as the last one already does
+    a, _ = rescale(scores, y, loss, per_class=per_class)
+    assert (a > 0).all()
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+@pytest.mark.parametrize("off", [1e-7, 1e-4, 9e-4])
+def test_rows_that_sum_to_almost_one_are_as_good_as_others(off, per_class):
+    """A softmax's biases only differ: with rows that miss 1, all would run away together."""
+    scores, y = drawn(3)
+    soft = 0.8 * y + 0.2 / 3
+    a, d = rescale(scores, soft * (1 - off), "cross_entropy", per_class=per_class)
+    expected_a, expected_d = rescale(scores, soft, "cross_entropy", per_class=per_class)
+    torch.testing.assert_close(a, expected_a, rtol=1e-3, atol=0)
+    torch.testing.assert_close(d, expected_d, rtol=1e-3, atol=1e-3)
