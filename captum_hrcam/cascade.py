@@ -32,7 +32,7 @@ from captum_hrcam.few_images import FewImages, ReadModel, gains, maps_of
 from captum_hrcam.fusion import contract, upsample
 from captum_hrcam.grain import Sizes
 
-IMAGES = 160  # of each class in turn; with 1,000 instead of 200, no figure changes by over .02
+IMAGES = 160  # of all classes together; with 1,000 instead of 200, no figure changes by over .02
 
 BY_FINENESS = "confirmation times fineness"
 Weights = dict[str, Tensor]  # layer name -> (K, C_l), shallow to deep

@@ -149,7 +149,8 @@ class HRCAM(HeadAttribution):
                 "pattern": W = Cov(f, y) / Var(f) for each channel alone, over images and cells
                 (Haufe et al. 2014).
                 "cascade": each layer learns where all deeper layers find evidence, from 160
-                training images that are read six times (for five layers).
+                training images, drawn from each class in turn, that are read six times (for five
+                layers).
                 "ridge": penalised loss. "adam": the paper's head.
                 "auto": fits "cascade" and "pattern". The cascade is kept if blurring away what its
                 maps of 24 held-out images mark most costs the model more than blurring what they
