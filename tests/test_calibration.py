@@ -10,6 +10,16 @@ from captum_hrcam.calibration import LOWEST, rescale, softened
 from captum_hrcam.labels import loss_per_sample
 
 
+def three_classes() -> tuple[torch.Tensor, torch.Tensor]:
+    """Standardised features (200, 6) and one-hot classes (200, 3) that depend on two of them."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 6, generator=generator, dtype=torch.float64)
+    x = (x - x.mean(0)) / x.std(0, correction=0)
+    noise = torch.randn(200, 3, generator=generator, dtype=torch.float64)
+    classes = (torch.stack([x[:, 0], x[:, 1], -x[:, 0]], 1) + noise).argmax(1)
+    return x, torch.nn.functional.one_hot(classes, 3).double()
+
+
 def drawn(k: int, n: int = 300, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores (n, k) on scales far apart, each of which tells its class more or less well, and
     one-hot classes. With two classes or more, the last one's score speaks against it."""
@@ -20,7 +30,7 @@ def drawn(k: int, n: int = 300, seed: int = 0) -> tuple[torch.Tensor, torch.Tens
     return torch.from_numpy(scores), torch.from_numpy(y)
 
 
-def least(scores: torch.Tensor, y: torch.Tensor, loss: str, *, shared: bool) -> tuple[float, float]:
+def least(scores: torch.Tensor, y: torch.Tensor, loss: str, *, shared: bool) -> float:
     """The smallest loss that scipy finds, with temperatures of at least LOWEST."""
     s, soft = scores.numpy(), softened(y, y, loss).numpy()
     k = s.shape[1]
@@ -40,6 +50,27 @@ def least(scores: torch.Tensor, y: torch.Tensor, loss: str, *, shared: bool) -> 
 
 def reached(scores, y, loss, a, d) -> float:
     return loss_per_sample(scores * a + d, softened(y, y, loss), loss).mean().item()
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "mse"])
+def test_rescale_finds_the_best_temperature_and_bias(loss):
+    x, y = three_classes()
+    scores = x[:, :3] * 0.01 + 5
+    a, d = rescale(scores, y, loss)
+    assert (a >= 0).all()
+
+    def value(a, d):
+        return loss_per_sample(scores * a + d, y, loss).mean().item()
+
+    best = value(a, d)
+    for factor in (0.8, 1.25):
+        shifted = d + (1 - factor) * a * scores.mean(0)  # turn around the mean: only steeper
+        assert value(a * factor, shifted) > best - 1e-3
+    for k in range(3):
+        for step in (-0.3, 0.3):
+            moved = d.clone()
+            moved[k] += step
+            assert value(a, moved) > best - 1e-3
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -87,11 +118,7 @@ def test_a_hundred_classes_are_solved_to_the_end(loss):
 
 
 def test_classes_apart_have_each_their_own_scale_and_none_vanishes():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(200, 6, generator=generator, dtype=torch.float64)
-    noise = torch.randn(200, 3, generator=generator, dtype=torch.float64)
-    classes = (torch.stack([x[:, 0], x[:, 1], -x[:, 0]], 1) + noise).argmax(1)
-    y = torch.nn.functional.one_hot(classes, 3).double()
+    x, y = three_classes()
     scores = torch.stack([x[:, 0], 100 * x[:, 1], -x[:, 5]], 1)  # the last tells nothing
     shared, _ = rescale(scores, y, "cross_entropy")
     assert (shared == shared[0]).all()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
+from test_calibration import three_classes
 
 from captum_hrcam import solvers
 from captum_hrcam.features import Features
@@ -14,13 +15,7 @@ from captum_hrcam.pooling import gap, spatial_variance
 
 @pytest.fixture
 def data() -> tuple[torch.Tensor, torch.Tensor]:
-    """Standardised features (200, 6) and one-hot classes (200, 3) that depend on two of them."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(200, 6, generator=generator, dtype=torch.float64)
-    x = (x - x.mean(0)) / x.std(0, correction=0)
-    noise = torch.randn(200, 3, generator=generator, dtype=torch.float64)
-    classes = (torch.stack([x[:, 0], x[:, 1], -x[:, 0]], 1) + noise).argmax(1)
-    return x, torch.nn.functional.one_hot(classes, 3).double()
+    return three_classes()
 
 
 def ridge(x, y, loss, penalties):
