@@ -70,7 +70,10 @@ def target_classes(target: TargetType, n: int, n_outputs: int) -> Tensor:
         raise AssertionError(
             f"target: got None, but the head has {n_outputs} outputs. Pass the class to explain."
         )
-    target = plain(target.detach()).cpu() if isinstance(target, Tensor) else target
+    if isinstance(target, Tensor):
+        target = plain(target.detach()).cpu()
+        is_whole = not target.is_floating_point() and target.dtype != torch.bool
+        target = target.long() if is_whole else target  # of uint8 as of any other
     if isinstance(target, (np.integer, np.ndarray)):
         target = target.tolist()
     table = torch.arange(n_outputs, device="cpu").expand(n, n_outputs)

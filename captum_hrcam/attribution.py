@@ -16,6 +16,7 @@ from captum_hrcam._captum import (
     target_classes,
 )
 from captum_hrcam.activations import Read, ReshapeTransform, read_feature_maps
+from captum_hrcam.batch import copies
 from captum_hrcam.checks import (
     failure_explained,
     in_eval_mode,
@@ -366,4 +367,5 @@ class HeadAttribution(LayerAttribution):
             ),
             failure_explained("inputs", inputs, model),
         ):
-            return self.forward_func(*inputs, *args)
+            # Copies: a model may normalise its input in place, and images are read more than once.
+            return self.forward_func(*copies(inputs), *copies(args))

@@ -85,17 +85,23 @@ def not_taken(
     )
 
 
+def as_rows(output: Any, n: int) -> Tensor | None:
+    """The model's output as (n, K'); None if it is not rows of scores."""
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return None
+    if output.ndim > 2 and output.shape[2:].numel() == 1:
+        output = output.flatten(1)  # from a convolution used as classifier
+    # A model that squeezes its output also squeezes away the axis of a batch of one.
+    is_squeezed = n == 1 and output.ndim < 2
+    fits = output.ndim <= 2 and (is_squeezed or (output.ndim > 0 and len(output) == n))
+    return output.reshape(n, -1) if fits else None
+
+
 def score_rows(output: Any, n: int) -> Tensor:
     """The model's output as (n, K'), float32 on the CPU; K' = 0 if it is not rows of scores."""
-    if isinstance(output, Tensor) and output.ndim > 2 and output.shape[2:].numel() == 1:
-        output = output.flatten(1)  # from a convolution used as classifier
-    if isinstance(output, Tensor) and output.is_floating_point() and output.ndim <= 2:
-        # A model that squeezes its output also squeezes away the axis of a batch of one.
-        is_squeezed = n == 1 and output.ndim < 2
-        if is_squeezed or (output.ndim > 0 and len(output) == n):
-            # A copy: compiled models may reuse their output buffer.
-            return output.detach().to("cpu", torch.float32, copy=True).reshape(n, -1)
-    return torch.zeros(n, 0)
+    rows = as_rows(output, n)
+    # A copy: compiled models may reuse their output buffer.
+    return torch.zeros(n, 0) if rows is None else rows.detach().to("cpu", torch.float32, copy=True)
 
 
 def _is_text(x: object) -> bool:
@@ -114,6 +120,11 @@ def device_of(module: object) -> torch.device | None:
 def to_device(inputs: tuple[Tensor, ...], device: torch.device | None) -> tuple[Tensor, ...]:
     """Move the inputs to the device, if they are not there already; None leaves them."""
     return inputs if device is None else tuple(x.to(device, non_blocking=True) for x in inputs)
+
+
+def copies(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values with a copy of each tensor, for a model that may change them in place."""
+    return tuple(x.clone() if isinstance(x, Tensor) else x for x in values)
 
 
 def plain(x: Tensor) -> Tensor:

@@ -70,7 +70,11 @@ def compare(
         for name, method in named.items():
             run = method.attribute if isinstance(method, Attribution) else method
             try:
-                given = run(inputs, target=target, additional_forward_args=additional_forward_args)
+                given = run(
+                    _own(inputs),
+                    target=target,
+                    additional_forward_args=_own(additional_forward_args),
+                )
             except Exception as error:
                 if hasattr(error, "add_note"):  # from Python 3.11 on
                     error.add_note(f"methods: raised by {name!r}")
@@ -124,6 +128,15 @@ def _name(method: object) -> str:
         # Captum's own name for the method that everybody calls Grad-CAM.
         return "Grad-CAM" if name == "Layer Grad Cam" else name
     return getattr(method, "__name__", type(method).__name__)
+
+
+def _own(given: Any) -> Any:
+    """A method's own copy of a tensor, or of each in a tuple: models may change them in place."""
+    if isinstance(given, tuple):
+        return tuple(map(_own, given))
+    if not isinstance(given, Tensor):
+        return given
+    return given.detach().clone().requires_grad_(given.requires_grad)
 
 
 def _as_map(name: str, given: object, image: Tensor) -> Tensor:

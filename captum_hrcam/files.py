@@ -9,8 +9,10 @@ from typing import BinaryIO
 
 
 def in_a_folder(path: str | os.PathLike[str]) -> Path:
-    """The path of a file to be written; refused if its folder does not exist."""
+    """The path of a file to be written; refused if it is a folder or its folder does not exist."""
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"path: {os.fspath(path)!r} is a folder; name a file in it.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path: no folder {os.fspath(path.parent)!r}; make it first.")
     return path

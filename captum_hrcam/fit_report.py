@@ -27,8 +27,8 @@ UNTOLD = (
 class FitReport(HeadReport):
     """The outcome of ``HRCAM.fit``: a :class:`HeadReport`, and how the head came about.
 
-    ``n`` counts the training images (times ``n_passes``). Figures are made on images that the head
-    they belong to has not seen.
+    ``n`` and ``class_counts`` count each training image once in every pass. Figures are made on
+    images that the head they belong to has not seen.
 
     Attributes:
         solver: the solver used.
@@ -174,7 +174,9 @@ class FitReport(HeadReport):
         return found
 
     def __str__(self) -> str:
-        lines = [f"HR-CAM head, solver {self.solver}, fitted on {self.n} images"]
+        views = "" if self.n_passes == 1 else f"{self.n} views of "
+        n_images = self.n // self.n_passes
+        lines = [f"HR-CAM head, solver {self.solver}, fitted on {views}{n_images} images"]
         lines += [f"  {choice}" for choice in self.choices + self._places()]
         lines += self._layer_table() + self._contrasts() + self._figures()
         lines.append(

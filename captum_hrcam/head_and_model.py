@@ -100,27 +100,30 @@ def agreement_figures(scores: Tensor, y: Tensor, outputs: Tensor, loss: str) -> 
     """
     outputs = outputs.double()
     has_model = outputs.shape == scores.shape
+    is_broken = (outputs.isnan() | (outputs == torch.inf)).any(1)  # a class may be masked by -inf
+    has_figures = has_model and not is_broken.any()
     figures: dict[str, Any] = dict.fromkeys(FIGURES, float("nan"))
     none = torch.full((scores.shape[1],), math.nan).double()
     figures |= {
         "head_by_class": by_class(scores, y, loss),
-        "model_by_class": by_class(outputs, y, loss) if has_model else none,
-        "alone_by_class": auroc(scores, present(y, loss)) if _are_two(scores, loss) else None,
+        "model_by_class": by_class(outputs, y, loss) if has_figures else none,
+        "alone_by_class": auroc(scores, present(y, loss)) if loss == "cross_entropy" else None,
         "by_chance": _by_chance(y, loss),
         "has_model": has_model,
+        "n_broken": int(is_broken.sum()) if has_model else 0,
         "says_contrary": False,
-        "gives_probabilities": has_model and are_probabilities(outputs, loss),
+        "gives_probabilities": has_figures and are_probabilities(outputs, loss),
     }
     if loss != "mse":
         figures["head_accuracy"] = accuracy(scores, y, loss)
         figures["head_auroc"] = figures["head_by_class"].nanmean().item()
-    if has_model and loss != "mse":
+    if has_figures and loss != "mse":
         figures["model_accuracy"] = accuracy(outputs, y, loss)
         figures["model_auroc"] = figures["model_by_class"].nanmean().item()
         decided = _decide(outputs, loss).eq(_decide(scores, loss))
         figures["agreement"] = decided.double().mean().item()
         figures["divergence"] = _divergence(scores, outputs, loss)
-    if has_model:
+    if has_figures:
         a, b = (_log_odds(s, loss) for s in (scores, outputs))
         figures["r_squared"] = (correlation(a, b) ** 2).mean().item()
         figures["slope"], together = _slope(a, b)
@@ -136,18 +139,32 @@ def accuracy(scores: Tensor, y: Tensor, loss: str) -> float:
 def by_class(scores: Tensor, y: Tensor, loss: str) -> Tensor:
     """(K,) how well each output tells its label: AUROC, or for real values the correlation.
 
-    A softmax of two classes is judged by the difference of its scores.
+    A softmax is judged by the odds of each class against the rest.
     """
     if loss == "mse":
         return correlation(scores, y)
-    if _are_two(scores, loss):
-        scores = scores - scores.flip(1)
+    if loss == "cross_entropy":
+        scores = odds(scores)
     return auroc(scores, present(y, loss))
 
 
-def _are_two(scores: Tensor, loss: str) -> bool:
-    """Whether scores (n, K) belong to a softmax of two classes."""
-    return loss == "cross_entropy" and scores.shape[1] == 2
+def odds(scores: Tensor) -> Tensor:
+    """The log-odds of each class of a softmax against all others, (n, K), from scores (n, K).
+
+    They order images as the probabilities do, and still differ where these are 1 in floating point.
+
+    Examples::
+
+        >>> odds(torch.tensor([[0.0, 100.0]], dtype=torch.float64)).tolist()
+        [[-100.0, 100.0]]
+    """
+    if scores.shape[1] == 2:  # exactly, so that ties stay ties
+        return scores - scores.flip(1)
+    likeliest = scores.argmax(1, keepdim=True)
+    of_rest = scores.scatter(1, likeliest, -torch.inf).logsumexp(1, keepdim=True)
+    log_p = scores.log_softmax(1)  # of all but the likeliest class at most log(1/2)
+    found = log_p - torch.log1p(-log_p.exp())
+    return found.scatter(1, likeliest, scores.gather(1, likeliest) - of_rest)
 
 
 def auroc(scores: Tensor, truth: Tensor) -> Tensor:

@@ -222,7 +222,8 @@ class HRCAM(HeadAttribution):
         revisit = Revisit(self._forward, self._native_maps, frozen.device, solvers, loss)
         begin = time.perf_counter()
         with group.in_step("reading the data"):
-            store = open_cache(cache, self, recipes[0], (targets, loss, n_classes, n_passes))
+            options = (targets, loss, n_classes, n_passes)
+            store = open_cache(cache, self, recipes[0], solver, options)
             keep_all = recipes[0].needs_all_rows
             reading = Reading(frozen, revisit, keep_all, n_passes, store, show_progress)
             train, val = reading.read(train_data, val_data)
@@ -239,6 +240,7 @@ class HRCAM(HeadAttribution):
             displacement={n: d.clone() for n, d in fitted.head.displacement.items()},
             resolutions=frozen.resolutions,
             targets=targets,
+            n_passes=n_passes,
             seconds_pass=seconds,
             extra_forwards=revisit.forwards,
             seconds_beside=time.perf_counter() - begin - seconds - fitted.figures["seconds_solve"],

@@ -10,6 +10,8 @@ PRESENT = 0.5  # see ``present``
 
 def label_tensor(labels: object, n: int) -> Tensor:
     """One batch of labels, (n, ...) on the CPU; TypeError or ValueError for anything else."""
+    if not isinstance(labels, Tensor) and hasattr(labels, "to_numpy"):
+        labels = labels.to_numpy()  # a pandas object's rows are known by its index
     try:
         y = torch.as_tensor(labels).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -70,7 +72,8 @@ def target_rows(labels: object, n: int, n_classes: int, loss: str) -> Tensor:
             f"labels: values from {rows.min():g} to {rows.max():g}, expected 0 to 1 for "
             f"loss={loss!r}. {remedy}"
         )
-    if loss == "cross_entropy" and (rows.sum(1) - 1).abs().max() > 1e-3:
+    rounding = n_classes * torch.finfo(y.dtype).eps if y.is_floating_point() else 0.0
+    if loss == "cross_entropy" and (rows.sum(1) - 1).abs().max() > max(1e-3, rounding):
         raise ValueError(
             "labels: rows do not sum to 1, expected one-hot or soft rows for "
             "loss='cross_entropy'. For several labels an image use loss='binary_cross_entropy'."
@@ -117,9 +120,9 @@ def check_classes(mean: Tensor, loss: str) -> None:
     absent, always = (which.nonzero().flatten().tolist() for which in (mean <= 0, mean >= 1))
     found = []
     if absent:
-        found.append(f"no sample in train_data has class {_listed(absent)}")
+        found.append(f"no sample in train_data has class {listed(absent)}")
     if always:
-        found.append(f"every sample has class {_listed(always)}")
+        found.append(f"every sample has class {listed(always)}")
     if found:
         raise ValueError(
             f"labels: {'; '.join(found)} (of {len(mean)}, counted from 0), expected samples with "
@@ -137,7 +140,8 @@ def _remedy(absent: list[int], k: int, loss: str) -> str:
     return f"Add samples, {others}or use targets='model'."
 
 
-def _listed(classes: list[int]) -> str:
+def listed(classes: list[int]) -> str:
+    """Class numbers for a message, the first eight of them."""
     return ", ".join(map(str, classes[:8])) + (", ..." if len(classes) > 8 else "")
 
 

@@ -60,10 +60,11 @@ class Reading:
             train = self._known(train_data)
             if train is None:
                 train = self._train(train_data, self.revisit.held if val_data is None else None)
-            if train.n < MIN_IMAGES:
+            n_images = train.n // self.n_passes
+            if n_images < MIN_IMAGES:
                 whose = " on each rank" if group.size() > 1 else ""
                 raise ValueError(
-                    f"train_data: got {train.n} images, expected at least {MIN_IMAGES}{whose}."
+                    f"train_data: got {n_images} images, expected at least {MIN_IMAGES}{whose}."
                 )
             if train.by_part[False].n == 0:  # with few images on many ranks
                 raise ValueError(
@@ -153,6 +154,7 @@ def open_cache(
     folder: str | os.PathLike[str] | None,
     method: HeadAttribution,
     recipe: Recipe,
+    solver: str,
     options: tuple[Any, ...],
 ) -> FeatureCache | None:
     """The cache in this folder; None without a folder.
@@ -161,6 +163,7 @@ def open_cache(
         folder: the argument ``cache`` of a fit.
         method: holds the model and its layers.
         recipe: how the head is to be solved.
+        solver: the argument of the fit that led to this recipe.
         options: of the fit, on which the features and targets depend.
 
     Raises:
@@ -171,8 +174,8 @@ def open_cache(
         return None
     if not recipe.needs_all_rows:
         raise ValueError(
-            f"cache: got {os.fspath(folder)!r} with solver={recipe.solver!r}, which keeps no "
-            "features of all images. Use solver='ridge', or leave cache=None."
+            f"cache: got {os.fspath(folder)!r} with solver={solver!r}, which keeps no features of "
+            "all images. Use solver='ridge', or leave cache=None."
         )
     is_known = method.reshape_transform is None  # functions cannot be told apart
     about = {

@@ -5,6 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from captum_hrcam.labels import listed
+
 FEW_IMAGES = 10  # of a class; fewer get a warning
 ALIKE = 0.9  # R^2 of log-odds; above it, mainly their scale and threshold can differ
 A_GUESS = "a guess. Are its trained weights loaded, the images prepared as for its training?"
@@ -45,13 +47,16 @@ class HeadReport:
         head_by_class: (K,), the head's AUROC of each class, or the correlation of each output with
             its real-valued labels; NaN where undefined.
         model_by_class: the same for the model.
-        alone_by_class: (K,), for a softmax of two classes, the AUROC of each class's own score,
-            which is the mean of its map plus the bias (``head_by_class`` is that of their
-            difference). Otherwise None.
+        alone_by_class: (K,), for a softmax, the AUROC of each class's own score, which is the mean
+            of its map plus the bias (``head_by_class`` is that of its odds against the others).
+            Otherwise None.
         by_chance: (K,), what ``head_by_class`` and ``model_by_class`` hardly exceed by guessing
             (1.7 standard errors); NaN for a class if fewer than ten images have it, or lack it.
         has_model: whether the model's output is a score for each of the head's outputs. If not,
             there is nothing to compare with, and the figures that need the model are NaN.
+        n_broken: the number of images for which the model's output is NaN or infinite. If there are
+            any, the figures that need the model are NaN.
+        n_passes: how often the images were read.
         gives_probabilities: whether the model's outputs are probabilities already, although the
             loss expects logits.
         targets: what the figures take for the truth: "labels", or the "model" itself.
@@ -94,6 +99,8 @@ class HeadReport:
     has_model: bool
     gives_probabilities: bool
     alone_by_class: Tensor | None = None
+    n_broken: int = 0
+    n_passes: int = 1
     targets: str = "labels"
     warnings: list[str] = field(default_factory=list)
 
@@ -122,6 +129,12 @@ class HeadReport:
                 "the model's output is no score for each of the head's outputs, so the head was "
                 "compared with nothing. Give HRCAM a function that picks the scores out, as "
                 "lambda x: model(x).logits."
+            )
+        if self.n_broken:
+            found.append(
+                f"the model's output is NaN or infinite for {self.n_broken} of {self.n_figures} "
+                "images, so the head was compared with nothing. Check these inputs, and the "
+                "model's weights."
             )
         if self.gives_probabilities:
             found.append(
@@ -220,7 +233,7 @@ class HeadReport:
         figure = "correlation with the labels" if is_real else "AUROC"
         kind = (("output", "outputs") if is_real else ("class", "classes"))[many]
         return [
-            f"{kind} {_listed(classes)}: {whose} {figure} is {values[classes].max():.2f}"
+            f"{kind} {listed(classes)}: {whose} {figure} is {values[classes].max():.2f}"
             f"{' at most' if many else ''}, {so}"
         ]
 
@@ -241,15 +254,16 @@ class HeadReport:
             return []
         found: list[str] = []
         for counts, has in ((self.class_counts, "has"), (self.n - self.class_counts, "is not in")):
-            counts = counts.round(decimals=6)  # n times a mean is not exact
+            counts = (counts / self.n_passes).round(decimals=6)  # n times a mean is not exact
             few = ((counts > 0) & (counts < FEW_IMAGES)).nonzero()[:, 0].tolist()
             if few and not found:
                 low, high = (f"{end(counts[few]):.3g}" for end in (min, max))
-                whose = f"class {few[0]}" if len(few) == 1 else f"each of classes {_listed(few)}"
+                whose = f"class {few[0]}" if len(few) == 1 else f"each of classes {listed(few)}"
                 number = low if low == high else f"{low} to {high}"
+                images = "image" if number == "1" else "images"
                 by = "by the model's probabilities" if self.targets == "model" else "by soft labels"
                 soft = "" if counts[few].eq(counts[few].round()).all() else f", {by}"
-                found.append(f"{whose} {has} {number} images{soft}: {self._of_few}")
+                found.append(f"{whose} {has} {number} {images}{soft}: {self._of_few}")
         return found
 
     def __str__(self) -> str:
@@ -264,7 +278,8 @@ class HeadReport:
             f"slope {self.slope:.2f}; divergence {self.divergence:.3f}",
         ]
         if self.alone_by_class is not None:
-            alone = " ".join(f"{value:.3f}" for value in self.alone_by_class.tolist())
+            alone = " ".join(f"{value:.3f}" for value in self.alone_by_class[:8].tolist())
+            alone += " ..." if len(self.alone_by_class) > 8 else ""
             lines.insert(
                 2, f"  AUROC of each class's score alone, its map's mean plus bias: {alone}"
             )
@@ -287,7 +302,3 @@ class HeadReport:
             more = " ..." if len(self.shares[name]) > 8 else ""
             lines.append(f"{name:<{width}}  {channels:>8}  {size:>10}   {share}{more}")
         return lines
-
-
-def _listed(classes: list[int]) -> str:
-    return ", ".join(map(str, classes[:5])) + (" ..." if len(classes) > 5 else "")

@@ -434,6 +434,7 @@ FILES = {
     "nowhere to save": (
         FileNotFoundError, "path: no folder .*; make it first", lambda h: h.save(FILE / "x" / "y")
     ),
+    "into a folder": (IsADirectoryError, "path: .* is a folder", lambda h: h.save(FILE.parent)),
 }  # fmt: skip
 METHODS = {
     "none": (ValueError, "methods: got none, expected", lambda h: compare([], X, 1)),

@@ -8,6 +8,7 @@ import torch
 from captum.attr import IntegratedGradients, LayerActivation, LayerGradCam, Saliency
 from cases import TwoInputs
 from conftest import BY_NAME, fitted
+from torch import nn
 
 from captum_hrcam import CAM, compare
 
@@ -32,6 +33,26 @@ def test_every_method_gives_one_map_at_the_input_size(name):
         assert not a.requires_grad
     assert torch.equal(maps["ours"], hrcam.attribute(x, [0, 1, 2, 0]))
     torch.testing.assert_close(maps["function"], x.sum(1, keepdim=True))
+
+
+def test_methods_do_not_see_what_a_model_did_to_the_images():
+    case = BY_NAME["vgg2d"]
+    inner = case.model().eval()
+
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner(x.sub_(1.0))
+
+    model, x = InPlace(), case.images()
+    gradcam = LayerGradCam(model, inner.stage2)
+    maps = compare({"first": gradcam, "CAM": CAM(inner, "stage3"), "last": gradcam}, x, target=1)
+    assert torch.equal(x, case.images())
+    assert torch.equal(maps["first"], maps["last"])
+    assert torch.equal(maps["CAM"], CAM(inner, "stage3").attribute(x, 1))
 
 
 def test_low_resolution_maps_are_raised_bilinearly_unscaled():

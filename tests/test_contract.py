@@ -45,6 +45,8 @@ class TestTargets:
             torch.tensor(2),
             torch.tensor([2]),
             torch.tensor([2, 2, 2, 2]),
+            torch.tensor([2, 2, 2, 2], dtype=torch.uint8),
+            torch.tensor([2, 2, 2, 2], dtype=torch.int16),
             [2, 2, 2, 2],
             [(2,), (2,), (2,), (2,)],
             -1,  # Captum indexes as Python does

@@ -119,6 +119,26 @@ class TestHandMadeModel:
             assert np.isfinite(deletion(model, x, constant, 1)).all()
 
 
+@pytest.mark.parametrize("figure", FIGURES)
+def test_scores_of_any_form_that_a_fit_takes(figure):
+    model, (x, maps) = linear_model((6, 7)), batch((6, 7))
+    x, maps = x[:1], maps[:1]
+    expected = figure(lambda x: model(x)[:, 1:2], x, maps, 0)
+    squeezed = figure(lambda x: model(x)[:, 1:2].squeeze(), x, maps, 0)
+    np.testing.assert_array_equal(squeezed, expected)
+    of_convolution = figure(lambda x: model(x)[:, 1:2, None, None], x, maps, 0)
+    np.testing.assert_array_equal(of_convolution, expected)
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_model_may_change_its_images_in_place(figure):
+    model, (x, maps) = linear_model((6, 7)), batch((6, 7))
+    kept = x.clone()
+    found = figure(lambda x: model(x.mul_(2)), x, maps, 1)
+    np.testing.assert_array_equal(found, figure(lambda x: model(x * 2), x, maps, 1))
+    assert torch.equal(x, kept)
+
+
 class Strict(nn.Module):
     """A model with dropout that notes whether it ever ran in training mode."""
 

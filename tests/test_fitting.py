@@ -175,6 +175,15 @@ def test_augmenting_loader_is_read_n_passes_times():
     report = HRCAM(Bars(), LAYERS).fit(Augmenting(), n_passes=3)
     assert len(reads) == 3
     assert report.n == 120
+    assert "fitted on 120 views of 40 images" in str(report)
+
+
+def test_an_image_read_again_is_no_other_image():
+    x, hot = bars(8)
+    report = fit_quietly(HRCAM(Bars(), LAYERS), [(x, hot.argmax(1))], n_passes=3).report
+    assert any("each of classes 0, 1 has 4 images" in warning for warning in report.warnings)
+    with pytest.raises(ValueError, match="train_data: got 4 images, expected at least 5"):
+        HRCAM(Bars(), LAYERS).fit([(x[:4], hot[:4].argmax(1))], n_passes=3)
 
 
 def test_validation_data_give_the_figures_and_do_not_enter_the_head():

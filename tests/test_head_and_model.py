@@ -17,6 +17,7 @@ from captum_hrcam.head_and_model import (
     auroc,
     by_class,
     layer_shares,
+    odds,
 )
 
 
@@ -66,8 +67,9 @@ def test_figures_of_classes():
     for name, scores in (("head", head), ("model", model)):
         right = accuracy_score(y.argmax(1), scores.argmax(1))
         assert found[f"{name}_accuracy"] == pytest.approx(right)
-        expected = roc_auc_score(y, scores, average="macro")
-        assert found[f"{name}_auroc"] == pytest.approx(expected)
+        each = found[f"{name}_by_class"]
+        assert each.tolist() == by_class(scores, y, "cross_entropy").tolist()
+        assert found[f"{name}_auroc"] == pytest.approx(each.mean().item())
     assert not found["gives_probabilities"]
 
 
@@ -93,15 +95,48 @@ def test_a_model_without_scores_leaves_the_figures_of_the_head():
 
 
 @pytest.mark.parametrize(("k", "loss"), [(2, "cross_entropy"), (3, "cross_entropy"), (2, "mse")])
-def test_of_a_softmax_of_two_each_score_is_judged_alone(k, loss):
+def test_of_a_softmax_each_score_is_also_judged_alone(k, loss):
     head, model = drawn(k=k)
     truth = nn.functional.one_hot(model.argmax(1), k).double()
     alone = agreement_figures(head, truth, model, loss)["alone_by_class"]
-    if (k, loss) != (2, "cross_entropy"):
+    if loss == "mse":
         assert alone is None
         return
     expected = [roc_auc_score(truth[:, c], head[:, c]) for c in range(k)]
     assert alone.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_a_softmax_is_judged_by_its_probabilities(k):
+    generator = torch.Generator().manual_seed(k)
+    head, shift = torch.randn(80, k, generator=generator), torch.randn(80, 1, generator=generator)
+    y = nn.functional.one_hot(torch.arange(80) % k).double()
+    expected = [roc_auc_score(y[:, c], softmax(head.double(), 1)[:, c]) for c in range(k)]
+    for given in (head.double(), head.double() + 1e3 * shift):
+        assert by_class(given, y, "cross_entropy").tolist() == pytest.approx(expected)
+
+
+def test_the_odds_of_a_softmax_differ_where_its_probabilities_are_all_1():
+    scores = torch.tensor([[60, 0, -torch.inf], [80, 0, 1]], dtype=torch.float64)
+    assert (scores.softmax(1)[:, 0] == 1).all()
+    found = odds(scores)
+    assert found[0].tolist() == [60, -60, -torch.inf]
+    assert found[1].tolist() == pytest.approx([80 - math.log1p(math.e), -80, -79])
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "mse"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nothing_is_said_of_a_model_that_gives_nan(loss, value):
+    head, model = drawn()
+    y = nn.functional.one_hot(model.argmax(1), 3).double()
+    model[4, 1] = value
+    found = agreement_figures(head, y, model, loss)
+    assert found["n_broken"] == 1
+    assert {name for name in FIGURES if found[name] == found[name]} == (
+        set() if loss == "mse" else {"head_accuracy", "head_auroc"}
+    )
+    assert found["model_by_class"].isnan().all()
+    assert not found["says_contrary"]
 
 
 def test_divergence_of_labels_is_the_sum_over_them():

@@ -8,6 +8,7 @@ import pytest
 import replica
 import torch
 from conftest import BY_NAME, fit_quietly, fitted, training_batches
+from torch import nn
 
 from captum_hrcam import HRCAM
 from captum_hrcam.features import held_out
@@ -159,6 +160,31 @@ def test_in_place_relu_does_not_change_the_hooked_value(layer):
     )
 
 
+class Normalises(nn.Module):
+    """Two models that give the same: one changes its image in place, the other does not."""
+
+    def __init__(self, case, in_place):
+        super().__init__()
+        self.inner, self.in_place = case.model(), in_place
+
+    def forward(self, x):
+        return self.inner(x.sub_(0.5).mul_(2) if self.in_place else (x - 0.5) * 2)
+
+
+@pytest.mark.parametrize("solver", ["auto", "cascade", "pattern"])
+def test_a_model_may_change_its_images_in_place_but_not_the_callers(solver):
+    case, maps = BY_NAME["vgg2d"], []
+    layers = [f"inner.{name}" for name in case.layers]
+    for in_place in (False, True):
+        batches, x = training_batches(case), case.images()
+        hrcam = fit_quietly(HRCAM(Normalises(case, in_place), layers), batches, solver=solver)
+        maps.append(hrcam.attribute(x, 1))
+        assert torch.equal(x, case.images())
+        for given, expected in zip(batches, training_batches(case), strict=True):
+            assert torch.equal(given[0], expected[0])
+    assert torch.equal(*maps)
+
+
 def test_layer_input_of_a_block_is_the_output_of_the_block_before():
     case = BY_NAME["vgg2d"]
     model, batches = case.model(), training_batches(case)
@@ -171,11 +197,11 @@ def test_layer_input_of_a_block_is_the_output_of_the_block_before():
 def test_reshape_transform_gives_back_channels_first():
     case = BY_NAME["vgg2d"]
 
-    class ChannelsLast(torch.nn.Module):
+    class ChannelsLast(nn.Module):
         def __init__(self):
             super().__init__()
-            self.stage, self.last = case.model().stage1, torch.nn.Identity()
-            self.fc = torch.nn.Linear(4, 3)
+            self.stage, self.last = case.model().stage1, nn.Identity()
+            self.fc = nn.Linear(4, 3)
 
         def forward(self, x):
             return self.fc(self.last(self.stage(x).permute(0, 2, 3, 1)).mean((1, 2)))
@@ -311,7 +337,7 @@ def test_interpolate_mode_is_torchs():
     for mode in ("nearest", "nearest-exact", "bicubic", "area", "bilinear"):
         parts = hrcam.native_maps(x, 1)
         expected = sum(
-            torch.nn.functional.interpolate(a, size=case.size, mode=mode) for a in parts.values()
+            nn.functional.interpolate(a, size=case.size, mode=mode) for a in parts.values()
         )
         assert_close(hrcam.attribute(x, 1, interpolate_mode=mode), expected)
 

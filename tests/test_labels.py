@@ -1,5 +1,6 @@
 """What labels are taken for, and which are refused, at the limits."""
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,19 @@ def test_soft_rows_that_miss_1_by_a_hundredth_are_refused(off):
     with pytest.raises(ValueError, match="rows do not sum to 1"):
         target_rows(rows, 2, 2, "cross_entropy")
     torch.testing.assert_close(target_rows(rows, 2, 2, "binary_cross_entropy"), rows.double())
+
+
+def test_soft_rows_of_a_coarse_dtype_may_miss_1_by_its_rounding():
+    rows = torch.tensor([[0.25, 0.752], [0.5, 0.498]], dtype=torch.bfloat16)
+    assert (rows.double().sum(1) - 1).abs().max() > 1e-3
+    torch.testing.assert_close(target_rows(rows, 2, 2, CE), rows.double())
+
+
+def test_pandas_rows_count_in_order_whatever_their_index():
+    series = pd.Series([0, 2], index=[7, 0])
+    assert target_rows(series, 2, 3, CE).tolist() == [[1, 0, 0], [0, 0, 1]]
+    frame = pd.DataFrame({"a": [0, 1], "b": [1, 0]}, index=[3, 4])
+    assert target_rows(frame, 2, 2, BCE).tolist() == [[0, 1], [1, 0]]
 
 
 @pytest.mark.parametrize("labels", [[0, 2], [0.0, 2.0], [[0], [2]]])

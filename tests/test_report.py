@@ -27,7 +27,8 @@ def test_figures_are_those_of_predict():
     assert report.n == report.n_figures == 30
     assert report.class_counts.tolist() == [10, 10, 10]
     assert report.head_accuracy == pytest.approx((scores.argmax(1) == y).double().mean().item())
-    expected = [roc_auc_score(y == k, scores[:, k]) for k in range(3)]
+    odds = scores.double().softmax(1)
+    expected = [roc_auc_score(y == k, odds[:, k]) for k in range(3)]
     assert report.head_auroc == pytest.approx(sum(expected) / 3)
     outputs = CASE.model().eval()(x)
     agreed = (outputs.argmax(1) == scores.argmax(1)).double().mean().item()
@@ -197,8 +198,8 @@ def test_figures_against_the_model_itself_say_so():
             {"head_auroc": 0.55, "head_by_class": torch.tensor([0.55, 0.55])},
             "the head's AUROC is 0.55 on 100 images, no better than chance",
         ),
-        (lost(5), "classes 0, 1, 2, 3, 4: the head's AUROC is 0.50 at most"),
-        (lost(6), "classes 0, 1, 2, 3, 4 ...: the head's AUROC is 0.50 at most"),
+        (lost(8), "classes 0, 1, 2, 3, 4, 5, 6, 7: the head's AUROC is 0.50 at most"),
+        (lost(9), "classes 0, 1, 2, 3, 4, 5, 6, 7, ...: the head's AUROC is 0.50 at most"),
         (
             {"model_by_class": torch.tensor([0.4, 0.5])},
             "classes 0, 1: the model's own AUROC is 0.50 at most, hardly more than a guess.",
@@ -230,6 +231,14 @@ def test_figures_against_the_model_itself_say_so():
             "class 0 is not in 0.5 images, by soft labels: its figures",
         ),
         ({"class_counts": torch.tensor([90.0, 10 - 1e-9])}, None),
+        (
+            {"class_counts": torch.tensor([2.0, 98.0]), "n_passes": 2},
+            "class 0 has 1 image: its figures here say little",
+        ),
+        (
+            {"n_broken": 3},
+            "the model's output is NaN or infinite for 3 of 100 images, so the head was compared",
+        ),
         ({"class_counts": torch.tensor([100.0, 0.0])}, None),  # none here to be judged
         ({"class_counts": None}, None),
         (

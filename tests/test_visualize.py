@@ -325,6 +325,12 @@ def test_long_captions_are_wrapped_and_dollars_are_no_formula():
     assert axes[0, 0].yaxis.label.get_window_extent().height <= axes[0, 0].bbox.height
 
 
+def test_captions_and_names_may_be_numbers():
+    _, axes = comparison_figure(IMAGES, {0: SPOT, 1: SPOT}, captions=[3, 4])
+    assert [axes[0, 1].get_title(), axes[0, 2].get_title()] == ["0", "1"]
+    assert [ax.get_ylabel() for ax in axes[:, 0]] == ["3", "4"]
+
+
 def extent(artist):
     """Left, bottom, right and top in inches."""
     return artist.get_window_extent().transformed(artist.get_figure().dpi_scale_trans.inverted())

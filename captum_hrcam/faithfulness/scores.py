@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_hrcam._captum import TargetType, forward_args, target_classes
-from captum_hrcam.batch import plain
+from captum_hrcam.batch import as_rows, copies, plain
 from captum_hrcam.head_and_model import are_probabilities
 from captum_hrcam.layers import module_behind
 from captum_hrcam.pooling import accumulator_dtype
@@ -76,7 +76,7 @@ def modules_of(forward_func: object) -> list[nn.Module]:
 def outputs_of(
     forward_func: Forward, images: Tensor, additional_forward_args: object = None
 ) -> Tensor:
-    """The model's scores as (N, K); (N,) becomes (N, 1).
+    """The model's scores as (N, K), of any form that a fit takes; (N,) becomes (N, 1).
 
     Args:
         forward_func: the model, or any function around it.
@@ -86,9 +86,10 @@ def outputs_of(
     Raises:
         ValueError: the output is not a tensor with one row of scores per image.
     """
-    given = forward_func(images, *forward_args(additional_forward_args))
-    scores = given[:, None] if isinstance(given, Tensor) and given.ndim == 1 else given
-    if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != len(images):
+    args = forward_args(additional_forward_args)
+    given = forward_func(images.clone(), *copies(args))  # it may change them in place
+    scores = as_rows(given, len(images))
+    if scores is None:
         got = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
         raise ValueError(
             f"forward_func: gave {got} for {len(images)} images, expected logits (N, K). Pass a "

@@ -45,10 +45,10 @@ def image_grid(
     one_for_each("captions", captions, len(pictures), "images")
     n, rows_per_column = len(pictures), pictures[0].shape[0] / pictures[0].shape[1]
     _, height = _panel(n, len(titles), right, rows_per_column)
-    captions, left, turned = _captions(captions or (), height)
+    captions, left, turned = _captions([str(caption) for caption in captions or ()], height)
     width, height = _panel(n, len(titles), left + right, rows_per_column)
     points = TITLE if width > 1 else TEXT
-    titles = [wrap(title, width, points) for title in titles]
+    titles = [wrap(str(title), width, points) for title in titles]
     above = LINE * max(map(_lines, titles))
     size = (width * len(titles) + left + right, height * n + above + below)
     # In a compressed layout, tall images would move together until their titles overlap.
