@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from captum_hrcam import edges
 from captum_hrcam.asking import Asking
 from captum_hrcam.cells import LEAST, CellMoments, MapMoments, pool
-from captum_hrcam.edges import costs_of_blurring, without_edges
 from captum_hrcam.few_images import FewImages, maps_of
 from captum_hrcam.fusion import agree, upsample
 from captum_hrcam.grain import Sizes, without_grain
@@ -76,7 +76,7 @@ def kept(
     layers, why = without_grain({name: confirmed[name] for name in names[:-1]}, sizes)
     if layers != names or len(names) == 1:
         return layers, [why]
-    layers, more = without_edges(costs_of_blurring(few, head, sizes, asking), sizes)
+    layers, more = edges.without_edges(*edges.ask(few, head, sizes, asking), sizes)
     return layers, [why, more]
 
 

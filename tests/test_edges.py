@@ -8,7 +8,7 @@ from torch import nn
 
 from captum_hrcam import HRCAM, metrics
 from captum_hrcam.asking import Asking
-from captum_hrcam.edges import costs_of_blurring, without_edges
+from captum_hrcam.edges import ask, without_edges
 from captum_hrcam.few_images import FewImages
 from captum_hrcam.fusion import upsample
 from captum_hrcam.perturbation import deletion_curve
@@ -23,62 +23,73 @@ def costs(finest: float, wide: float, n: int = 50, spread: float = 0.0) -> torch
     return found + spread / 2 * torch.stack([-sign, sign], 1)
 
 
+def kept(cost: torch.Tensor, like: float = 0.4, sizes: dict = SIZES) -> str:
+    return "".join(without_edges(cost, torch.full((len(cost),), like), sizes)[0])
+
+
 @pytest.mark.parametrize(
-    ("cost", "kept"),
+    ("cost", "like", "expected"),
     [
-        (costs(0.1, 0.3), "34"),
-        (costs(0.3, 0.3), "1234"),
-        (costs(0.3, 0.1), "1234"),
-        (costs(0.79, 1.0), "34"),
-        (costs(0.81, 1.0), "1234"),  # enough
-        (costs(0.1, 0.3, spread=0.65), "34"),  # by 2.1 standard errors
-        (costs(0.1, 0.3, spread=0.75), "1234"),  # by 1.9: too few images to tell
-        (costs(0.0, 0.0), "1234"),  # a model that blur does not touch
-        (costs(0.001, 0.009), "1234"),  # that depends on next to nothing
-        (costs(0.001, 0.011), "34"),
-        (costs(-0.2, -0.1), "1234"),
-        (costs(0.1, torch.nan), "1234"),  # a model that does not take blurred images
-        (costs(0.1, 0.3, n=8), "34"),
-        (costs(0.1, 0.3, n=7), "1234"),
-        (costs(0.1, 0.3, n=0), "1234"),
+        (costs(0.1, 0.3), 0.4, "34"),
+        (costs(0.1, 0.3), 1.0, "34"),
+        (costs(0.1, 0.3), 1.3, "1234"),  # enough
+        (costs(0.3, 0.3), 0.42, "34"),
+        (costs(0.3, 0.3), 0.44, "1234"),
+        (costs(0.3, 0.3), -0.5, "34"),  # what it marks is contradicted
+        (costs(0.3, 0.1), 0.4, "1234"),
+        (costs(0.1, 0.3, spread=0.28), 1.0, "34"),  # by 1.1 standard errors
+        (costs(0.1, 0.3, spread=0.34), 1.0, "1234"),  # by .9: too few images to tell
+        (costs(0.0, 0.0), 0.4, "1234"),  # a model that blur does not touch
+        (costs(0.001, 0.009), 0.4, "1234"),  # that depends on next to nothing
+        (costs(0.001, 0.011), 0.4, "34"),
+        (costs(-0.2, -0.1), 0.4, "1234"),
+        (costs(0.1, torch.nan), 0.4, "1234"),  # a model that does not take blurred images
+        (costs(0.1, 0.3), torch.nan, "1234"),
+        (costs(0.1, 0.3, n=8), 0.4, "34"),
+        (costs(0.1, 0.3, n=7), 0.4, "1234"),
+        (costs(0.1, 0.3, n=0), 0.4, "1234"),
     ],
 )
-def test_layers_kept(cost, kept):
-    assert "".join(without_edges(cost, SIZES)[0]) == kept
+def test_layers_kept(cost, like, expected):
+    assert kept(cost, like) == expected
 
 
 def test_images_where_nothing_is_at_stake_have_no_say():
     """As the healthy, of which most slices are."""
     healthy = costs(-0.03, 0.03, n=100, spread=0.05)
-    assert without_edges(torch.cat([costs(0.2, 0.15), healthy]), SIZES)[0] == [*"1234"]
-    assert without_edges(torch.cat([costs(0.1, 0.3), -healthy]), SIZES)[0] == [*"34"]
+    assert kept(torch.cat([costs(0.2, 0.15), healthy])) == "1234"
+    assert kept(torch.cat([costs(0.1, 0.3), -healthy])) == "34"
+    costly, like = torch.cat([costs(0.2, 0.2), costs(0.0, 0.0)]), torch.arange(100) < 50
+    assert without_edges(costly, like.float(), SIZES)[0] == [*"1234"]
+    assert without_edges(costly, 1 - like.float(), SIZES)[0] == [*"34"]
 
 
 def test_says_what_it_did_and_by_how_much():
     by = (
         "blurring away what it marks most costs the class 0.100 of its probability, and what 3, 4 "
-        "mark most 0.300 (± 0.014 of the difference, on 50 images; 0.8 times as much is enough)"
+        "mark most 0.300; the maps correlate 0.60; the costs' ratio times this is 0.20 (± 0.02, on "
+        "50 images; 0.43 is enough)"
     )
-    cost = costs(0.1, 0.3, spread=0.1)
-    assert without_edges(cost, SIZES)[1] == (
+    cost, like = costs(0.1, 0.3, spread=0.1), torch.full((50,), 0.6)
+    assert without_edges(cost, like, SIZES)[1] == (
         f"layers: 1, 2 left out, as '1' marks edges all over the image: {by}; solver='cascade' "
         "keeps them"
     )
-    by = by.replace("0.100", "0.400")
-    assert without_edges(cost + torch.tensor([0.3, 0.0]), SIZES)[1] == (
+    by = by.replace("0.100", "0.400").replace("0.20 (± 0.02", "0.80 (± 0.03")
+    assert without_edges(cost + torch.tensor([0.3, 0.0]), like, SIZES)[1] == (
         f"layers: '1' does not mark edges all over the image: {by}"
     )
-    assert without_edges(cost, {"1": (64, 64), "2": (8, 8)})[1] == (
+    assert without_edges(cost, like, {"1": (64, 64), "2": (8, 8)})[1] == (
         "layers: all kept, as fewer than two are much coarser than '1'"
     )
-    assert without_edges(cost[:1], SIZES)[1] == (
+    assert without_edges(cost[:1], like[:1], SIZES)[1] == (
         "layers: all kept, as of only 1 images the model gives a score of each class and sees "
         "theirs: too few to tell whether a layer marks edges"
     )
 
 
 def test_layers_after_coarser_ones_stay_as_fine_as_they_are():
-    assert without_edges(costs(0.1, 0.3), SIZES | {"5": (64, 64)})[0] == [*"345"]
+    assert kept(costs(0.1, 0.3), sizes=SIZES | {"5": (64, 64)}) == "345"
 
 
 class Clutter(nn.Module):
@@ -141,8 +152,8 @@ def test_costs_are_those_of_the_map_and_of_its_average_over_the_wider_cells():
     asking = Asking(lambda inputs: model(inputs[0]), (x,), asked, "cross_entropy")
     sizes = {name: (32 // width, 32 // width) for name, width in widths.items()}
     head = {name: torch.eye(2) for name in widths}
-    found = costs_of_blurring(few, head, sizes, asking)
-    assert len(found) == 6  # the model sees the class of each
+    found, likeness = ask(few, head, sizes, asking)
+    assert len(found) == len(likeness) == 6  # the model sees the class of each
 
     for i in range(6):
         image, c = x[i : i + 1], int(y[i])
@@ -158,6 +169,9 @@ def test_costs_are_those_of_the_map_and_of_its_average_over_the_wider_cells():
         )
         expected = torch.tensor([(fine + averaged) / 2, wide]).double()
         torch.testing.assert_close(found[i], expected, atol=1e-5, rtol=1e-4)
+        pairs = (torch.stack([a.flatten(), (up[1] + up[2]).flatten()]) for a in up[:2])
+        alike = sum(torch.corrcoef(pair)[0, 1].item() for pair in pairs) / 2
+        assert likeness[i].item() == pytest.approx(alike, abs=1e-5)
 
 
 LAYERS = ["fine", "middle", "wide", "deep"]
