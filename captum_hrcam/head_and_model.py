@@ -100,7 +100,10 @@ def agreement_figures(scores: Tensor, y: Tensor, outputs: Tensor, loss: str) -> 
     """
     outputs = outputs.double()
     has_model = outputs.shape == scores.shape
-    is_broken = (outputs.isnan() | (outputs == torch.inf)).any(1)  # a class may be masked by -inf
+    fits = outputs.isfinite()
+    if loss != "mse":
+        fits = fits | (outputs == -torch.inf)  # as a class is masked
+    is_broken = ~fits.all(1)
     has_figures = has_model and not is_broken.any()
     figures: dict[str, Any] = dict.fromkeys(FIGURES, float("nan"))
     none = torch.full((scores.shape[1],), math.nan).double()
