@@ -53,7 +53,7 @@ def without_edges(costs: Tensor, likeness: Tensor, resolutions: Sizes) -> tuple[
     Examples::
 
         >>> sizes = {"1": (64, 64), "2": (32, 32), "3": (16, 16), "4": (8, 8)}
-        >>> costs = torch.tensor([[0.1, 0.3], [0.0, 0.4], [0.2, 0.4]]).repeat(3, 1)
+        >>> costs = torch.tensor([[0.2, 0.3], [0.2, 0.4], [0.3, 0.4]]).repeat(3, 1)
         >>> unlike = torch.full((9,), 0.5)
         >>> without_edges(costs, unlike, sizes)[0]
         ['3', '4']
