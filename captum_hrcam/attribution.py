@@ -16,7 +16,7 @@ from captum_hrcam._captum import (
     target_classes,
 )
 from captum_hrcam.activations import Read, ReshapeTransform, read_feature_maps
-from captum_hrcam.batch import copies
+from captum_hrcam.batch import copied
 from captum_hrcam.checks import (
     failure_explained,
     in_eval_mode,
@@ -368,4 +368,4 @@ class HeadAttribution(LayerAttribution):
             failure_explained("inputs", inputs, model),
         ):
             # Copies: a model may normalise its input in place, and images are read more than once.
-            return self.forward_func(*copies(inputs), *copies(args))
+            return self.forward_func(*copied(inputs), *copied(args))

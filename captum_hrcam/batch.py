@@ -122,9 +122,13 @@ def to_device(inputs: tuple[Tensor, ...], device: torch.device | None) -> tuple[
     return inputs if device is None else tuple(x.to(device, non_blocking=True) for x in inputs)
 
 
-def copies(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The values with a copy of each tensor, for a model that may change them in place."""
-    return tuple(x.clone() if isinstance(x, Tensor) else x for x in values)
+def copied(given: Any) -> Any:
+    """A copy of a tensor, or of each in a tuple, for a model that may change it in place."""
+    if isinstance(given, tuple):
+        return tuple(map(copied, given))
+    if not isinstance(given, Tensor):
+        return given
+    return given.detach().clone().requires_grad_(given.requires_grad)
 
 
 def plain(x: Tensor) -> Tensor:

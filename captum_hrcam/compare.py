@@ -10,7 +10,7 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_hrcam._captum import TargetType, TensorOrTuple, as_tuples
-from captum_hrcam.batch import plain
+from captum_hrcam.batch import copied, plain
 from captum_hrcam.fusion import upsample
 from captum_hrcam.layers import module_behind
 from captum_hrcam.modes import eval_mode
@@ -70,10 +70,10 @@ def compare(
         for name, method in named.items():
             run = method.attribute if isinstance(method, Attribution) else method
             try:
-                given = run(
-                    _own(inputs),
+                given = run(  # of copies: what a model does to its images is not for the next
+                    copied(inputs),
                     target=target,
-                    additional_forward_args=_own(additional_forward_args),
+                    additional_forward_args=copied(additional_forward_args),
                 )
             except Exception as error:
                 if hasattr(error, "add_note"):  # from Python 3.11 on
@@ -128,15 +128,6 @@ def _name(method: object) -> str:
         # Captum's own name for the method that everybody calls Grad-CAM.
         return "Grad-CAM" if name == "Layer Grad Cam" else name
     return getattr(method, "__name__", type(method).__name__)
-
-
-def _own(given: Any) -> Any:
-    """A method's own copy of a tensor, or of each in a tuple: models may change them in place."""
-    if isinstance(given, tuple):
-        return tuple(map(_own, given))
-    if not isinstance(given, Tensor):
-        return given
-    return given.detach().clone().requires_grad_(given.requires_grad)
 
 
 def _as_map(name: str, given: object, image: Tensor) -> Tensor:

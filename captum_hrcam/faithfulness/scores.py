@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_hrcam._captum import TargetType, forward_args, target_classes
-from captum_hrcam.batch import as_rows, copies, plain
+from captum_hrcam.batch import as_rows, copied, plain
 from captum_hrcam.head_and_model import are_probabilities
 from captum_hrcam.layers import module_behind
 from captum_hrcam.pooling import accumulator_dtype
@@ -87,7 +87,7 @@ def outputs_of(
         ValueError: the output is not a tensor with one row of scores per image.
     """
     args = forward_args(additional_forward_args)
-    given = forward_func(images.clone(), *copies(args))  # it may change them in place
+    given = forward_func(copied(images), *copied(args))  # it may change them in place
     scores = as_rows(given, len(images))
     if scores is None:
         got = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
