@@ -130,17 +130,17 @@ def ask(
     wide = wider(finest, resolutions)
     if len(wide) < 2:
         return torch.zeros(0, 2), torch.zeros(0)
-    likeness = [torch.zeros(0)]
+    likeness = [torch.zeros(0).double()]
 
     def attribute(inputs: Inputs, classes: Tensor) -> tuple[Tensor, ...]:
         maps = _maps_of_finest_and_wider(few, head, wide, inputs, classes)
-        fine, averaged, of_wide = (a.flatten(1).T.cpu() for a in maps)
+        fine, averaged, of_wide = (a.flatten(1).T.cpu().double() for a in maps)
         likeness.append((correlation(fine, of_wide) + correlation(averaged, of_wide)) / 2)
         return maps
 
     fine, averaged, of_wide = asking.costs(attribute, 3, FRACTIONS).unbind(1)
     costs = torch.stack([(fine + averaged) / 2, of_wide], 1)
-    return costs, group.gather(torch.cat(likeness).double())
+    return costs, group.gather(torch.cat(likeness))
 
 
 def _maps_of_finest_and_wider(

@@ -135,9 +135,9 @@ def squares(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     return x + 0.1 * torch.randn(x.shape, generator=noise), torch.arange(n) % 2, masks
 
 
-def test_costs_are_those_of_the_map_and_of_its_average_over_the_wider_cells():
-    x, y, _ = squares(6, 0)
-    asked = nn.functional.one_hot(y, 2).double()
+def asked(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What ``ask`` finds of layers whose channels are the averages of an image's first two."""
+    present = nn.functional.one_hot(y, 2).double()
     widths = {"fine": 1, "middle": 2, "wide": 4, "deep": 8}
 
     def forward(inputs, read):
@@ -146,13 +146,30 @@ def test_costs_are_those_of_the_map_and_of_its_average_over_the_wider_cells():
 
     ones = {name: torch.ones(2) for name in widths}
     zeros = {name: torch.zeros(2) for name in widths}
-    few = FewImages(forward, (x,), asked.bool(), zeros, ones)
-    model = Clutter()
-    nn.init.zeros_(model.fc.bias)
-    asking = Asking(lambda inputs: model(inputs[0]), (x,), asked, "cross_entropy")
+    few = FewImages(forward, (x,), present.bool(), zeros, ones)
+    asking = Asking(lambda inputs: model(inputs[0]), (x,), present, "cross_entropy")
     sizes = {name: (32 // width, 32 // width) for name, width in widths.items()}
     head = {name: torch.eye(2) for name in widths}
-    found, likeness = ask(few, head, sizes, asking)
+    return ask(few, head, sizes, asking)
+
+
+def unbiased() -> Clutter:
+    model = Clutter()
+    nn.init.zeros_(model.fc.bias)
+    return model
+
+
+def test_a_map_that_does_not_vary_is_like_none():
+    x, y, _ = squares(6, 0)
+    x[4, :2] = 0.0
+    _, likeness = asked(unbiased(), x, y)
+    assert (likeness == 0).tolist() == [False] * 4 + [True, False]
+
+
+def test_costs_are_those_of_the_map_and_of_its_average_over_the_wider_cells():
+    x, y, _ = squares(6, 0)
+    model = unbiased()
+    found, likeness = asked(model, x, y)
     assert len(found) == len(likeness) == 6  # the model sees the class of each
 
     for i in range(6):
