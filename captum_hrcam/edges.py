@@ -25,10 +25,10 @@ from torch import Tensor
 from captum_hrcam import group
 from captum_hrcam.asking import Asking, Inputs
 from captum_hrcam.cells import pool
+from captum_hrcam.discrimination import correlation
 from captum_hrcam.few_images import FewImages, maps_of
 from captum_hrcam.fusion import upsample
 from captum_hrcam.grain import Sizes, leave_out, wider
-from captum_hrcam.head_and_model import correlation
 
 # Ratio times correlation. Ultrasound has up to .34; electrocardiograms have .40, lesions, digits,
 # brains and squares .45 and more (documentation, "Choosing the head").

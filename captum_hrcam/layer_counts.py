@@ -15,9 +15,9 @@ from captum_hrcam import group
 from captum_hrcam.calibration import calibrated
 from captum_hrcam.cascade import BY_FINENESS, Cascade, Taught
 from captum_hrcam.cells import varies
+from captum_hrcam.discrimination import accuracy
 from captum_hrcam.features import Features
 from captum_hrcam.head import split_layers
-from captum_hrcam.head_and_model import accuracy
 from captum_hrcam.moments import Moments
 from captum_hrcam.solvers import pattern
 

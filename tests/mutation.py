@@ -30,6 +30,7 @@ METRICS = ["test_metrics.py", "test_metrics_inputs.py"]
 TESTS = {  # of each file the quick tests that are its own, those that fail soonest first
     "activations": ["test_activations.py", "test_concurrency.py", "test_bad_input.py"],
     "batch": ["test_batch.py"],
+    "discrimination": ["test_discrimination.py"],
     "edges": ["test_edges.py"],
     "fit_report": ["test_fit_report.py"],
     "fusion": ["test_fusion.py", "test_hrcam.py", "test_bad_input.py"],

@@ -26,6 +26,7 @@ ORDER = [
     },
     {
         "cells",
+        "discrimination",
         "features",
         "fingerprint",
         "framing",

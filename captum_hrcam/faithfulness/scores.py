@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from captum_hrcam._captum import TargetType, forward_args, target_classes
 from captum_hrcam.batch import as_rows, copied, plain
-from captum_hrcam.head_and_model import are_probabilities
+from captum_hrcam.discrimination import are_probabilities
 from captum_hrcam.layers import module_behind
 from captum_hrcam.pooling import accumulator_dtype
 
