@@ -1,11 +1,24 @@
 """Writes RESULTS.md, in which each benchmark owns the section between its marks."""
 
+import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
+def _git(*command: str) -> str:
+    root = Path(__file__).parents[1]
+    return subprocess.run(
+        ["git", *command], cwd=root, capture_output=True, text=True
+    ).stdout.strip()
+
+
+# Taken when a benchmark starts: the working tree may move on while it runs.
+COMMIT = _git("rev-parse", "--short", "HEAD")
+CHANGED = _git("status", "--porcelain", "--", "captum_hrcam", "benchmarks/*.py")
+
+
 def write_section(path: Path, name: str, text: str) -> None:
-    """Replace the section ``name`` by ``text``, or append it at the end.
+    """Replace the section ``name`` by ``text`` and the commit, or append it at the end.
 
     Args:
         path: the Markdown file, created if missing.
@@ -14,7 +27,8 @@ def write_section(path: Path, name: str, text: str) -> None:
     """
     mark = f"<!-- {name} -->"
     before = path.read_text() if path.exists() else "# Measured\n\n"
-    written = f"{mark}\n{text.strip()}\n{mark}\n"
+    commit = f"Measured at commit {COMMIT}{', with changes' if CHANGED else ''}."
+    written = f"{mark}\n{text.strip()}\n\n{commit}\n{mark}\n"
     parts = before.split(mark)
     if len(parts) == 3:
         after = parts[2].lstrip("\n")

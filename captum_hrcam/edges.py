@@ -17,6 +17,7 @@ one piece, even on the object. So the map is also averaged over the wider cells,
 its correlation are the means of both.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -76,11 +77,15 @@ def without_edges(costs: Tensor, likeness: Tensor, resolutions: Sizes) -> tuple[
     why = (
         f"blurring away what it marks most costs the class {own:.3f} of its probability, and what "
         f"{', '.join(wide)} mark most {of_wide:.3f}; the maps correlate {like:.2f}; the costs' "
-        f"ratio times this is {product:.2f} (± {error:.2f}, on {len(costs)} images; {ENOUGH} is "
-        "enough)"
+        f"ratio times this is {product:.2f} ± {error:.2f} (on {len(costs)} images; less than "
+        f"{ENOUGH} by more than this error would be edges)"
     )
-    is_clear = product < ENOUGH - error and costs[:, 1].mean() >= LITTLE
-    if not is_clear:  # also if a blurred image gives NaN
+    if not costs[:, 1].mean() >= LITTLE or math.isnan(product):  # a blurred image may give NaN
+        return names, (
+            f"layers: all kept, as blurring away what {', '.join(wide)} mark most costs the class "
+            f"{of_wide:.3f} of its probability, which tells nothing of edges"
+        )
+    if product >= ENOUGH - error:
         return names, f"layers: {finest!r} does not mark edges all over the image: {why}"
     return leave_out(wide, resolutions, f"as {finest!r} marks edges all over the image", why)
 

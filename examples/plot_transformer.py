@@ -66,8 +66,9 @@ print(of_swin.fit([(images, labels)]))
 # ----------------------------------------
 # ViT's blocks give (N, 1 + 64, C). All have the same resolution, so there is nothing for
 # ``find_layers`` to choose. Deep blocks mix information from all positions of the image. The
-# report's first line says whether the maps still mark what the model uses: what they mark least
-# must matter less to the model. Where the maps do not, the default leaves out the deeper blocks.
+# report's second line (*support*) says whether the maps still mark what the model uses: what they
+# mark least must matter less to the model. Where the maps do not, the default leaves out the deeper
+# blocks.
 
 
 def grid(f: Tensor) -> Tensor:

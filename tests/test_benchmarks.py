@@ -28,6 +28,7 @@ def test_a_section_replaces_itself_and_leaves_the_others(tmp_path):
     assert text.count("<!-- speed -->") == text.count("<!-- localization -->") == 2
     assert text.index("faster") < text.index("there")
     assert "fast\n" not in text
+    assert text.count("Measured at commit ") == 2
     write_section(path, "speed", "faster")
     assert path.read_text() == text
 
