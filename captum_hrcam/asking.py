@@ -102,7 +102,8 @@ class Asking:
         that input."""
         first, *rest = self._inputs(image)
         score = partial(self._score, first.dtype, rest, label)
-        return score, first if first.is_floating_point() else first.float()
+        is_whole = not (first.is_floating_point() or first.is_complex())
+        return score, first.float() if is_whole else first
 
     def _score(self, dtype: torch.dtype, rest: list[Tensor], label: Tensor, x: Tensor) -> Tensor:
         """The model's probability of each image's class. Inputs keep their dtype, as a model that

@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from captum_hrcam import group
 from captum_hrcam.features import FeatureCollector
 from captum_hrcam.files import written_whole
+from captum_hrcam.labels import label_tensor
 from captum_hrcam.moments import Moments
 from captum_hrcam.rows import RowFile
 
@@ -37,7 +38,7 @@ class DataDigest:
         """Take one batch."""
         columns = [x.detach().cpu().contiguous() for x in inputs]
         if labels is not None:
-            columns.append(torch.as_tensor(labels).cpu().contiguous())
+            columns.append(label_tensor(labels, len(inputs[0])).contiguous())
         for image in zip(*columns, strict=True):
             code = hashlib.blake2b(digest_size=16)
             for part in image:

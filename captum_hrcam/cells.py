@@ -8,6 +8,7 @@ from torch import Tensor
 
 from captum_hrcam import group
 from captum_hrcam.modes import full_precision
+from captum_hrcam.pooling import widest_dtype
 
 SHRINKAGE = 1.0  # of the covariance towards its diagonal; the diagonal alone gives a pattern
 ROUNDING = 1e-6  # share of a mean, in float32
@@ -29,7 +30,7 @@ class Covariances:
     def add(self, name: str, x: Tensor) -> None:
         """Take a layer's channels less their means, (n, C, *cells)."""
         x = x.transpose(0, 1).flatten(1)
-        self.sums[name] += (x @ x.T).double().cpu()
+        self.sums[name] += (x @ x.T).cpu().double()
         self.cells[name] += x.shape[1]
 
     def found(self) -> dict[str, Tensor]:
@@ -62,11 +63,11 @@ class CellMoments:
         x, t = x.transpose(0, 1).flatten(1), t.transpose(0, 1).flatten(1)
         self.n += x.shape[1]
         with full_precision(x.device):
-            self.x += x.double().sum(1).cpu()
-            self.t += t.double().sum(1).cpu()
-            self.xx += (x**2).double().sum(1).cpu()
-            self.tt += (t**2).double().sum(1).cpu()
-            self.tx += (t @ x.T).double().cpu()
+            self.x += _total(x)
+            self.t += _total(t)
+            self.xx += _total(x**2)
+            self.tt += _total(t**2)
+            self.tx += (t @ x.T).cpu().double()
 
     def over_ranks(self) -> None:
         """Add up what all ranks of a group have seen."""
@@ -94,6 +95,11 @@ class CellMoments:
     def pattern(self) -> Tensor:
         """Cov / Var, (K, C); 0 where a channel does not vary."""
         return self.covariance / floored(self.variance)
+
+
+def _total(values: Tensor) -> Tensor:
+    """The sum of each row, in float64 on the CPU."""
+    return values.to(widest_dtype(values.device)).sum(1).cpu().double()
 
 
 class MapMoments:

@@ -32,15 +32,16 @@ class Sample:
     """Keeps at most ``size`` rows, a fair random sample of all that were added, in their order.
 
     Every row draws a random key, and the rows with the smallest keys stay; the generator is the
-    sample's own. Memory is at most twice ``size`` rows and a batch. A size of None keeps all rows.
-    Any tensor with rows will do.
+    sample's own. Ranks draw apart, as their i-th rows may be neighbours in sorted data. Memory is
+    at most twice ``size`` rows and a batch. A size of None keeps all rows. Any tensor with rows
+    will do.
     """
 
     forget = None
 
     def __init__(self, size: int | None) -> None:
         self.size = size
-        self._generator = torch.Generator().manual_seed(0)
+        self._generator = torch.Generator().manual_seed(group.rank())
         self._batches: list[tuple[Tensor, ...]] = []
         self._held = 0
 
@@ -85,8 +86,10 @@ class Sample:
 
 class OfEachClass(Sample):
     """Keeps rows of each class in turn: one of each, then a second of each, and so on, so that a
-    rare class is seen. Of several labels per image, each label is a class, and so is none of them;
-    an image comes with whichever of its labels is first to want another.
+    rare class is seen. In a turn, each rank begins with the class that the rank before it ends
+    with, so that all of them are seen where a rank has no room for one of each. Of several labels
+    per image, each label is a class, and so is none of them; an image comes with whichever of its
+    labels is first to want another.
 
     Args:
         size: rows to keep.
@@ -125,8 +128,12 @@ class OfEachClass(Sample):
         return by_key, shown, shown.cumsum(0).masked_fill(~shown, len(shown)).amin(1)
 
     def _order(self) -> Tensor:
-        by_key, _, turn = self._turns()
-        return by_key[turn.argsort(stable=True)]
+        by_key, shown, turn = self._turns()
+        k, before = shown.shape[1], group.rank() * (self.size or 0)
+        place = (torch.randperm(k, generator=torch.Generator().manual_seed(0)) - before) % k
+        takes_turn = shown & (shown.cumsum(0) == turn[:, None])
+        first = place.expand_as(shown).masked_fill(~takes_turn, k).amin(1)
+        return by_key[(turn * (k + 1) + first).argsort(stable=True)]
 
 
 @dataclass

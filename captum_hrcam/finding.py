@@ -92,7 +92,7 @@ def find_layers(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module.")
-    refuse_parallel("model", model)
+    refuse_parallel("model", unwrap(model))
     refuse_scripted("model", model)
     if not isinstance(example_inputs, (Tensor, tuple)):
         raise TypeError(

@@ -132,7 +132,7 @@ def _seen(change: Tensor, axis: int) -> Seen | None:
 def _line(change: Tensor, axis: int) -> Line:
     """The line along one axis, from the cells' changes (strips, *cells)."""
     others = [a for a in range(1, change.ndim) if a != axis]
-    profile = change.sum(others).double().cpu() if others else change.double().cpu()
+    profile = (change.sum(others) if others else change).cpu().double()
     if (profile.amax(1) <= 0).any():
         return Line(0.0, 0.0, 1.0, 0.0)  # a strip that nothing sees
     core = (profile > CORE * profile.amax(1, keepdim=True)).double()

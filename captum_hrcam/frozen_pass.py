@@ -122,11 +122,11 @@ class FrozenPass:
             images: receives inputs and labels, as they came, of the images that are not held out;
                 for ``targets="model"`` the labels have no columns.
         """
-        for inputs, labels, positions, _ in self._batches(data, argument, progress):
+        for inputs, labels, positions, is_first in self._batches(data, argument, progress):
             n = len(positions)
             y = torch.zeros(n, 0) if labels is None else label_tensor(labels, n)
             digest.add(inputs, labels)
-            keep(images, ~held_out(positions), inputs, y)
+            keep(images, is_first & ~held_out(positions), inputs, y)
 
     def _batches(
         self, data: Iterable[Any], argument: str, progress: str | None

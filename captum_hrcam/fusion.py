@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captum_hrcam.checks import CHANNEL_AXIS, is_number, one_of, same_axes
-from captum_hrcam.pooling import accumulator_dtype
+from captum_hrcam.pooling import accumulator_dtype, widest_dtype
 
 FUSIONS = ("sum", "evidence", "agreement")
 LINEAR_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -56,8 +56,7 @@ def upsample(
         return maps
     mode = mode or LINEAR_MODES[len(size)]
     align_corners = False if mode.endswith(("linear", "cubic")) else None
-    precise = exact and maps.device.type != "mps"  # which has no float64
-    values = maps.double() if precise else maps
+    values = maps.to(widest_dtype(maps.device)) if exact else maps
     return F.interpolate(values, size=size, mode=mode, align_corners=align_corners).to(maps.dtype)
 
 

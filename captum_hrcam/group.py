@@ -3,6 +3,7 @@
 Without an initialised group there is one process, and values are returned as they are.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -23,6 +24,11 @@ def size() -> int:
 def rank() -> int:
     """This process's place among them, from 0."""
     return dist.get_rank() if size() > 1 else 0
+
+
+def size_on_machine() -> int:
+    """The number of ranks on this machine, as torchrun says it; all ranks where it is not known."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", size())) if size() > 1 else 1
 
 
 def total(value: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ def listed(classes: list[int]) -> str:
 
 def model_targets(outputs: Tensor, loss: str) -> Tensor:
     """The model's own predictions as target rows, (n, K): no label is needed."""
-    outputs = outputs.detach().double().cpu()
+    outputs = outputs.detach().cpu().double()
     if loss == "cross_entropy":
         return outputs.softmax(1)
     return outputs.sigmoid() if loss == "binary_cross_entropy" else outputs

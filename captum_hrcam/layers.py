@@ -32,8 +32,8 @@ def resolve_layers(
     forward_func: Callable[..., Any], layer: nn.Module | str | Sequence[nn.Module | str]
 ) -> dict[str, nn.Module]:
     """{name: module} for modules or dotted names, checked against the model."""
-    refuse_parallel("forward_func", forward_func)
     model = module_behind(forward_func)
+    refuse_parallel("forward_func", model)
     # A module used in two places has a name for each, and is found by both.
     named = None if model is None else dict(model.named_modules(remove_duplicate=False))
     names = {id(module): name for name, module in reversed((named or {}).items())}

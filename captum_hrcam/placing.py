@@ -132,7 +132,7 @@ def correlate(a: Tensor, b: Tensor) -> list[Tensor]:
 
 def peaks(maps: Tensor) -> Tensor:
     r"""a (n, \*cells) from A (n, 1, \*cells), as above, with its mean over images still in it."""
-    a = maps[:, 0].double().cpu()
+    a = maps[:, 0].cpu().double()
     space = list(range(1, a.ndim))
     above = (a - a.mean(space, keepdim=True)).clamp(min=0)
     high = (above / above.amax(space, keepdim=True)) ** PEAKS

@@ -12,6 +12,11 @@ def accumulator_dtype(f: Tensor) -> torch.dtype:
     return torch.float64 if f.dtype == torch.float64 else torch.float32
 
 
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """float64, or float32 on Apple's MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def gap(f: Tensor) -> Tensor:
     """Global average pooling, the paper's GAP: (N, C, *spatial) -> (N, C)."""
     return f.flatten(2).mean(2, dtype=accumulator_dtype(f))

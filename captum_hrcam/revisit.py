@@ -91,7 +91,8 @@ class Revisit:
         fits = list(fits)
         *inputs, y = self.images.rows()
         step = -(-len(y) // group.part(SPREAD_IMAGES))
-        weights, *inputs, y = (x[::step] for x in (self.images.weights(), *inputs, y))
+        start = group.rank() % step  # in sorted data, the ranks' rows are of the same classes
+        weights, *inputs, y = (x[start::step] for x in (self.images.weights(), *inputs, y))
         variances: list[dict[str, list[Tensor]]] = [
             {name: [] for name in fit.head.weights} for fit in fits
         ]
@@ -137,7 +138,7 @@ class Revisit:
 
         *inputs, y = sample.rows()
         step = max(1, -(-len(y) // group.part(images)))
-        *inputs, y = (rows[::step] for rows in (*inputs, y))
+        *inputs, y = (rows[group.rank() % step :: step] for rows in (*inputs, y))
         return outputs, tuple(inputs), y, self.loss
 
     def place(self, fitted: Fitted, resolutions: Sizes) -> None:

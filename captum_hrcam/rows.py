@@ -4,7 +4,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_hrcam import group
 from captum_hrcam.features import CHUNK_BYTES, Sample
 
+CONTAINER = Path("/sys/fs/cgroup/memory.max")
 SHARE_OF_MEMORY = 0.25  # for rows in memory; a solver needs as much again
 
 
@@ -40,7 +42,7 @@ class RowFile:
 
     def add(self, *rows: Tensor) -> None:
         """Take one batch: a column of flags (n,), then columns (n, width)."""
-        columns = [row.reshape(len(row), -1).float() for row in rows]
+        columns = [(row[:, None] if row.ndim == 1 else row).float() for row in rows]
         self.widths = [column.shape[1] for column in columns]
         with self._telling():
             self._file.write(torch.cat(columns, 1).numpy().data)
@@ -93,11 +95,14 @@ class AllRows:
     """Keeps every row in memory, or in a temporary file once they exceed a limit.
 
     Args:
-        limit: bytes to keep in memory; by default a quarter of the machine's.
+        limit: bytes to keep in memory; by default a quarter of the machine's, shared by the ranks
+            that run on it.
     """
 
     def __init__(self, limit: float | None = None) -> None:
-        self.limit = SHARE_OF_MEMORY * memory_of_machine() if limit is None else limit
+        if limit is None:
+            limit = SHARE_OF_MEMORY * memory_of_machine() / group.size_on_machine()
+        self.limit = limit
         self._memory = Sample(None)
         self._bytes = 0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -127,8 +132,11 @@ class AllRows:
 
 
 def memory_of_machine() -> int:
-    """Bytes of RAM; a very large number where the system does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 2**62
+    """Bytes of RAM, or of the container's share; a very large number where the system does not
+    say."""
+    found = [2**62]
+    with suppress(AttributeError, ValueError, OSError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(ValueError, OSError):  # ValueError: "max", that is, no limit
+        found.append(int(CONTAINER.read_text()))
+    return min(found)

@@ -147,7 +147,7 @@ def adam(
     """
     z, y = features.z, features.y
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed all devices
         linear = torch.nn.Linear(z.shape[1], y.shape[1], dtype=torch.float32)
         optimiser = torch.optim.Adam(linear.parameters(), lr=lr)
         for _ in range(epochs):

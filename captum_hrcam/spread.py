@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from captum_hrcam import group
+from captum_hrcam.pooling import widest_dtype
 
 FEW = 4  # images of a class, or of others; fewer are too few to compare
 
 
 def over_space(maps: Tensor) -> Tensor:
     """Variance of each map (n, K, *cells) over its cells, (n, K), in float64 on the CPU."""
-    return maps.flatten(2).double().var(2, correction=0).cpu()
+    cells = maps.flatten(2).to(widest_dtype(maps.device))
+    return cells.var(2, correction=0).cpu().double()
 
 
 def typical(variance: Tensor, weights: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from captum_hrcam.activations import ReshapeTransform, trace_modules
+from captum_hrcam.batch import copied
 from captum_hrcam.modes import eval_mode
 
 ShapeOf = Callable[[nn.Module, Any], tuple[int, ...]]
@@ -166,7 +167,7 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], shape_of: ShapeOf) -> Call:
         running[-1].inside.append(call)
 
     with trace_modules(model, enter, leave), _undisturbed(model), torch.no_grad():
-        model(*inputs)
+        model(*copied(inputs))
     runs = Counter(call.name for call in calls)
     for call in calls:
         call.repeated = runs[call.name] > 1
@@ -218,7 +219,7 @@ def _in_graph(x: Any) -> Any:
     """The input, followed by autograd even if the model's parameters are frozen. It is not a leaf,
     as a model must not change a leaf in place."""
     floats = isinstance(x, Tensor) and x.is_floating_point()
-    return x.detach().clone().requires_grad_().clone() if floats else x
+    return x.detach().clone().requires_grad_().clone() if floats else copied(x)
 
 
 def _behind(nodes: list[Any]) -> set[Any]:

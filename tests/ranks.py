@@ -104,6 +104,9 @@ def main(out: Path) -> None:
         sampler = DistributedSampler(data(), shuffle=False)
         loader = DataLoader(data(), batch_size=7, sampler=sampler)
         save(fit(loader, **options), out / f"{name}-{rank}.pt")
+    # The last batch of rank 1 holds only the image that it gets twice.
+    loader = DataLoader(data(), batch_size=5, sampler=sampler)
+    save(fit(loader, solver="ridge", cache=out / "cache"), out / f"cached-{rank}.pt")
     for name in ("pattern", "ridge"):
         options = {"solver": name} | ({"penalty": 0.1} if name == "ridge" else {})
         hrcam = fit(by_class(rank), **options)

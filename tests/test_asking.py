@@ -41,6 +41,22 @@ def test_costs_are_means_over_these_fractions():
     torch.testing.assert_close(asking.costs(both, 2, FRACTIONS), sum(each) / len(each))
 
 
+def test_a_complex_image_is_asked_about_as_it_is():
+    x = torch.complex(torch.zeros(8, 1, SIZE, SIZE), bright_corners(8))
+
+    def of_imaginary_part(inputs):
+        return softmax_scores((inputs[0].imag,))
+
+    def marks(inputs, classes):
+        return both((inputs[0].imag,), classes)
+
+    found = Asking(of_imaginary_part, (x,), labels(8), loss="cross_entropy")
+    expected = Asking(softmax_scores, (x.imag,), labels(8), loss="cross_entropy")
+    costs = expected.costs(both, 2, FRACTIONS)
+    assert len(costs) == 8
+    torch.testing.assert_close(found.costs(marks, 2, FRACTIONS), costs)
+
+
 def test_no_costs_where_the_model_gives_no_score_of_each_class():
     asking = Asking(sigmoid_scores, (bright_corners(4),), labels(4), loss="cross_entropy")
     assert asking.costs(both, 2, FRACTIONS).shape == (0, 2)

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import BY_NAME, fit_quietly
@@ -246,6 +247,7 @@ def test_digests_tell_what_differs():
 
     whole = digest(((x,), torch.tensor([0, 1])))
     assert whole == digest(((x[1:],), [1]), ((x[:1],), [0]))
+    assert whole == digest(((x,), pd.Series([0, 1], index=[7, 8])))  # as a fit takes them
     assert whole != digest(((x,), torch.tensor([1, 0])))
     assert whole != digest(((x.double(),), torch.tensor([0, 1])))
     assert whole != digest(((x.reshape(2, 1, 3, 2),), torch.tensor([0, 1])))

@@ -36,6 +36,26 @@ def test_the_baseline_cam_is_of_the_deepest_layer_that_is_named(model, order):
     np.testing.assert_array_equal(auroc, expected)
 
 
+def test_the_baseline_cam_sees_the_images_as_they_came(model):
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x):
+            return self.inner(x.sub_(0.5).div_(0.2))
+
+    changing = InPlace()
+    data = batches(N)
+    before = data[0][0].clone()
+    found = evaluate(CAM(changing, "inner.3"), data)
+    assert torch.equal(data[0][0], before)
+    as_baseline = evaluate(LayerGradCam(changing, model[3]), data)
+    assert torch.equal(data[0][0], before)
+    for name in ("pixel AP", "pixel AUROC"):
+        np.testing.assert_array_equal(as_baseline.values("CAM", name), found.values("CAM", name))
+
+
 @pytest.mark.parametrize("order", [["2", "3"], ["3", "2"]])
 def test_the_baseline_cam_is_of_the_deepest_layer_of_one_method(model, order):
     hrcam = fit_quietly(HRCAM(model, order), [batches(N)[0][:2]], solver="pattern")

@@ -7,7 +7,7 @@ from captum.attr import Saliency
 from conftest import State
 from evaluated import DATA, N, batches, cnn, methods_of, same
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from captum_hrcam import CAM, evaluate, metrics
 from captum_hrcam.evaluation.batches import masked_batches
@@ -25,6 +25,7 @@ def test_batch_size_and_form_of_the_data_do_not_matter(model):
     same(evaluate(methods, iter(batches(5, 1, 6))), expected)
     loader = DataLoader(_WithMasks(), batch_size=4)
     same(evaluate(methods, loader), expected)
+    same(evaluate(methods, DataLoader(_OneByOne(), batch_size=4)), expected)
     same(evaluate(methods, [(x, y, m[:, None], k) for x, y, m, k in batches(12)]), expected)
 
 
@@ -34,6 +35,13 @@ class _WithMasks(Dataset):
 
     def __getitem__(self, i):
         return *DATA[i], DATA.mask(i), DATA.kind(i)
+
+
+class _OneByOne(IterableDataset):
+    """Its loader does not know its length."""
+
+    def __iter__(self):
+        return map(_WithMasks().__getitem__, range(N))
 
 
 def test_subset_asks_for_the_masks_of_its_own_items(model):

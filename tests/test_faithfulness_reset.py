@@ -39,6 +39,15 @@ class TestReset:
 
         assert top_down(Backwards(), (torch.zeros(1, 1, 3),)) == ["last", "first", "unused", ""]
 
+    def test_images_stay_that_a_model_changes_in_place(self):
+        class InPlace(nn.Conv1d):
+            def forward(self, x):
+                return super().forward(x.add_(1))
+
+        x = torch.zeros(1, 1, 3)
+        assert top_down(InPlace(1, 2, 1), (x,)) == [""]
+        assert not x.any()
+
     def test_nothing_but_equal_values_survives(self):
         model = Awkward()
         before = {k: v.clone() for k, v in model.state_dict().items()}

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from captum_hrcam import group
 from captum_hrcam.features import FeatureCollector, Features, OfEachClass, Sample, held_out
 from captum_hrcam.moments import Moments
 
@@ -165,6 +166,21 @@ def test_a_sample_of_each_class_does_not_depend_on_the_batches():
             sample.add(rows, y[rows].double())
         found.append(sample.rows()[0].tolist())
     assert found[0] == found[1] == found[2]
+
+
+def test_ranks_together_see_each_class_also_of_sorted_images(monkeypatch):
+    """Each has room for a fifth of the classes; a DistributedSampler deals out the images."""
+    y = F.one_hot(torch.arange(3200) * 100 // 3200, 100).double()
+    seen = torch.zeros(100)
+    for rank in range(8):
+        monkeypatch.setattr(group, "rank", lambda rank=rank: rank)
+        sample = OfEachClass(20, "cross_entropy")
+        for rows in y[rank::8].split(30):
+            sample.add(rows)
+        (kept,) = sample.rows()
+        assert kept.sum(0).max() == 1
+        seen += kept.sum(0)
+    assert (seen > 0).all()
 
 
 def test_of_several_labels_each_takes_its_turn_and_so_does_none():

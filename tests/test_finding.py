@@ -239,6 +239,11 @@ class TestHomeMade:
         stages = [nn.Sequential(*block) for block in blocks]
         assert self.find(*stages, *head(3)) == ["0.0", "1.0", "2.0"]
 
+    def test_images_stay_that_a_model_changes_in_place(self):
+        x = X.clone()
+        find_layers(Segmenting(at_the_end=True), x)
+        assert torch.equal(x, X)
+
     def test_layers_written_line_by_line(self):
         assert find_layers(Lines(), X) == ["conv1", "conv2", "conv3"]
 

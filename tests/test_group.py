@@ -60,6 +60,12 @@ def test_the_head_is_that_of_one_process(out, name, tmp_path):
     assert two["figures"]["auroc"] == pytest.approx(one["figures"]["auroc"])
 
 
+def test_a_batch_of_repeats_alone_adds_nothing(out):
+    for rank in range(2):
+        cached, kept = (torch.load(out / f"{name}-{rank}.pt") for name in ("cached", "ridge"))
+        assert_same(cached, kept, 1e-5)
+
+
 @pytest.mark.parametrize("name", ["cascade", "auto"])
 def test_a_cascade_of_as_many_images_is_that_of_one_process(out, name, tmp_path):
     loader = DataLoader(ranks.data(), batch_size=7)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from captum_hrcam import find_layers
 from captum_hrcam.layers import resolve_layers
 
 
@@ -76,6 +77,10 @@ class TestResolveLayers:
     def test_data_parallel_refused(self, model):
         with pytest.raises(ValueError, match=r"forward_func\.module"):
             resolve_layers(nn.DataParallel(model), "module.0")
+        with pytest.raises(ValueError, match=r"forward_func\.module"):
+            resolve_layers(functools.partial(torch.compile(nn.DataParallel(model))), "module.0")
+        with pytest.raises(ValueError, match=r"model\.module"):
+            find_layers(torch.compile(nn.DataParallel(model)), torch.zeros(1, 1, 8, 8))
 
     def test_scripted_layer_refused(self):
         model = nn.Sequential(torch.jit.script(nn.ReLU()), nn.ReLU())

@@ -7,6 +7,7 @@ import pytest
 import torch
 from pixel_models import batch
 
+from captum_hrcam import perturbation
 from captum_hrcam.perturbation import FRACTIONS, blur, deletion_curve, insertion_curve, marked
 
 SIZES = [(11,), (5, 8), (3, 4, 5)]
@@ -43,11 +44,28 @@ def slow_marked(a, fraction):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("sigma", [0.1, 0.4, 2.0])
-def test_blur_is_the_slow_gaussian(size, sigma):
+@pytest.mark.parametrize("long", [perturbation.LONG, 2])  # 2: by Fourier transform
+def test_blur_is_the_slow_gaussian(size, sigma, long, monkeypatch):
+    monkeypatch.setattr(perturbation, "LONG", long)
     images, _ = batch(size)
     smooth = blur(images, sigma)
     for i, c in itertools.product(range(3), range(2)):
         torch.testing.assert_close(smooth[i, c], slow_blur(images[i, c], sigma))
+
+
+def test_blur_keeps_digits_of_half_precisions():
+    """Places along a long side are no numbers of bfloat16."""
+    images = torch.randn(1, 1, 3000, generator=torch.Generator().manual_seed(0)).cumsum(2)
+    smooth = blur(images.bfloat16())
+    assert smooth.dtype == torch.bfloat16
+    expected = blur(images.bfloat16().float())
+    torch.testing.assert_close(smooth.float(), expected, rtol=2**-8, atol=0.01)
+
+
+def test_both_parts_of_complex_images_are_blurred():
+    images, other = batch((5, 8))[0], batch((5, 8))[0].flip(0)
+    smooth = blur(torch.complex(images, other))
+    assert torch.equal(smooth, torch.complex(blur(images), blur(other)))
 
 
 @pytest.mark.parametrize("size", SIZES)

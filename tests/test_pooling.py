@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from captum_hrcam.pooling import gap, spatial_variance
+from captum_hrcam.pooling import gap, spatial_variance, widest_dtype
+
+
+def test_apples_gpus_have_no_float64():
+    assert widest_dtype(torch.device("mps")) == torch.float32
+    assert widest_dtype(torch.device("cpu")) == torch.float64
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

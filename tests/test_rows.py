@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import BY_NAME, fitted
 
+from captum_hrcam import group
 from captum_hrcam.features import Features, Sample
 from captum_hrcam.rows import AllRows, RowFile, memory_of_machine
 
@@ -116,12 +117,30 @@ def test_a_quarter_of_the_memory_is_for_rows():
     assert 2**28 < memory_of_machine() < 2**50  # bytes
 
 
+def test_the_quarter_is_for_all_ranks_on_the_machine(monkeypatch):
+    monkeypatch.setattr(group, "size", lambda: 16)
+    monkeypatch.setattr(group, "rank", lambda: 0)
+    assert AllRows().limit == memory_of_machine() / 4 / 16
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert AllRows().limit == memory_of_machine() / 4 / 8
+
+
+@pytest.mark.parametrize(("limit", "is_less"), [("1000000", True), ("max", False)])
+def test_a_container_has_its_share(limit, is_less, tmp_path, monkeypatch):
+    whole = memory_of_machine()
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    monkeypatch.setattr("captum_hrcam.rows.CONTAINER", tmp_path / "memory.max")
+    assert (memory_of_machine() == 1_000_000) == is_less
+    assert is_less or memory_of_machine() >= whole
+
+
 @pytest.mark.parametrize("error", [AttributeError, ValueError, OSError])
 def test_a_system_that_does_not_tell_its_memory_has_enough(error, monkeypatch):
     def unknown(name):
         raise error
 
     monkeypatch.setattr("os.sysconf", unknown, raising=False)
+    monkeypatch.setattr("captum_hrcam.rows.CONTAINER", Path("/no/such/file"))
     assert memory_of_machine() > 2**50
 
 

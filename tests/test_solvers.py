@@ -130,6 +130,17 @@ def test_adam_reaches_the_unpenalised_minimum(data):
     assert ours < theirs + 0.01
 
 
+def test_adam_leaves_the_random_state_of_all_devices(data, monkeypatch):
+    x, y = data
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    before = torch.get_rng_state()
+    rows = Features(torch.zeros(200).bool(), x, y, torch.zeros(200, 0))
+    solvers.adam(rows, "cross_entropy", epochs=1, batch_size=200, lr=1e-3, seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not seeded
+
+
 def test_adam_starts_from_the_default_initialisation_of_its_seed(data):
     x, y = data
     rows = Features(torch.zeros(200).bool(), x, y, torch.zeros(200, 0))

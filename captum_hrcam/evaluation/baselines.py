@@ -8,6 +8,7 @@ from torch import Tensor
 
 from captum_hrcam._captum import TensorOrTuple, as_tuples
 from captum_hrcam.activations import read_feature_maps
+from captum_hrcam.batch import copied
 from captum_hrcam.cam import CAM
 from captum_hrcam.compare import Method, module_of, owner
 from captum_hrcam.metrics import centred_gaussian
@@ -102,7 +103,7 @@ def _last_to_run(cams: dict[str, CAM], inputs: tuple[Tensor, ...], args: tuple[T
         eval_mode(module_of(any_cam)),  # type: ignore[arg-type]
         read_feature_maps(layers, lambda name, f: ran.append(name)),
     ):
-        any_cam.forward_func(*inputs, *args)
+        any_cam.forward_func(*copied(inputs), *copied(args))
     cam = cams[ran[-1]]
     if cam.matches_model is False:
         warnings.warn(

@@ -1,6 +1,7 @@
 """Batches of images with targets, masks and kinds, from a loader or a data set; checked."""
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,7 +64,9 @@ def masked_batches(
         batches: Iterable[Any] = read_dataset(data, batch_size, need_masks)
         total: int | None = -(-len(data) // batch_size)
     elif isinstance(data, Iterable):
-        batches, total = data, len(data) if isinstance(data, Sized) else None
+        batches, total = data, None
+        with suppress(TypeError, NotImplementedError):  # a loader of an IterableDataset has none
+            total = len(data)  # type: ignore[arg-type]
     else:
         raise TypeError(
             f"data: got {type(data).__name__}, expected an iterable of batches {EXPECTED}, or a "

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from captum_hrcam.activations import trace_modules
+from captum_hrcam.batch import copied
 
 
 @torch.no_grad()
@@ -37,7 +38,7 @@ def top_down(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
         pass
 
     with trace_modules(model, enter, leave):
-        model(*inputs)
+        model(*copied(inputs))
 
     def when(name: str) -> int:
         while name not in began:

@@ -11,7 +11,7 @@ from captum_hrcam._captum import TargetType, forward_args, target_classes
 from captum_hrcam.batch import as_rows, copied, plain
 from captum_hrcam.discrimination import are_probabilities
 from captum_hrcam.layers import module_behind
-from captum_hrcam.pooling import accumulator_dtype
+from captum_hrcam.pooling import accumulator_dtype, widest_dtype
 
 Forward = Callable[..., Any]
 
@@ -106,7 +106,7 @@ def probability(scores: Tensor, target: TargetType) -> Tensor:
         target: in any of Captum's forms.
 
     Returns:
-        (N,) float64.
+        (N,) float64; float32 on MPS, which has no float64.
 
     Raises:
         AssertionError: Captum's, for a target out of range or missing.
@@ -119,7 +119,7 @@ def probability(scores: Tensor, target: TargetType) -> Tensor:
         [0.5, 0.5]
     """
     classes = target_classes(target, *scores.shape).expand(len(scores))
-    scores = scores.double()
+    scores = scores.to(widest_dtype(scores.device))
     shares = scores.sigmoid() if scores.shape[1] == 1 else scores.softmax(1)
     return shares.gather(1, classes.to(scores.device)[:, None])[:, 0]
 
