@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # The lower bounds of pyproject.toml; torch 2.4 has wheels for Python 3.10 to 3.12.
-OLDEST := captum==0.8.0 torch==2.4.0 torchvision==0.19.0 matplotlib==3.10.0 scipy==1.15.0 safetensors==0.4.0
+OLDEST := captum==0.8.0 torch==2.4.0 torchvision==0.19.0 matplotlib==3.10.0 scipy==1.15.0 pandas==2.1.0 safetensors==0.4.0
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint docs bench bench-scale bench-localization bench-classes bench-transformers bench-faithfulness dist hooks clean \

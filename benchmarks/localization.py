@@ -209,7 +209,9 @@ def report(frame: pd.DataFrame, options: argparse.Namespace) -> str:
         f"`{options.command}`: {len(frame.groupby(CELL))} networks trained on up to "
         f"{options.images} images of {kinds} (seeds), maps of up to {options.tested} scored; "
         f"{rare}all figures in `benchmarks/{options.csv.name}`. PxAP, mean pixel AP, IoU at the "
-        "best common threshold and pointing, against masks that nothing was fitted or chosen on.",
+        "best common threshold and pointing, against masks that no fit and no choice of a head "
+        "reads. (The library's own constants were settled on images of these kinds, as "
+        "docs/choosing_the_head.rst tells.)",
         "### HR-CAM's default map over the best peer",
         "The best of all configurations of all peers but ScoreCAM, chosen for each column on the "
         "test masks; mean over seeds, in brackets the worst seed.",
@@ -217,6 +219,9 @@ def report(frame: pd.DataFrame, options: argparse.Namespace) -> str:
         "### The same with fusion='agreement'",
         "The default head; its maps fused by agreement, which gives up completeness.",
         ratio_table(ratios(frame, "default, agreement")),
+        "### The same without placing",
+        "The default head; its maps not moved to where the layers look, as no peer's are.",
+        ratio_table(ratios(frame, "unplaced, sum")),
         "### With and without placing",
         "Mean pixel AP of the default's maps, moved to where the layers look and not moved.",
         placing_table(frame),

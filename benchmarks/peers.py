@@ -37,11 +37,17 @@ def peers(model: nn.Module, layers: dict[str, nn.Module]) -> dict[str, Attribute
     """
     modules, names = list(layers.values()), list(layers)
     n = len(modules)
-    found: dict[str, Attribute] = {"CAM | last": of_captum(CAM(model, names[-1]))}
+    cam = CAM(model, names[-1])
+    found: dict[str, Attribute] = {"CAM | last": of_captum(cam)}
+    found["CAM | last, signed"] = lambda x, y: cam.attribute(x, y)
     for i, module in enumerate(modules, 1):
         found[f"Grad-CAM, Captum | stage {i}"] = of_captum(LayerGradCam(model, module))
     fused = {f"last {k} fused": modules[-k:] for k in (n, 2)}
     single = {f"stage {i}": [module] for i, module in enumerate(modules, 1)}
+    for name, chosen in fused.items():
+        found[f"Grad-CAM, grad-cam | {name}"] = functools.partial(
+            of_grad_cam, pgc.GradCAM, model, chosen
+        )
     for family, method in FAMILIES.items():
         for name, chosen in {**single, **fused}.items():
             found[f"{family} | {name}"] = functools.partial(of_grad_cam, method, model, chosen)
@@ -49,8 +55,10 @@ def peers(model: nn.Module, layers: dict[str, nn.Module]) -> dict[str, Attribute
         method = getattr(torchcam.methods, name)
         run = functools.partial(of_torchcam, method, model, names)
         found[f"{name}, torchcam | last {n} fused"] = run
-    refine = functools.partial(of_torchcam, torchcam.methods.RefineCAM, model, names)
-    found[f"RefineCAM, torchcam | last {n} fused"] = refine
+        for k in (n, 3, 2):  # RefineCAM multiplies maps, so a bad fine layer spoils the product
+            refine = functools.partial(torchcam.methods.RefineCAM, base_method=method)
+            run = functools.partial(of_torchcam, refine, model, names[-k:])
+            found[f"RefineCAM, torchcam | {name}, last {k} fused"] = run
     found["FullGrad | all layers"] = functools.partial(of_grad_cam, pgc.FullGrad, model, [])
     found["ScoreCAM | last"] = functools.partial(of_grad_cam, pgc.ScoreCAM, model, modules[-1:])
     return found

@@ -219,6 +219,18 @@ def test_magnitude_and_phase_are_two_kinds(small):
     assert data.subjects.count("sub-01") == 4
 
 
+@pytest.mark.parametrize("entity", ["acq-MPRAGE", "ce-gad", "rec-norm"])
+def test_another_acquisition_is_another_kind(small, entity):
+    write_scan(small / "sub-01" / "anat" / f"sub-01_{entity}_MTw.nii", midbrain(True, 9), "RAS")
+    with pytest.raises(ValueError, match=rf"several kinds, MTw, {entity}_MTw\."):
+        NeuromelaninMRI(small, "all")
+    data = NeuromelaninMRI(small, "all", suffix="MTw", **RANGE)
+    assert data.subjects.count("sub-01") == 4
+    scan(small, "sub-01").unlink()
+    with pytest.raises(ValueError, match=rf"several kinds, MTw, {entity}_MTw\."):
+        NeuromelaninMRI(small, "all", suffix="MTw")
+
+
 def test_a_group_may_be_called_none(small):
     participants(small, lambda text: text.replace("control", "none"))
     assert NeuromelaninMRI(small, "all").classes == ("none", "PD")

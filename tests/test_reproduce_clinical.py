@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,15 @@ import pytest
 import torch
 from layouts import truncate, write_isic, write_mura, write_neuromelanin
 from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
 import reproduce_paper  # noqa: E402
 from paper import folds, isic, neuromelanin  # noqa: E402
-from paper.outcome import Outcome  # noqa: E402
-from paper.pictures import Pictures, Split, first_of_each, to_pixels  # noqa: E402
+from paper.outcome import Outcome, for_fit  # noqa: E402
+from paper.pictures import Pictures, Split, apart, first_of_each, to_pixels  # noqa: E402
 from paper.scores import scores  # noqa: E402
 
 from captum_hrcam.datasets import ISIC2019  # noqa: E402
@@ -220,6 +222,22 @@ def test_folds_hold_out_whole_subjects_of_both_groups_once():
         assert {targets[i] for i in test} == {targets[i] for i in train} == {0, 1}
         left_out += test
     assert sorted(left_out) == list(range(len(subjects)))
+
+
+def test_heads_are_chosen_on_patients_that_they_are_not_solved_on():
+    groups = [f"sub-{i // 3}" for i in range(60)]
+    targets = [i // 3 % 2 for i in range(60)]
+    held = apart(targets, groups)
+    split = Split(None, TensorDataset(torch.arange(60)), None, [], [], [], held=held)
+    solve, choose = for_fit(split, DataLoader)
+    sides = [{groups[i] for (i,) in part.dataset} for part in (solve, choose)]
+    assert not sides[0] & sides[1]
+    assert len(sides[0] | sides[1]) == 20
+    assert {targets[i] for i in held} == {0, 1}
+    assert len(held) == 12
+    plain, none = for_fit(replace(split, held=[]), DataLoader)
+    assert len(plain.dataset) == 60
+    assert none is None
 
 
 def test_more_folds_than_subjects_of_a_group_are_refused():

@@ -6,8 +6,8 @@ from captum_hrcam.datasets.files import read_table
 
 # BIDS writes n/a, other programs what they like; a group may well be called "none".
 MISSING = ("", "n/a", "N/A", "na", "NA", "nan", "NaN", "None")
-# Entities of a file's name that tell kinds of images apart: one echo, magnitude or phase.
-OF_KIND = ("mod", "echo", "flip", "inv", "mt", "part")
+# Entities of a file's name that tell kinds of images apart: a sequence, one echo, phase.
+OF_KIND = ("acq", "ce", "rec", "mod", "echo", "flip", "inv", "mt", "part")
 
 
 def read_groups(folder: Path, column: str, expected: str) -> dict[str, str]:
@@ -30,7 +30,8 @@ def find_scans(
     {participant: scans in anat/}, all of one kind.
 
     Args:
-        suffix: what the scans' names end with, as "MTw" or "part-mag_MTw"; None for all scans.
+        suffix: the scans' kind, as "MTw" or "part-mag_MTw"; where a participant has none of just
+            this kind, what the scans' names end with; None for all scans.
 
     Raises:
         FileNotFoundError: a participant without a scan.
@@ -43,7 +44,8 @@ def find_scans(
         subject = anat.relative_to(folder).parts[0]
         found = sorted([*anat.glob("sub-*.nii.gz"), *anat.glob("sub-*.nii")])
         if suffix is not None:
-            found = [p for p in found if _stem(p).endswith(f"_{suffix}") or _kind(p) == suffix]
+            exact = [p for p in found if _kind(p) == suffix]
+            found = exact or [p for p in found if _stem(p).endswith(f"_{suffix}")]
         twice = [path for path in found if path.suffix == ".nii" and Path(f"{path}.gz") in found]
         if twice:
             raise ValueError(f"{twice[0]}: is there as .nii.gz, too. Remove one of them.")

@@ -42,7 +42,8 @@ class NeuromelaninMRI(VisionDataset):
         group_column (str): the column of ``participants.tsv`` with the group.
         positive (str): the group with label 1; all others have label 0.
         suffix (str): the BIDS suffix of the scans to take, as "MTw" for ``sub-01_MTw.nii.gz``, or
-            a longer end of their names, as "part-mag_MTw"; None if all scans are of one kind.
+            a longer end of their names, as "part-mag_MTw" or "acq-NM_T1w"; None if all scans are of
+            one kind.
         slices (tuple[int, int]): start and stop, counted upwards from the lowest slice, 0; None for
             all.
         box (tuple[int, int, int, int]): y0, y1, x0, x1: rows and columns of the slice as shown,

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from captum_hrcam.datasets import ISIC2019
-from paper.pictures import Pictures, Split, first_of_each, to_pixels
+from paper.pictures import Pictures, Split, apart, first_of_each, to_pixels
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -29,6 +29,7 @@ def splits(options: Namespace) -> list[Split]:
         (i, test.targets[i], name.removesuffix("_downsampled"))
         for i, name in zip(shown, names, strict=True)
     ]
+    lesions = [known or name for known, name in zip(train.lesion_id, train.names, strict=True)]
     return [
         Split(
             Pictures(train, to_pixels(size, augment=True)),
@@ -39,6 +40,7 @@ def splits(options: Namespace) -> list[Split]:
             names,
             class_weights=balanced(train.targets, len(train.classes)),
             masks=masks(test, shown, size) if masked else None,
+            held=apart(train.targets, lesions),
         )
     ]
 

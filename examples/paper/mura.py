@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from captum_hrcam.datasets import MURA
-from paper.pictures import Pictures, Split, first_of_each, to_pixels
+from paper.pictures import Pictures, Split, apart, first_of_each, to_pixels
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -32,5 +32,6 @@ def splits(options: Namespace) -> list[Split]:
             list(valid.classes),
             cases,
             [valid.names[i] for i in shown],
+            held=apart(train.targets, train.patients),
         )
     ]

@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from captum_hrcam.datasets import NeuromelaninMRI
 from paper.options import at_least
-from paper.pictures import Pictures, Split, to_pixels
+from paper.pictures import Pictures, Split, apart, to_pixels
 from paper.training import rank
 
 POSITIVES, OTHERS = 4, 2  # subjects drawn, over all folds
@@ -122,6 +122,7 @@ def split(
         list(data.classes),
         cases,
         [caption for _, _, caption in cases],
+        held=apart(*([of[i] for i in train[1]] for of in (train[0].targets, train[0].subjects))),
         subjects={k: sorted({d.subjects[i] for i in rows}) for k, (d, rows) in sides.items()},
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from captum.attr import LayerGradCam
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
 from captum_hrcam import CAM, HRCAM, find_layers
@@ -61,7 +61,7 @@ class Outcome:
 
 def explain(network: Network, split: Split, load: Load) -> Outcome:
     """Fit the heads on one side of the split, and apply them to the other."""
-    fitted = fit(network, load(split.plain))
+    fitted = fit(network, *for_fit(split, load))
     probability, y = predictions(fitted, load(split.test))
     metrics = scores.scores(probability, y, split.classes)
     for name, hrcam in (("head", fitted.hrcam), ("paper_head", fitted.paper)):
@@ -85,16 +85,25 @@ def explain(network: Network, split: Split, load: Load) -> Outcome:
     return Outcome(fitted, metrics, probability, y, cases, split.masks)
 
 
-def fit(network: Network, images: DataLoader) -> Fitted:
+def for_fit(split: Split, load: Load) -> tuple[DataLoader, DataLoader | None]:
+    """The training images without augmentation, as (to solve on, to choose on)."""
+    if not split.held:
+        return load(split.plain), None
+    held = set(split.held)
+    others = [i for i in range(len(split.plain)) if i not in held]
+    return load(Subset(split.plain, others)), load(Subset(split.plain, split.held))
+
+
+def fit(network: Network, images: DataLoader, held: DataLoader | None) -> Fitted:
     """Fit both heads, each in one pass over the training images, without augmentation."""
     model = network.model
     first, _ = images.dataset[0]
     layers = find_layers(model, first[None].to(device_of(model)))
     hrcam, paper = HRCAM(model, layers), HRCAM(model, layers)
-    print(hrcam.fit(images, show_progress=True))
+    print(hrcam.fit(images, val_data=held, show_progress=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # this head is here for comparison
-        print(paper.fit(images, solver="adam", show_progress=True))
+        print(paper.fit(images, val_data=held, solver="adam", show_progress=True))
     before_last = model.get_submodule(list(layers)[-2])
     methods = {
         "CAM": CAM(model, list(layers)[-1], network.classifier),

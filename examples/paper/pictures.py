@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from captum_hrcam.datasets.splits import held_out
+
 # The paper's three, as far as it says: flip, rotation, shift; black beyond the image's edge.
 AUGMENT = v2.Compose(
     [
@@ -59,6 +61,8 @@ class Split:
         class_weights: (K,), the classes' weights in the loss.
         masks: (cases, H, W), to be outlined.
         subjects: the subjects on each of the two sides, if the split is by subject.
+        held: the items of ``plain`` that the heads' choices are made on, all those of some patients
+            or lesions; empty where each image stands for itself.
         standardize: whether the images are in 0..1, for the network to standardize.
     """
 
@@ -71,6 +75,7 @@ class Split:
     class_weights: Tensor | None = None
     masks: Tensor | None = None
     subjects: dict[str, list[str]] = field(default_factory=dict)
+    held: list[int] = field(default_factory=list)
     standardize: bool = True
 
 
@@ -86,6 +91,11 @@ def to_pixels(size: int, *, gray: bool = False, augment: bool = False) -> v2.Com
     to_tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
     steps = [resize, v2.Grayscale(3)] if gray else [resize, *to_tensor]
     return v2.Compose([*steps, AUGMENT] if augment else steps)
+
+
+def apart(targets: Sequence[int], groups: Sequence[str]) -> list[int]:
+    """A fifth of the items, class by class, with all that belong to the same patient or lesion."""
+    return [i for i, out in enumerate(held_out(targets, groups, fraction=0.2, seed=0)) if out]
 
 
 def first_of_each(keys: Iterable, items: Iterable[int]) -> list[int]:
