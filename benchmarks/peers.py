@@ -38,8 +38,10 @@ def peers(model: nn.Module, layers: dict[str, nn.Module]) -> dict[str, Attribute
     modules, names = list(layers.values()), list(layers)
     n = len(modules)
     cam = CAM(model, names[-1])
-    found: dict[str, Attribute] = {"CAM | last": of_captum(cam)}
-    found["CAM | last, signed"] = lambda x, y: cam.attribute(x, y)
+    found: dict[str, Attribute] = {
+        "CAM | last": of_captum(cam),
+        "CAM | last, signed": cam.attribute,
+    }
     for i, module in enumerate(modules, 1):
         found[f"Grad-CAM, Captum | stage {i}"] = of_captum(LayerGradCam(model, module))
     fused = {f"last {k} fused": modules[-k:] for k in (n, 2)}

@@ -6,14 +6,17 @@ from pathlib import Path
 
 
 def _git(*command: str) -> str:
+    """What git prints; nothing where there is no git, or no repository."""
     root = Path(__file__).parents[1]
-    return subprocess.run(
-        ["git", *command], cwd=root, capture_output=True, text=True
-    ).stdout.strip()
+    try:
+        done = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()
 
 
 # Taken when a benchmark starts: the working tree may move on while it runs.
-COMMIT = _git("rev-parse", "--short", "HEAD")
+COMMIT = _git("rev-parse", "--short", "HEAD") or "unknown"
 CHANGED = _git("status", "--porcelain", "--", "captum_hrcam", "benchmarks/*.py")
 
 

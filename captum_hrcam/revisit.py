@@ -90,9 +90,8 @@ class Revisit:
         """Measure how far each head's maps vary over space, for its fusion and its report."""
         fits = list(fits)
         *inputs, y = self.images.rows()
-        step = -(-len(y) // group.part(SPREAD_IMAGES))
-        start = group.rank() % step  # in sorted data, the ranks' rows are of the same classes
-        weights, *inputs, y = (x[start::step] for x in (self.images.weights(), *inputs, y))
+        some = _spread_over(len(y), SPREAD_IMAGES)
+        weights, *inputs, y = (x[some] for x in (self.images.weights(), *inputs, y))
         variances: list[dict[str, list[Tensor]]] = [
             {name: [] for name in fit.head.weights} for fit in fits
         ]
@@ -137,8 +136,8 @@ class Revisit:
             return score_rows(self._read(inputs, lambda name, f: None), len(inputs[0]))
 
         *inputs, y = sample.rows()
-        step = max(1, -(-len(y) // group.part(images)))
-        *inputs, y = (rows[group.rank() % step :: step] for rows in (*inputs, y))
+        some = _spread_over(len(y), images)
+        *inputs, y = (rows[some] for rows in (*inputs, y))
         return outputs, tuple(inputs), y, self.loss
 
     def place(self, fitted: Fitted, resolutions: Sizes) -> None:
@@ -211,3 +210,10 @@ class Revisit:
         """Each layer's map of each image's class."""
         self._taken += len(inputs[0])
         return self.native_maps(head, to_device(inputs, self.device), (), classes, Fusion())
+
+
+def _spread_over(n: int, images: int) -> slice:
+    """Rows of a rank's n, evenly spaced, at most its part of so many images. Each rank begins
+    elsewhere: in sorted data, the ranks' i-th rows are of the same class."""
+    step = max(1, -(-n // group.part(images)))
+    return slice(group.rank() % step, None, step)
